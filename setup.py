@@ -1,0 +1,41 @@
+"""How Stor is installed; its version is the one of the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+INIT = (HERE / "stor" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'__version__ = "([^"]+)"', INIT)[1]
+
+setup(
+    name="stor",
+    version=VERSION,
+    description="Keep and serve files by SHA-256 over HTTP, on mirrored disks",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Artistic-1.0-Perl OR GPL-1.0-or-later",
+    packages=["stor", "stor.disks", "stor.web", "twisted.plugins"],
+    package_data={"stor": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "attrs>=23.2",
+        # 25.5 can leave form bodies alone, which curl --data-binary sends.
+        "Twisted>=25.5",
+        "klein>=24.8",
+        "werkzeug>=3.0",
+        "zope.interface>=6.0",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "mypy>=1.11",
+            "mypy-zope>=1.0",
+            "pytest>=8.0",
+            "pytest-twisted>=1.14",
+            "ruff>=0.5",
+            "treq>=24.9",
+        ],
+    },
+)

@@ -1,0 +1,368 @@
+"""One storage root: looking up, opening, staging and freeing space on one plain disk."""
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import attrs
+
+from stor.content import Hasher
+from stor.digest import Digest
+from stor.disks.files import Files, is_regular
+from stor.errors import Damaged
+
+T = TypeVar("T")
+
+OWN_DIRECTORY = ".stor"
+STAGING_DIRECTORY = f"{OWN_DIRECTORY}/tmp"
+QUARANTINE_DIRECTORY = f"{OWN_DIRECTORY}/quarantine"
+
+#: Samples up to this size are read and verified whole before their first byte is sent.
+SMALL_BYTES = 256 * 1024
+
+_VERIFY_CHUNK_BYTES = 1024 * 1024
+#: What a full disk says, and what one says that is mounted read-only or not ours to write.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSING = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
+
+
+class DiskAway(Exception):
+    """The root is not the disk it should be: missing, not mounted. Nothing was read or written."""
+
+
+@attrs.frozen
+class Room:
+    """What a disk has left."""
+
+    free_bytes: int
+    free_inodes: int
+    block_bytes: int = 4096
+
+
+@attrs.frozen
+class Probe:
+    """What using a disk once has shown: what is left, `st_dev`, and why it refuses writes if so."""
+
+    room: Room
+    device: int = 0
+    refused: str | None = None
+
+
+@attrs.frozen
+class Copy:
+    """What a disk says of its copy of a sample, without reading it."""
+
+    path: str
+    size: int
+    modified_ns: int
+
+
+@attrs.define
+class OpenCopy:
+    """A copy being read. Owns `fd` until `close`; `whole` is set, and verified, when small."""
+
+    files: Files
+    digest: Digest
+    copy: Copy
+    fd: int | None
+    whole: bytes | None = None
+
+    def read(self, offset: int, length: int, hasher: Hasher | None) -> bytes:
+        """Exactly `length` bytes from `offset`, which are also given to `hasher`.
+
+        With a hasher the read that reaches the end of the file compares the hash, so the last
+        part of a damaged copy is never returned. Raises `Damaged`, or `OSError` with the hasher
+        untouched.
+        """
+        if self.fd is None:
+            raise ValueError("read of a closed copy")
+        data = read_exactly(self.files, self.fd, length, offset)
+        if hasher is not None:
+            hasher.update(data)
+            if offset + length == self.copy.size and hasher.digest() != self.digest.raw:
+                raise Damaged(f"{self.copy.path}: content does not have the SHA-256 of its name")
+        return data
+
+    def close(self) -> None:
+        """Give the descriptor back, once."""
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            self.files.close(fd)
+
+
+def read_exactly(files: Files, fd: int, length: int, offset: int) -> bytes:
+    """`length` bytes of an open file from `offset`. Raises `Damaged` when the file ends before."""
+    data = files.read(fd, length, offset)
+    if len(data) == length:
+        return data
+    parts = [data]
+    got = len(data)
+    while data and got < length:
+        data = files.read(fd, length - got, offset + got)
+        parts.append(data)
+        got += len(data)
+    if got < length:
+        raise Damaged(f"the copy ends at byte {offset + got}, {offset + length} were expected")
+    return b"".join(parts)
+
+
+class Disk:
+    """Plain blocking Python; every method is called in one of the disk's own threads.
+
+    Every operation opens the root first, looks whether it is on the right file system, and works
+    relative to that descriptor: a disk that is unmounted at any moment cannot make a byte land on
+    the file system below it.
+    """
+
+    def __init__(self, root: str, files: Files, forbidden_device: int | None = None) -> None:
+        """`forbidden_device`: the `st_dev` that means "not mounted", with `require_mount`."""
+        self.root = root
+        self.files = files
+        self._forbidden_device = forbidden_device
+        self._nameless_files = True
+        self._swept = False
+        #: Directories whose entry in their parent is known to be on stable storage.
+        self.durable_directories: set[str] = set()
+
+    @contextmanager
+    def entered(self) -> Iterator[int]:
+        """The root as an open directory, on the right file system.
+
+        Raises `DiskAway`, or `OSError` when the disk itself fails.
+        """
+        fd = self.enter()
+        try:
+            yield fd
+        finally:
+            self.files.close(fd)
+
+    def enter(self) -> int:
+        """Like `entered`; the caller closes the descriptor."""
+        try:
+            fd = self.files.open_directory(self.root)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise DiskAway(f"{self.root}: not a directory") from error
+            raise
+        try:
+            device = self.files.fstat(fd).st_dev
+            if device == self._forbidden_device:
+                raise DiskAway(
+                    f"{self.root}: not mounted, it is on the file system of / "
+                    "(mount the disk, or set require_mount to false)"
+                )
+        except BaseException:
+            self.files.close(fd)
+            raise
+        return fd
+
+    def look(self, digest: Digest) -> Copy | None:
+        """The disk's copy by its name, `None` when there is none. Does not read the content.
+
+        Raises `Damaged` when what has the name is no regular file, `DiskAway`, `OSError`.
+        """
+        with self.entered() as root_fd:
+            try:
+                status = self.files.stat(digest.disk_path, root_fd)
+            except FileNotFoundError:
+                return None
+        return self._copy(digest, status)
+
+    def open(self, digest: Digest) -> OpenCopy | None:
+        """The disk's copy, open; `None` when there is none. A small one is read whole and verified.
+
+        Raises `Damaged`, `DiskAway`, `OSError`; then nothing stays open.
+        """
+        with self.entered() as root_fd:
+            try:
+                fd = self.files.open_to_read(digest.disk_path, root_fd)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO):
+                    raise Damaged(f"{self._path(digest)}: not a regular file") from error
+                raise
+        copy = OpenCopy(self.files, digest, Copy("", 0, 0), fd)
+        try:
+            copy.copy = self._copy(digest, self.files.fstat(fd))
+            if copy.copy.size <= SMALL_BYTES:
+                copy.whole = copy.read(0, copy.copy.size, hashlib.sha256())
+                copy.close()
+            else:
+                self.files.advise_sequential(fd)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def check(self, digest: Digest, length: int | None) -> Copy | None:
+        """The disk's copy if it can be the sample of `length` bytes; a small one is verified.
+
+        Raises `Damaged` when it can not, `DiskAway`, `OSError`.
+        """
+        copy: Copy | None
+        if length is None or length > SMALL_BYTES:
+            copy = self.look(digest)
+        else:
+            opened = self.open(digest)
+            if opened is None:
+                return None
+            opened.close()
+            copy = opened.copy
+        if copy is not None and length is not None and copy.size != length:
+            raise Damaged(f"{copy.path}: has {copy.size} bytes, {length} were expected")
+        return copy
+
+    def verify(self, digest: Digest) -> Copy | None:
+        """Read the whole copy and compare its hash. Raises `Damaged`, `DiskAway`, `OSError`."""
+        opened = self.open(digest)
+        if opened is None:
+            return None
+        try:
+            if opened.whole is None:
+                hasher = hashlib.sha256()
+                for offset in range(0, opened.copy.size, _VERIFY_CHUNK_BYTES):
+                    length = min(_VERIFY_CHUNK_BYTES, opened.copy.size - offset)
+                    opened.read(offset, length, hasher)
+        finally:
+            opened.close()
+        return opened.copy
+
+    def probe(self, writable: bool) -> "Probe":
+        """Use the disk once, and say what is left on it. Raises `DiskAway`, `OSError`.
+
+        A write has to reach the device: what the kernel holds in its cache says nothing about a
+        disk that hangs. The first probe also sweeps what an earlier process left (`sweep`).
+        """
+        with self.entered() as root_fd:
+            refused = None
+            if writable:
+                try:
+                    self._try_writing(root_fd)
+                except OSError as error:
+                    if error.errno in REFUSING:
+                        refused = f"{self.root}: cannot be written: {error.strerror}"
+                    elif error.errno not in FULL:
+                        raise
+            return Probe(self.room_of(root_fd), self.files.fstat(root_fd).st_dev, refused)
+
+    def room(self) -> Room:
+        """What is left for unprivileged use. Raises `DiskAway`, `OSError`."""
+        with self.entered() as root_fd:
+            return self.room_of(root_fd)
+
+    def room_of(self, fd: int) -> Room:
+        """What is left on the file system of an open file or directory."""
+        status = self.files.fstatvfs(fd)
+        # A file system that makes its inodes as it goes (btrfs) says 0 of 0.
+        free_inodes = status.f_favail if status.f_files else 2**63
+        return Room(status.f_bavail * status.f_frsize, free_inodes, status.f_frsize)
+
+    def open_staging(self, root_fd: int) -> tuple[int, str | None]:
+        """A new file that no crash can leave behind, and its temporary name if it needs one."""
+        if self._nameless_files:
+            try:
+                return self._in_own_directory(
+                    root_fd, lambda: self.files.open_nameless(STAGING_DIRECTORY, root_fd)
+                ), None
+            except OSError as error:
+                if error.errno not in _NO_NAMELESS_FILES:
+                    raise
+                self._nameless_files = False
+        name = f"{STAGING_DIRECTORY}/{secrets.token_hex(16)}"
+        fd = self._in_own_directory(root_fd, lambda: self.files.create(name, root_fd))
+        try:
+            self.files.lock(fd)
+        except BaseException:
+            self.files.close(fd)
+            self.files.unlink(name, root_fd)
+            raise
+        return fd, name
+
+    def sweep(self) -> int:
+        """Remove the staged files of processes that have ended; how many there were.
+
+        Only file systems without O_TMPFILE ever have any. A file that is still being written is
+        locked by its writer (`open_staging`) and stays.
+        """
+        removed = 0
+        with self.entered() as root_fd:
+            try:
+                staging_fd = self.files.open_directory(STAGING_DIRECTORY, root_fd)
+            except FileNotFoundError:
+                return 0
+            try:
+                for name in self.files.list(staging_fd):
+                    removed += self._sweep_one(name, staging_fd)
+            finally:
+                self.files.close(staging_fd)
+        return removed
+
+    def quarantine(self, digest: Digest, root_fd: int) -> str:
+        """Move what has the sample's name to `.stor/quarantine/`, durably; its new path."""
+        name = os.path.basename(digest.disk_path)
+        new_path = f"{QUARANTINE_DIRECTORY}/{name}.{secrets.token_hex(4)}"
+        self._in_own_directory(
+            root_fd, lambda: self.files.rename(digest.disk_path, new_path, root_fd)
+        )
+        for path in (QUARANTINE_DIRECTORY, digest.directories[-1]):
+            self.sync_directory(path, root_fd)
+        return f"{self.root}/{new_path}"
+
+    def sync_directory(self, path: str, root_fd: int) -> None:
+        """Make the entries of a directory below the root durable (fsync(2), second paragraph)."""
+        fd = self.files.open_directory(path, root_fd)
+        try:
+            self.files.sync(fd)
+        finally:
+            self.files.close(fd)
+
+    def _try_writing(self, root_fd: int) -> None:
+        if not self._swept:
+            self.sweep()
+            self._swept = True
+        fd, temporary = self.open_staging(root_fd)
+        try:
+            self.files.write(fd, b"\0")
+            self.files.sync(fd)
+        finally:
+            self.files.close(fd)
+            if temporary is not None:
+                self.files.unlink(temporary, root_fd)
+
+    def _in_own_directory(self, root_fd: int, use: Callable[[], T]) -> T:
+        """What `use` returns, after making Stor's own directories if it misses one."""
+        try:
+            return use()
+        except FileNotFoundError:
+            for path in (OWN_DIRECTORY, STAGING_DIRECTORY, QUARANTINE_DIRECTORY):
+                with suppress(FileExistsError):
+                    self.files.make_directory(path, root_fd)
+            return use()
+
+    def _sweep_one(self, name: str, staging_fd: int) -> bool:
+        try:
+            fd = self.files.open_to_read(name, staging_fd)
+        except FileNotFoundError:
+            return False
+        try:
+            self.files.lock(fd)
+            self.files.unlink(name, staging_fd)
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        finally:
+            self.files.close(fd)
+        return True
+
+    def _copy(self, digest: Digest, status: os.stat_result) -> Copy:
+        if not is_regular(status):
+            raise Damaged(f"{self._path(digest)}: not a regular file")
+        return Copy(self._path(digest), status.st_size, status.st_mtime_ns)
+
+    def _path(self, digest: Digest) -> str:
+        return f"{self.root}/{digest.disk_path}"

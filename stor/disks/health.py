@@ -1,0 +1,88 @@
+"""A disk's state, and what moves it."""
+
+import enum
+from collections.abc import Callable
+
+from stor.disks.disk import Probe, Room
+
+#: So many I/O errors with no success between them make a disk suspect.
+ERRORS_UNTIL_SUSPECT = 3
+
+
+class State(enum.StrEnum):
+    """What may be asked of a disk."""
+
+    ONLINE = "online"
+    READ_ONLY = "read-only"
+    SUSPECT = "suspect"
+    OFFLINE = "offline"
+
+
+class Health:
+    """What is known of one disk, from probes and from the operations themselves.
+
+    A disk starts offline and is online after its first probe. It goes offline when a probe says
+    that it is away or does not answer, and comes back with the next good one.
+    """
+
+    def __init__(self, clock: Callable[[], float], writable: bool = True) -> None:
+        """`clock` gives seconds; `writable` is false for a disk that the operator set read-only."""
+        self._clock = clock
+        self.writable = writable
+        self.room = Room(0, 0)
+        self.device: int | None = None
+        self.errors_total = 0
+        self._errors_in_a_row = 0
+        self._away: str | None = "not probed yet"
+        self._suspect: str | None = None
+        self._refused: str | None = None
+        self.since = clock()
+
+    @property
+    def state(self) -> State:
+        """The one state that follows from all that is known."""
+        if self._away is not None:
+            return State.OFFLINE
+        if self._suspect is not None:
+            return State.SUSPECT
+        if self._refused is not None or not self.writable:
+            return State.READ_ONLY
+        return State.ONLINE
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the disk, one line; being read-only by configuration is no fault."""
+        return self._away or self._suspect or self._refused
+
+    @property
+    def readable(self) -> bool:
+        """Whether the disk may be asked for samples."""
+        return self._away is None
+
+    def probe_passed(self, probe: Probe) -> None:
+        """A probe could use the disk, at least for reading."""
+        self._errors_in_a_row = 0
+        self.room, self.device = probe.room, probe.device
+        self._change(None, None, probe.refused)
+
+    def probe_failed(self, reason: str) -> None:
+        """A probe found the disk away, hung or failing."""
+        self._change(reason, self._suspect, self._refused)
+
+    def operation_passed(self) -> None:
+        """An operation on the disk did what it should."""
+        self._errors_in_a_row = 0
+
+    def operation_failed(self, reason: str) -> None:
+        """An operation had an I/O error; three in a row and the disk is suspect."""
+        self.errors_total += 1
+        self._errors_in_a_row += 1
+        if self._errors_in_a_row >= ERRORS_UNTIL_SUSPECT:
+            suspect = f"{self._errors_in_a_row} I/O errors in a row: {reason}"
+            self._change(self._away, suspect, self._refused)
+
+    def _change(self, away: str | None, suspect: str | None, refused: str | None) -> None:
+        before = self.state
+        self._away, self._suspect, self._refused = away, suspect, refused
+        if self.state != before:
+            self.since = self._clock()

@@ -1,0 +1,167 @@
+"""One copy of a sample on its way onto one disk."""
+
+import errno
+from collections.abc import Iterable
+from contextlib import suppress
+
+import attrs
+
+from stor.digest import Digest
+from stor.disks.disk import Disk, Room
+from stor.errors import Damaged
+
+#: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
+#: mkdir and link.
+_LINK_ATTEMPTS = 3
+
+
+@attrs.define
+class StagedCopy:
+    """A file that has no final name yet. Plain blocking Python, called in the disk's threads.
+
+    The order that makes a copy durable, each step on every disk of the mirror before the next on
+    any: `write` …, `sync`, `name`, `sync_directories`. A crash before `name` leaves nothing; after
+    `name` it leaves the right bytes or, where the directory had not reached the disk, nothing.
+    After a failure of any step `discard` leaves no name, no temporary and no space behind. A file
+    whose fsync failed is never synced again: the kernel reports a lost write once (fsync(2)).
+    """
+
+    disk: Disk
+    _root_fd: int
+    _fd: int
+    _temporary: str | None
+    _named: Digest | None = None
+    _made: list[str] = attrs.field(factory=list)
+    _open: bool = True
+
+    @classmethod
+    def begin(cls, disk: Disk, length: int | None) -> tuple["StagedCopy", Room]:
+        """A new staged copy, with `length` bytes allocated when known, and what is left after it.
+
+        Raises `DiskAway`, `OSError` (ENOSPC, EDQUOT: there is no room); then nothing stays.
+        """
+        root_fd = disk.enter()
+        try:
+            fd, temporary = disk.open_staging(root_fd)
+        except BaseException:
+            disk.files.close(root_fd)
+            raise
+        staged = cls(disk, root_fd, fd, temporary)
+        try:
+            if length:
+                disk.files.allocate(fd, length)
+            return staged, disk.room_of(root_fd)
+        except BaseException:
+            staged.discard()
+            raise
+
+    def write(self, chunks: Iterable[bytes]) -> None:
+        """Append `chunks`. Raises `OSError`."""
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                written = self.disk.files.write(self._fd, rest)
+                if written <= 0:
+                    raise OSError(errno.EIO, "write(2) wrote nothing")
+                rest = rest[written:]
+
+    def sync(self, modified_ns: int) -> None:
+        """Bring content and times to stable storage. Raises `OSError`."""
+        self.disk.files.set_modified(self._fd, modified_ns)
+        self.disk.files.sync(self._fd)
+
+    def name(self, digest: Digest) -> bool:
+        """Give the file its final name, atomically, never over a good copy; whether it got it.
+
+        What has the name already stays when it is the sample (it is synced, the staged file is
+        not used); else it goes to the quarantine first. Raises `OSError`.
+        """
+        try:
+            self._link(digest)
+            self._named = digest
+        except FileExistsError:
+            if not self._keep_existing(digest):
+                self.disk.quarantine(digest, self._root_fd)
+                self._link(digest)
+                self._named = digest
+        if self._temporary is not None:
+            self.disk.files.unlink(self._temporary, self._root_fd)
+            self._temporary = None
+        return self._named is not None
+
+    def sync_directories(self, digest: Digest) -> None:
+        """Bring the name to stable storage, with every directory on the way. Raises `OSError`."""
+        durable = self.disk.durable_directories
+        child: str | None = None
+        for path in reversed((".", *digest.directories)):
+            if child is None or child not in durable:
+                self.disk.sync_directory(path, self._root_fd)
+            child = path
+        durable.update(digest.directories)
+
+    def discard(self) -> None:
+        """Leave nothing behind: no name, no temporary, no directory, no open descriptor.
+
+        Never raises: a disk that fails here has failed before, and what could be kept of it is
+        only a nameless file.
+        """
+        if not self._open:
+            return
+        files = self.disk.files
+        if self._named is not None:
+            with suppress(OSError):
+                files.unlink(self._named.disk_path, self._root_fd)
+                self.disk.sync_directory(self._named.directories[-1], self._root_fd)
+        if self._temporary is not None:
+            with suppress(OSError):
+                files.unlink(self._temporary, self._root_fd)
+        for path in reversed(self._made):
+            self.disk.durable_directories.discard(path)
+            with suppress(OSError):
+                files.remove_directory(path, self._root_fd)
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptors back, once; a copy that has no name ends here."""
+        if self._open:
+            self._open = False
+            for fd in (self._fd, self._root_fd):
+                with suppress(OSError):  # close(2) reports nothing that sync has not
+                    self.disk.files.close(fd)
+
+    def _link(self, digest: Digest) -> None:
+        files = self.disk.files
+        if digest.directories[-1] in self.disk.durable_directories:
+            try:
+                files.name(self._fd, digest.disk_path, self._root_fd)
+                return
+            except FileNotFoundError:
+                self.disk.durable_directories.difference_update(digest.directories)
+        for attempts_left in reversed(range(_LINK_ATTEMPTS)):
+            try:
+                self._make_directories(digest)
+                files.name(self._fd, digest.disk_path, self._root_fd)
+                return
+            except FileNotFoundError:
+                if not attempts_left:
+                    raise
+
+    def _make_directories(self, digest: Digest) -> None:
+        for path in digest.directories:
+            with suppress(FileExistsError):
+                self.disk.files.make_directory(path, self._root_fd)
+                self._made.append(path)
+
+    def _keep_existing(self, digest: Digest) -> bool:
+        try:
+            if self.disk.verify(digest) is None:
+                return False
+        except Damaged:
+            return False
+        files = self.disk.files
+        fd = files.open_to_read(digest.disk_path, self._root_fd)
+        try:
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        return True

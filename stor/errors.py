@@ -1,0 +1,53 @@
+"""What can go wrong with a request, in words that its caller can act on.
+
+Each message is the one line that the client is sent. What status each one has is
+`stor.web.answer`'s business.
+"""
+
+
+class StorError(Exception):
+    """A failure whose one line says what was wrong and, if there is anything, what to do."""
+
+
+class NotFound(StorError):
+    """Every place that could hold the sample answered, and none does."""
+
+    def __init__(self) -> None:
+        super().__init__("not found: no storage holds this sample")
+
+
+class Unavailable(StorError):
+    """A place that is needed for the answer did not give one; to be tried again."""
+
+    def __init__(self, reason: str, retry_after_seconds: int = 15) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Damaged(StorError):
+    """A copy is not the sample it is named for: wrong bytes, wrong size or no regular file."""
+
+
+class NoRoom(StorError):
+    """No writable set of storages has room for the sample."""
+
+
+class TooLarge(StorError):
+    """The body is larger than this Stor accepts."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"too large: at most {limit_bytes} bytes are accepted (max_upload_bytes)")
+
+
+class Mismatch(StorError):
+    """The body is not the sample that the URL names."""
+
+    def __init__(self, expected: str, received: str) -> None:
+        super().__init__(
+            f"content mismatch: the URL names {expected}, the SHA-256 of the body is {received}; "
+            "nothing was kept"
+        )
+
+
+class Unauthorized(StorError):
+    """No credentials, or wrong ones."""

@@ -1,0 +1,107 @@
+"""The tiers as one store: all that the web wing knows of where samples are."""
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from stor.content import Content
+from stor.digest import Digest
+from stor.disks.incoming import Arrivals, Incoming
+from stor.disks.member import Member
+from stor.disks.mirrors import Mirrors, Search
+from stor.errors import Damaged, NotFound, StorError, Unavailable
+
+
+@attrs.frozen
+class Found:
+    """What a client is told of a sample without reading it."""
+
+    size: int
+    modified_ns: int
+
+
+@attrs.frozen
+class Status:
+    """How the storages are. `problems` is empty when all of them are available."""
+
+    problems: list[str]
+    warnings: list[str]
+    sets: list[dict[str, Any]]
+
+
+class Store:
+    """Find, open and take samples."""
+
+    def __init__(self, mirrors: Mirrors, ready: Deferred[None], unasked: str | None = None) -> None:
+        """`ready` fires when the disks' states are known first; nothing is answered before.
+
+        `unasked` names a place that could hold samples and cannot be asked.
+        """
+        self._mirrors = mirrors
+        self._ready = ready
+        self._arrivals = Arrivals(mirrors, ready)
+        self._unasked = unasked
+
+    async def find(self, digest: Digest) -> Found:
+        """The sample's size and time, without reading it. Raises like `open`."""
+        await self._ready
+        search = self._mirrors.search(digest)
+        copy = await search.look()
+        if copy is None:
+            raise self._missing(search)
+        return Found(copy.size, copy.modified_ns)
+
+    async def open(self, digest: Digest) -> Content:
+        """The sample, ready to be read. The caller closes it.
+
+        Raises `NotFound` when every place answered and none has it, `Unavailable` when one did
+        not answer, `Damaged` when there are copies and none is good.
+        """
+        await self._ready
+        search = self._mirrors.search(digest)
+        source = await search.next()
+        if source is None:
+            raise self._missing(search)
+        return Content(digest, source, search)
+
+    def expect(self, digest: Digest, length: int | None) -> Incoming:
+        """Begin to take a sample; `length` in bytes when it is known."""
+        return self._arrivals.expect(digest, length)
+
+    def status(self) -> Status:
+        """How the storages are, as last seen: never asks a disk."""
+        problems = [
+            f"{member.root}: {member.health.state.value}: {member.health.fault}"
+            for member in self._mirrors.members
+            if member.health.fault
+        ]
+        if self._unasked:
+            problems.append(self._unasked)
+        sets = [
+            {"writable": mirror.writable, "disks": [_picture(member) for member in mirror.members]}
+            for mirror in self._mirrors.mirrors
+        ]
+        warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
+        return Status(problems, warnings, sets)
+
+    def _missing(self, search: Search) -> StorError:
+        unanswered = search.unanswered
+        if unanswered is None and search.damaged:
+            return Damaged(f"damaged: no good copy is left ({'; '.join(search.damaged)})")
+        unanswered = unanswered or self._unasked
+        if unanswered is not None:
+            return Unavailable(f"a storage that could hold the sample did not answer: {unanswered}")
+        return NotFound()
+
+
+def _picture(member: Member) -> dict[str, Any]:
+    health = member.health
+    return {
+        "root": member.root,
+        "state": health.state.value,
+        "reason": health.fault,
+        "free_bytes": health.room.free_bytes,
+        "free_inodes": health.room.free_inodes,
+        "errors": health.errors_total,
+    }

@@ -1,0 +1,1 @@
+"""HTTP: requests in, answers out. Knows a store, no disk and no S3."""

@@ -1,0 +1,69 @@
+"""What a client is told: one line of plain text, or an array of paths."""
+
+import json
+from collections.abc import Mapping
+
+import attrs
+
+from stor.digest import MalformedDigest
+from stor.errors import (
+    Damaged,
+    Mismatch,
+    NoRoom,
+    NotFound,
+    StorError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+from stor.worker import Busy
+
+
+@attrs.frozen
+class Answer:
+    """A whole response. `headers` come on top of Content-Type and Content-Length."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def line(cls, status: int, line: str, **headers: str) -> "Answer":
+        """One line of text; a header's name is written with underscores."""
+        named = {name.replace("_", "-").title(): value for name, value in headers.items()}
+        return cls(status, f"{' '.join(line.split())}\n".encode(), headers=named)
+
+    @classmethod
+    def paths(cls, status: int, paths: list[str]) -> "Answer":
+        """Where a sample is, as a JSON array."""
+        return cls(status, json.dumps(paths).encode(), "application/json")
+
+
+#: The one table from failures to status codes. A malformed sha is 412 where a body is put.
+STATUS: dict[type[Exception], int] = {
+    MalformedDigest: 404,
+    NotFound: 404,
+    Unauthorized: 401,
+    Mismatch: 412,
+    TooLarge: 413,
+    NoRoom: 507,
+    Unavailable: 503,
+    Busy: 503,
+    Damaged: 500,
+}
+
+INTERNAL_ERROR = Answer.line(500, "internal error: it was logged")
+
+
+def answer_to(error: BaseException | None) -> Answer | None:
+    """The answer for a known failure, `None` for one that is a bug."""
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), None)
+    if status is None:
+        return Answer.line(500, str(error)) if isinstance(error, StorError) else None
+    if status == 401:
+        return Answer.line(status, str(error), www_authenticate='Basic realm="stor"')
+    if status == 503:
+        seconds = error.retry_after_seconds if isinstance(error, Unavailable) else 1
+        return Answer.line(status, str(error), retry_after=str(seconds))
+    return Answer.line(status, str(error))

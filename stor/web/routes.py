@@ -1,0 +1,201 @@
+"""The routes."""
+
+import base64
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from werkzeug.exceptions import MethodNotAllowed
+
+from stor import __version__
+from stor.content import Content
+from stor.digest import Digest
+from stor.store import Store
+from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
+from stor.web.conditions import Conditions, Unsatisfiable, Validators, select_range
+from stor.web.download import Sender
+from stor.web.site import StorRequest, shield
+from stor.web.upload import Upload, Uploads
+
+_READING = ("GET", "HEAD")
+_STORING = ("POST", "PUT")
+_FIXED_PATHS = ("", "status")
+
+
+class Api:
+    """What Stor answers, from the path and the method to the last header."""
+
+    log = Logger()
+    app = Klein()
+
+    def __init__(self, store: Store, uploads: Uploads, clock: IReactorTime) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._clock = clock
+        #: Set when the service is about to end: `/status` says so to load balancers.
+        self.stopping = False
+
+    def resource(self) -> IResource:
+        """The routes for a Site."""
+        return self.app.resource()
+
+    def receive(self, request: StorRequest) -> Upload | Answer | None:
+        """Decide on a request whose body is still to come. See `stor.web.site.Reception`."""
+        method = request.method.decode("ascii")
+        if method not in _allowed(request):
+            return _not_allowed(request)
+        if method in _STORING:
+            return self._uploads.receive(request.head(), request)
+        return None
+
+    @app.route("/", methods=_READING)
+    def root(self, request: StorRequest) -> bytes:
+        """Say who answers."""
+        return request.apply(Answer(200, f"This is Stor {__version__}".encode()))
+
+    @app.route("/status", methods=_READING)
+    def status(self, request: StorRequest) -> bytes:
+        """Say whether all storages are available, from what is known: no disk is asked."""
+        status = self._store.status()
+        problems = ["stopping"] if self.stopping else status.problems
+        code = 503 if problems else 200
+        headers = {"Cache-Control": "no-store"}
+        if code == 503:
+            headers["Retry-After"] = "15"
+        if b"application/json" in (request.getHeader(b"accept") or b""):
+            picture = {
+                "version": __version__,
+                "available": not problems,
+                "problems": problems,
+                "warnings": status.warnings,
+                "sets": status.sets,
+            }
+            body = json.dumps(picture, indent=2).encode() + b"\n"
+            return request.apply(Answer(code, body, "application/json", headers))
+        text = "".join(f"{problem}\n" for problem in problems) or "OK"
+        return request.apply(Answer(code, text.encode(), headers=headers))
+
+    @app.route("/<name>", methods=_READING)
+    def get_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
+        """Send a sample."""
+        return _run(self._get(request))
+
+    @app.route("/<name>", methods=_STORING)
+    def put_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
+        """Answer an upload whose body is complete; what it did began with its headers."""
+        return _run(self._put(request))
+
+    @app.handle_errors(MethodNotAllowed)
+    def method_not_allowed(self, request: StorRequest, failure: Failure) -> bytes:
+        """Say which methods there are."""
+        return request.apply(_not_allowed(request))
+
+    @app.handle_errors(Exception)
+    def failed(self, request: StorRequest, failure: Failure) -> bytes:
+        """Give the status of a known failure, and log any other."""
+        answer = answer_to(failure.value)
+        if answer is None:
+            self.log.failure("{method} {path}", failure, method=request.method, path=request.path)
+        if request.startedWriting:
+            request.abort()
+            return b""
+        return request.apply(answer or INTERNAL_ERROR)
+
+    async def _put(self, request: StorRequest) -> bytes:
+        if request.upload is None:
+            raise ValueError("a request to store without an upload")
+        return request.apply(await request.upload.answer)
+
+    async def _get(self, request: StorRequest) -> bytes:
+        digest = Digest.parse(request.name)
+        conditions = _conditions(request)
+        if conditions.present or request.method == b"HEAD":
+            found = await self._store.find(digest)
+            now = self._validators(digest, found.modified_ns)
+            code = conditions.evaluate(now)
+            if code == 304:
+                headers = _headers(digest, now)
+                return request.apply(Answer(304, b"", headers=headers))
+            if code == 412:
+                return request.apply(Answer.line(412, "precondition failed: the sample is another"))
+            if request.method == b"HEAD":
+                request.set_head(200, _sample_headers(digest, now, found.size))
+                return b""
+        content = await self._store.open(digest)
+        return await self._send(request, content)
+
+    async def _send(self, request: StorRequest, content: Content) -> bytes:
+        now = self._validators(content.digest, content.modified_ns)
+        wanted, if_range = request.getHeader(b"range"), request.getHeader(b"if-range")
+        try:
+            part = select_range(wanted, if_range, content.size, now)
+        except Unsatisfiable:
+            content.close()
+            line = f"range not satisfiable: the sample has {content.size} bytes"
+            return request.apply(Answer.line(416, line, content_range=f"bytes */{content.size}"))
+        begin, end = part or (0, content.size)
+        headers = _sample_headers(content.digest, now, end - begin)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{content.size}"
+        if request.gone:
+            content.close()
+            return b""
+        request.set_head(206 if part else 200, headers)
+        if content.whole is not None:
+            return content.whole[begin:end]
+        await Sender(request, self._clock).send(content, begin, end)
+        return b""
+
+    def _validators(self, digest: Digest, modified_ns: int) -> Validators:
+        # A time in the future would be later than Date, which RFC 9110, 8.8.2.1, rules out.
+        modified_seconds = min(modified_ns // 10**9, int(self._clock.seconds()))
+        return Validators(f'"{digest}"'.encode(), modified_seconds)
+
+
+def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:
+    return shield(Deferred.fromCoroutine(answering))
+
+
+def _allowed(request: StorRequest) -> tuple[str, ...]:
+    return _READING if request.name in _FIXED_PATHS else _READING + _STORING
+
+
+def _not_allowed(request: StorRequest) -> Answer:
+    allowed = ", ".join(_allowed(request))
+    method = request.method.decode("ascii")
+    return Answer.line(405, f"{method} is not allowed here, only {allowed}", allow=allowed)
+
+
+def _conditions(request: StorRequest) -> Conditions:
+    return Conditions(
+        request.getHeader(b"if-match"),
+        request.getHeader(b"if-unmodified-since"),
+        request.getHeader(b"if-none-match"),
+        request.getHeader(b"if-modified-since"),
+    )
+
+
+def _headers(digest: Digest, now: Validators) -> dict[str, str]:
+    """What is true of a sample whichever part of it is sent."""
+    return {
+        "ETag": now.etag.decode("ascii"),
+        "Last-Modified": now.last_modified.decode("ascii"),
+        "Cache-Control": "public, max-age=31536000, immutable",
+    }
+
+
+def _sample_headers(digest: Digest, now: Validators, length: int) -> dict[str, str]:
+    return _headers(digest, now) | {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": str(length),
+        "Accept-Ranges": "bytes",
+        "X-Content-Type-Options": "nosniff",
+        # RFC 9530: of the whole sample, also when a part of it is sent.
+        "Repr-Digest": f"sha-256=:{base64.b64encode(digest.raw).decode('ascii')}:",
+    }

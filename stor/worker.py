@@ -1,0 +1,109 @@
+"""The one bridge between blocking work and Twisted."""
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class Busy(Exception):
+    """A worker has as much work waiting as it accepts."""
+
+
+class Worker(Protocol):
+    """Somewhere to do blocking work."""
+
+    def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Call `function(*args)` elsewhere; fire with what it returns or raises.
+
+        Fails with `Busy`, without calling, when too much is waiting already. A call that has
+        begun always runs to its end: what it opened is owned by whoever receives the result,
+        so nobody may cancel the Deferred.
+        """
+
+    def stop(self) -> None:
+        """Let the threads end once they are idle. Never waits for one."""
+
+
+class ReactorFromThread(Protocol):
+    """The part of Twisted's `IReactorFromThreads` that a worker needs."""
+
+    def callFromThread(self, callable: Callable[..., Any], *args: Any) -> None:  # noqa: N802, A002
+        """Have the reactor thread call `callable(*args)` soon."""
+
+
+class ThreadWorker:
+    """A small pool of threads of its own.
+
+    Not the reactor's pool, which also resolves names: one hung disk would take the whole process
+    with it. Not `twisted.python.threadpool.ThreadPool` either: its `stop` joins its threads, and
+    a thread inside a dead disk's system call never ends. These are daemon threads, started when
+    first needed, which the end of the process does not wait for.
+    """
+
+    def __init__(
+        self, reactor: ReactorFromThread, name: str, threads: int, waiting_limit: int = 1000
+    ) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._threads_limit = threads
+        self._waiting_limit = waiting_limit
+        self._threads = 0
+        self._unfinished = 0
+        self._jobs: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]] | None]
+        self._jobs = SimpleQueue()
+
+    def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """See `Worker.run`."""
+        result: Deferred[T] = Deferred()
+        if self._unfinished >= self._waiting_limit + self._threads_limit:
+            result.errback(Busy(f"{self._name}: {self._unfinished} operations are waiting"))
+            return result
+        self._unfinished += 1
+        if self._threads < min(self._threads_limit, self._unfinished):
+            self._threads += 1
+            Thread(target=self._work, name=self._name, daemon=True).start()
+        self._jobs.put((result, function, args))
+        return result
+
+    def stop(self) -> None:
+        """See `Worker.stop`."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            waiter, function, args = job
+            outcome: Any
+            try:
+                outcome = function(*args)
+            except BaseException:
+                # Failure() also carries the reasons that are no Exception: a waiter that never
+                # fires would hold its disk's descriptors for ever.
+                outcome = Failure()
+            self._reactor.callFromThread(self._finish, waiter, outcome)
+            del job, waiter, function, args, outcome  # an idle thread keeps no buffer alive
+
+    def _finish(self, waiter: Deferred[Any], outcome: Any) -> None:
+        self._unfinished -= 1
+        waiter.callback(outcome)
+
+
+async def settle(pending: list[Deferred[T]]) -> list[T | Failure]:
+    """Wait until every one of `pending` has ended, well or badly; their outcomes, in order.
+
+    Never raises: what was opened by those that succeeded is still the caller's to close.
+    """
+    outcomes = await DeferredList(pending, consumeErrors=True)
+    return [outcome for _, outcome in outcomes]
+
+
+def first_failure(outcomes: list[T | Failure]) -> Failure | None:
+    """The first of `outcomes` that is a failure."""
+    return next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)
