@@ -1,0 +1,118 @@
+"""`Files` that record what is called, and that fail when they are told to."""
+
+import inspect
+import os
+
+import attrs
+
+from stor.disks.files import Files
+
+#: The names of all system calls.
+CALLS = tuple(
+    name
+    for name, method in inspect.getmembers(Files, inspect.isfunction)
+    if not name.startswith("_")
+)
+
+
+@attrs.frozen
+class Call:
+    """One system call; `path` is what its descriptor or path argument names below the root."""
+
+    name: str
+    path: str | None
+    args: tuple
+
+
+class RecordingFiles(Files):
+    """The real calls, each noted in `calls` when it has succeeded.
+
+    With `log`, a list shared by several disks, calls are also noted there as `(label, Call)`, so
+    that their order across disks can be told.
+    """
+
+    def __init__(self, label="", log=None):
+        self.label = label
+        self.calls = []
+        self.log = log
+        self._paths = {}
+
+    def _before(self, name, args):
+        """For subclasses: runs before the call is made; may raise."""
+
+    def _path(self, name, args):
+        named = [argument for argument in args if isinstance(argument, str)]
+        if named:
+            return named[-1]
+        return self._paths.get(args[0]) if args else None
+
+    def _record(self, name, args, result):
+        path = self._path(name, args)
+        if name in ("open_directory", "open_to_read", "create"):
+            self._paths[result] = path
+        elif name == "open_nameless":
+            self._paths[result] = "(nameless)"
+        elif name == "name":
+            self._paths[args[0]] = path
+        call = Call(name, path, args)
+        if name == "close":
+            self._paths.pop(args[0], None)
+        self.calls.append(call)
+        if self.log is not None:
+            self.log.append((self.label, call))
+
+
+def _recorded(name):
+    def call(self, *args):
+        self._before(name, args)
+        result = getattr(super(RecordingFiles, self), name)(*args)
+        self._record(name, args, result)
+        return result
+
+    call.__name__ = name
+    return call
+
+
+for _name in CALLS:
+    setattr(RecordingFiles, _name, _recorded(_name))
+
+
+class FaultyFiles(RecordingFiles):
+    """Fails calls on demand.
+
+    `fail_at(n, error)`: the n-th call from now on (0 is the next) raises `error`, an errno.
+    `fail_always(name, error)`: every call of that name raises, until `heal`.
+    `short_write_at(n)`: the n-th call, if it is a write, writes only half.
+    """
+
+    def __init__(self, label="", log=None):
+        super().__init__(label, log)
+        self._countdown = None
+        self._error = None
+        self._always = {}
+        self.failed = None
+
+    def fail_at(self, n, error):
+        self._countdown, self._error = n, error
+        self.failed = None
+
+    def fail_always(self, name, error):
+        self._always[name] = error
+
+    def heal(self):
+        self._countdown = self._error = None
+        self._always = {}
+
+    def _before(self, name, args):
+        if name in self._always:
+            self._raise(name, self._always[name])
+        if self._countdown is None:
+            return
+        self._countdown -= 1
+        if self._countdown < 0:
+            self._countdown = None
+            self._raise(name, self._error)
+
+    def _raise(self, name, error):
+        self.failed = name
+        raise OSError(error, os.strerror(error))

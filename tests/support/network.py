@@ -1,0 +1,191 @@
+"""An in-memory connection to a real Site: half-close, abort and back-pressure as TCP has them."""
+
+import re
+
+import attrs
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+
+@attrs.frozen
+class Response:
+    """A response as a client sees it; `headers` has lower-case names."""
+
+    status: int
+    headers: dict
+    body: bytes
+    complete: bool = True
+
+    @property
+    def text(self):
+        return self.body.decode()
+
+
+@implementer(ITCPTransport, IPushProducer)
+class ServerTransport:
+    """The server's end. What it writes waits in `outgoing` until the client takes it."""
+
+    BUFFER_BYTES = 65536
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.outgoing = bytearray()
+        self.producer = None
+        self.producer_paused = False
+        self.reading = True
+        self.disconnecting = False
+        self.write_closed = False
+
+    def write(self, data):
+        if self._connection.closed or self.write_closed or self.disconnecting:
+            return
+        self.outgoing += data
+        if self.producer is not None and len(self.outgoing) > self.BUFFER_BYTES:
+            self.producer_paused = True
+            self.producer.pauseProducing()
+
+    def writeSequence(self, parts):
+        self.write(b"".join(parts))
+
+    def registerProducer(self, producer, streaming):
+        self.producer = producer
+
+    def unregisterProducer(self):
+        self.producer = None
+
+    def loseConnection(self):
+        self.disconnecting = True
+
+    def loseWriteConnection(self):
+        self.write_closed = True
+
+    def abortConnection(self):
+        self._connection.aborted = True
+        self.outgoing.clear()
+
+    def pauseProducing(self):
+        self.reading = False
+
+    def resumeProducing(self):
+        self.reading = True
+
+    def stopProducing(self):
+        self.loseConnection()
+
+    def getPeer(self):
+        return IPv4Address("TCP", "192.0.2.1", 54321)
+
+    def getHost(self):
+        return IPv4Address("TCP", "192.0.2.2", 8080)
+
+    def setTcpNoDelay(self, enabled):
+        """Always so."""
+
+    def setTcpKeepAlive(self, enabled):
+        """Never needed."""
+
+
+class Connection:
+    """A client's connection. `settle` moves bytes and time until nothing moves any more."""
+
+    def __init__(self, site, clock):
+        self._clock = clock
+        self._incoming = bytearray()
+        self.received = bytearray()
+        self.closed = False
+        self.aborted = False
+        self.taking = True
+        self.transport = ServerTransport(self)
+        self.channel = site.buildProtocol(self.transport.getPeer())
+        self.channel.makeConnection(self.transport)
+
+    def send(self, data):
+        """Send bytes; they wait while the server does not read."""
+        self._incoming += data
+        self.settle()
+
+    def stop_taking(self):
+        """Read nothing any more."""
+        self.taking = False
+
+    def take(self, limit=None):
+        """Read what the server has written, up to `limit` bytes, though `stop_taking` was called."""
+        self._take(limit)
+        self.settle()
+
+    def close(self):
+        """Disconnect, as a client does that goes away."""
+        self._end(ConnectionDone())
+
+    def settle(self):
+        moved = True
+        while moved:
+            self._clock.advance(0)
+            moved = False
+            if self.aborted and not self.closed:
+                self._end(ConnectionAborted())
+                return
+            if self._incoming and self.transport.reading and not self.closed:
+                data = bytes(self._incoming[:65536])
+                del self._incoming[:65536]
+                self.channel.dataReceived(data)
+                moved = True
+            if self.taking and self.transport.outgoing:
+                self._take(None)
+                moved = True
+            if self.transport.disconnecting and not self.transport.outgoing and not self.closed:
+                self._end(ConnectionDone())
+
+    @property
+    def unread(self):
+        """How many bytes the server has not read yet."""
+        return len(self._incoming)
+
+    def responses(self, methods=("GET",) * 1000):
+        """All responses so far, 100 Continue left out; `methods` are those of the requests."""
+        found, rest = [], bytes(self.received)
+        methods = iter(methods)
+        while rest:
+            head, separator, rest = rest.partition(b"\r\n\r\n")
+            assert separator, f"no end of headers in {head!r}"
+            status_line, *lines = head.decode("latin-1").split("\r\n")
+            status = int(re.fullmatch(r"HTTP/1\.[01] (\d{3}) .*", status_line)[1])
+            if status == 100:
+                continue
+            headers = {}
+            for line in lines:
+                name, _, value = line.partition(": ")
+                assert name.lower() not in headers, f"{name} stands twice"
+                headers[name.lower()] = value
+            assert "transfer-encoding" not in headers, "nothing is sent chunked"
+            length = (
+                0 if next(methods) == "HEAD" or status == 304 else int(headers["content-length"])
+            )
+            found.append(Response(status, headers, rest[:length], len(rest) >= length))
+            rest = rest[length:]
+        return found
+
+    @property
+    def continued(self):
+        """Whether 100 Continue was sent."""
+        return b"HTTP/1.1 100 Continue\r\n\r\n" in self.received
+
+    def _take(self, limit):
+        taken = bytes(self.transport.outgoing[:limit])
+        del self.transport.outgoing[: len(taken)]
+        self.received += taken
+        transport = self.transport
+        if not transport.outgoing and transport.producer_paused:
+            transport.producer_paused = False
+            if transport.producer is not None:
+                transport.producer.resumeProducing()
+
+    def _end(self, reason):
+        if not self.closed:
+            self.closed = True
+            if self.transport.producer is not None:
+                self.transport.producer.stopProducing()
+            self.channel.connectionLost(Failure(reason))

@@ -1,0 +1,133 @@
+"""A whole Stor without a reactor: real disks' directories, inline workers, a clock, no port."""
+
+import base64
+import random
+import time
+from pathlib import Path
+
+from twisted.internet.defer import succeed
+from twisted.internet.task import Clock
+
+from stor.digest import Digest
+from stor.disks.disk import Disk
+from stor.disks.files import Files
+from stor.disks.health import Health
+from stor.disks.member import Member, Workers
+from stor.disks.mirror import Mirror
+from stor.disks.mirrors import Mirrors
+from stor.store import Store
+from stor.web.auth import Authenticator
+from stor.web.routes import Api
+from stor.web.site import StorSite
+from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
+from tests.support.network import Connection
+from tests.support.workers import InlineWorker
+
+USER, PASSWORD = "writer", "writer_pass"
+AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+
+class Rig:
+    """Mirrors of directories below `path`; `sets` says how many disks each has.
+
+    `files(label)` makes a disk's system calls, `worker()` its workers, `read_only` are the roots'
+    positions `(set, disk)` that the configuration does not let be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sets=(2, 2),
+        *,
+        files=lambda label: Files(),
+        worker=InlineWorker,
+        hashing=None,
+        read_only=(),
+        reserve_bytes=0,
+        max_upload_bytes=None,
+        total_buffer_bytes=TOTAL_BUFFER_BYTES,
+        seed=0,
+    ):
+        self.clock = Clock()
+        self.clock.advance(time.time())
+        self.members = []
+        mirrors = []
+        for s, disks in enumerate(sets):
+            members = []
+            for d in range(disks):
+                root = path / f"set{s}" / f"disk{d}"
+                root.mkdir(parents=True, exist_ok=True)
+                disk = Disk(str(root), files(f"set{s}/disk{d}"))
+                health = Health(self.clock.seconds, writable=(s, d) not in read_only)
+                members.append(
+                    Member(disk, health, Workers(worker(), worker(), InlineWorker()), self.clock)
+                )
+            self.members += members
+            mirrors.append(Mirror(members, own_file_systems=False))
+        self.rng = random.Random(seed)
+        self.mirrors = Mirrors(
+            mirrors, reserve_bytes, lambda: int(self.clock.seconds() * 1e9), self.rng
+        )
+        self.probe()
+        self.store = Store(self.mirrors, succeed(None))
+        self.uploads = Uploads(
+            self.store,
+            Authenticator(USER, PASSWORD),
+            hashing or InlineWorker(),
+            max_upload_bytes=max_upload_bytes,
+            total_buffer_bytes=total_buffer_bytes,
+        )
+        self.api = Api(self.store, self.uploads, self.clock)
+        self.site = StorSite(self.api.resource(), self.api, self.clock)
+
+    def probe(self):
+        """Let every disk be looked at again."""
+        for member in self.members:
+            member.probe()
+
+    @property
+    def roots(self):
+        return [Path(member.root) for member in self.members]
+
+    def connect(self):
+        """A new connection to the site."""
+        return Connection(self.site, self.clock)
+
+    def request(self, method, path, headers=(), body=None, version="HTTP/1.1"):
+        """One request on a connection of its own; its response."""
+        connection = self.connect()
+        connection.send(request_bytes(method, path, headers, body, version))
+        (response,) = connection.responses([method])
+        return response
+
+    def put(self, content, name=None, method="POST", headers=()):
+        """Store `content` with the right credentials, under its own digest unless `name` is given."""
+        path = f"/{name or Digest.of(content)}"
+        return self.request(method, path, [("Authorization", AUTHORIZATION), *headers], content)
+
+    def get(self, content_or_name, headers=(), method="GET"):
+        """Fetch a sample by its content or its name."""
+        name = content_or_name if isinstance(content_or_name, str) else Digest.of(content_or_name)
+        return self.request(method, f"/{name}", headers)
+
+    def copies(self, content):
+        """The paths of all files that have the sample's name."""
+        paths = [root / Digest.of(content).disk_path for root in self.roots]
+        return [path for path in paths if path.exists()]
+
+    def samples(self):
+        """All files under final names, on all disks."""
+        return sorted(p for root in self.roots for p in root.glob("??/??/??/*"))
+
+    def staged(self):
+        """All files that an upload could have left behind, on all disks."""
+        return sorted(p for root in self.roots for p in root.glob(".stor/tmp/*"))
+
+
+def request_bytes(method, path, headers=(), body=None, version="HTTP/1.1"):
+    """A request as it is sent, with Host, and Content-Length when there is a body."""
+    lines = [f"{method} {path} {version}", "Host: stor.example"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
