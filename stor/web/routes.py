@@ -20,7 +20,8 @@ from stor.store import Store
 from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.web.conditions import Conditions, Unsatisfiable, Validators, select_range
 from stor.web.download import Sender
-from stor.web.site import StorRequest, shield
+from stor.web.request import StorRequest
+from stor.web.site import shield
 from stor.web.upload import Upload, Uploads
 
 _READING = ("GET", "HEAD")
@@ -46,7 +47,7 @@ class Api:
         return self.app.resource()
 
     def receive(self, request: StorRequest) -> Upload | Answer | None:
-        """Decide on a request whose body is still to come. See `stor.web.site.Reception`."""
+        """Decide on a request whose body is still to come. See `stor.web.request.Reception`."""
         method = request.method.decode("ascii")
         if method not in _allowed(request):
             return _not_allowed(request)

@@ -112,7 +112,7 @@ class Connection:
         self.taking = False
 
     def take(self, limit=None):
-        """Read what the server has written, up to `limit` bytes, though `stop_taking` was called."""
+        """Read up to `limit` bytes of what the server has written, also after `stop_taking`."""
         self._take(limit)
         self.settle()
 

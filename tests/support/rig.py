@@ -101,7 +101,7 @@ class Rig:
         return response
 
     def put(self, content, name=None, method="POST", headers=()):
-        """Store `content` with the right credentials, under its own digest unless `name` is given."""
+        """Store `content` with the right credentials, under its own digest or another `name`."""
         path = f"/{name or Digest.of(content)}"
         return self.request(method, path, [("Authorization", AUTHORIZATION), *headers], content)
 

@@ -1,0 +1,56 @@
+# make run    a Stor with its disks under ./data, on 127.0.0.1:8080
+# make test   everything that CI checks
+# make format lays the code out; make lock renews the exact versions; make clean forgets the .venv
+
+SHELL = /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+
+.DELETE_ON_ERROR:
+.PHONY: run test lint format lock bench clean
+
+run: $(VENV)/installed
+	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
+
+test: lint
+	@command -v curl >/dev/null || ./.ci/packages curl
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/mypy -p stor
+
+format: $(VENV)/installed-test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+lock: $(VENV)/installed-test
+	$(PIP) install pip-tools
+	cd $(CURDIR) && for extra in "" "--extra=test"; do \
+	  $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+	    --no-emit-index-url --no-emit-find-links $$extra \
+	    --output-file=requirements$${extra:+-test}.txt setup.py || exit 1; done
+
+bench: $(VENV)/installed-test
+	$(VENV)/bin/python -m bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@./.ci/packages $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+
+# editable_mode=compat puts the checkout itself on the path, where Twisted looks for its plugins.
+$(VENV)/installed: $(VENV)/bin/python setup.py requirements.txt
+	@echo "Installing Stor into $(VENV) ..."
+	$(PIP) install --require-hashes -r requirements.txt
+	$(PIP) install --no-deps --config-settings editable_mode=compat -e . 2>/dev/null
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed requirements-test.txt
+	@echo "Installing what the tests need into $(VENV) ..."
+	$(PIP) install --require-hashes -r requirements-test.txt
+	@touch $@

@@ -1,0 +1,179 @@
+"""A connection, as twisted.web's HTTPChannel does not have it.
+
+Twisted says 100 Continue before anybody is asked, and closes a connection with unread bytes on
+it, which makes the kernel send a reset that can overtake the answer.
+"""
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, ISSLTransport
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+
+from stor.web.answer import Answer
+from stor.web.request import StorRequest
+
+#: After an answer that came before the end of the body: so long is the rest read and thrown away,
+#: in all and without a byte. Closing at once would reset the connection, and the reset can
+#: destroy the answer before the client has read it (RFC 9112, 9.6).
+LINGER_SECONDS = 30.0
+LINGER_IDLE_SECONDS = 5.0
+
+_REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+
+
+class Connections(Protocol):
+    """Who knows all channels."""
+
+    channels: "set[StorChannel]"
+    #: Whether every connection is to end with the answer that is under way.
+    draining: bool
+
+    def lost(self, channel: "StorChannel") -> None:
+        """Forget a channel whose connection has ended."""
+
+
+class StorChannel(HTTPChannel):
+    """One connection: HTTP/1.1 with pauses, early answers, and clear words for bad requests."""
+
+    site: Connections
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lingering = False
+        self._linger_end: IDelayedCall | None = None
+        self._intake_paused = False
+
+    def connectionMade(self) -> None:  # noqa: N802
+        """Take part in the site's count of connections."""
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+        """Leave the site's count of connections."""
+        if self._linger_end is not None and self._linger_end.active():
+            self._linger_end.cancel()
+        super().connectionLost(reason)
+        self.site.lost(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return not self.requests and not self.lingering
+
+    def proceed(self) -> None:
+        """Send 100 Continue."""
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def pause_intake(self) -> None:
+        """Read nothing more, for as long as the disks need: no time-out runs."""
+        self._intake_paused = True
+        self._networkProducer.pauseProducing()
+        self.setTimeout(None)
+
+    def resume_intake(self) -> None:
+        """Read on."""
+        self._intake_paused = False
+        if not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
+        if not self._handlingRequest:
+            self.setTimeout(self.timeOut)
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        """The client has taken what was written; that alone is no reason to read on."""
+        super().resumeProducing()
+        if self._intake_paused:
+            self._networkProducer.pauseProducing()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        """Parse, or throw away what comes after the last answer."""
+        if self.lingering:
+            self.resetTimeout()
+        else:
+            super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:  # noqa: N802
+        """Take the request line or a header line."""
+        if self.lingering:
+            return
+        if self._receivedHeaderSize + len(line) > self.totalHeadersSize:
+            self._refuse_headers()
+        else:
+            super().lineReceived(line)
+
+    def rawDataReceived(self, data: bytes) -> None:  # noqa: N802
+        """Take a part of the body."""
+        if not self.lingering:
+            super().rawDataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802
+        """A line is longer than all headers together may be."""
+        if not self.lingering:
+            self._refuse_headers()
+
+    def allHeadersReceived(self) -> None:  # noqa: N802
+        """Let the request decide before its body comes, and before any 100 Continue."""
+        request = self.requests[-1]
+        self.persistent = self.checkPersistence(request, self._version)
+        if self.site.draining:
+            self.persistent = False
+        hosts = request.requestHeaders.getRawHeaders(b"Host", [])
+        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
+            self.refuse(Answer.line(400, f"bad request: {len(hosts)} Host headers, expected one"))
+            return
+        request.begin(self._command, self._path, self._version, self.length)
+
+    def allContentReceived(self) -> None:  # noqa: N802
+        """The request is complete."""
+        if not self.lingering:
+            super().allContentReceived()
+
+    def requestDone(self, request: StorRequest) -> None:  # noqa: N802
+        """An answer is complete; the request may not be."""
+        if self._transferDecoder is None:
+            super().requestDone(request)
+        else:
+            self.requests.remove(request)
+            self._linger()
+
+    def refuse(self, answer: Answer) -> None:
+        """Answer what is no request, and end the connection."""
+        if self.lingering:
+            return
+        for request in self.requests:
+            request.abandon()
+        headers = {
+            "Content-Type": answer.content_type,
+            "Content-Length": str(len(answer.body)),
+            "Connection": "close",
+        }
+        lines = [f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
+        self._linger()
+
+    def timeoutConnection(self) -> None:  # noqa: N802
+        """Nothing has come for too long."""
+        if self.lingering:
+            self.transport.abortConnection()
+        else:
+            super().timeoutConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
+        self.refuse(Answer.line(400, "bad request: this is not HTTP/1.1 as RFC 9112 has it"))
+
+    def _refuse_headers(self) -> None:
+        limit = self.totalHeadersSize
+        line = f"request line and headers are too large: at most {limit} bytes are accepted"
+        self.refuse(Answer.line(431, line))
+
+    def _linger(self) -> None:
+        """Send what is written, say that it is all, and read until the client has seen it."""
+        self.lingering = True
+        self._networkProducer.unregisterProducer()
+        if not ISSLTransport.providedBy(self.transport):
+            # TLS has no half-close; there the length of the answer says where it ends.
+            self.transport.loseWriteConnection()
+        self._networkProducer.resumeProducing()
+        self.setTimeout(LINGER_IDLE_SECONDS)
+        self._linger_end = self.callLater(LINGER_SECONDS, self.transport.abortConnection)
