@@ -47,7 +47,8 @@ $(VENV)/bin/python:
 $(VENV)/installed: $(VENV)/bin/python setup.py requirements.txt
 	@echo "Installing Stor into $(VENV) ..."
 	$(PIP) install --require-hashes -r requirements.txt
-	$(PIP) install --no-deps --config-settings editable_mode=compat -e . 2>/dev/null
+	$(PIP) install --no-deps --config-settings editable_mode=compat -e . 2>$(VENV)/install.log \
+	  || { cat $(VENV)/install.log >&2; exit 1; }
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
