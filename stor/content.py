@@ -1,13 +1,18 @@
 """A sample being read: verified, and from whichever copy is good."""
 
 import hashlib
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from stor.digest import Digest
-from stor.errors import Damaged
+from stor.errors import Damaged, Unavailable
+from stor.worker import within
+
+#: A copy whose disk takes longer for one read is left for the next copy.
+READ_SECONDS = 10.0
 
 
 class Hasher(Protocol):
@@ -32,21 +37,33 @@ class Source(Protocol):
         """Exactly `length` bytes from `offset`, given to `hasher` too.
 
         With a hasher the read that reaches the end fails with `Damaged` when the hash of all
-        bytes is not the sample's. On any other failure the hasher is untouched.
+        bytes is not the sample's.
         """
 
     def close(self) -> None:
         """Give back what the copy holds, after the read in flight if there is one."""
 
 
-class Copies(Protocol):
+S = TypeVar("S", bound=Source)
+
+
+class Copies(Protocol[S]):
     """The copies of one sample, best first."""
 
-    async def next(self) -> Source | None:
+    async def next(self) -> S | None:
         """The next one that can be opened, `None` when there are no more. Never raises."""
 
+    def condemn(self, source: S, reason: str) -> None:
+        """The copy is bad: not to be served again."""
 
-class Content:
+    def suspect(self, source: S) -> None:
+        """The copy could not be read."""
+
+    def close(self) -> None:
+        """No more are wanted."""
+
+
+class Content(Generic[S]):
     """What a client is sent. Reads do not overlap; `close` ends it.
 
     Read from the first byte on, in order, it is hashed on the way, and the last part is not given
@@ -55,56 +72,78 @@ class Content:
 
     log = Logger()
 
-    def __init__(self, digest: Digest, source: Source, copies: Copies) -> None:
+    def __init__(self, digest: Digest, source: S, copies: Copies[S], clock: IReactorTime) -> None:
         self.digest = digest
-        self._source: Source | None = source
-        self._copies = copies
-        self._hasher = hashlib.sha256()
-        self._hashed_bytes = 0
         self.size = source.size
         self.modified_ns = source.modified_ns
         self.whole = source.whole
+        self._source: S | None = source
+        self._copies = copies
+        self._clock = clock
+        self._hasher = hashlib.sha256()
+        self._hashed_bytes = 0
+        self._givers: list[S] = []
 
     async def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, from the first copy that has them.
 
         Raises `Damaged` when no good copy is left, or when the bytes given out so far turn out
-        not to be the sample's: then nothing can save this answer.
+        not to be the sample's, and `Unavailable` when a copy is left that could not be read: then
+        nothing can save this answer.
         """
+        trouble: Exception | None = None
         while self._source is not None:
-            hasher = self._hasher if offset == self._hashed_bytes else None
+            source = self._source
+            # A copy of the hash: a read that fails, or ends too late, must not have touched it.
+            hasher = self._hasher.copy() if offset == self._hashed_bytes else None
             try:
-                data = await self._source.read(offset, length, hasher)
+                reading = source.read(offset, length, hasher)
+                data = await within(self._clock, READ_SECONDS, reading)
             except Damaged as error:
-                self.log.error("Damaged: {error}", error=str(error))
-                if hasher is not None and offset + length == self.size:
+                self._copies.condemn(source, str(error))
+                if hasher is not None and offset + length == self.size and offset:
+                    self._condemn_givers(source)
                     raise
-                reason = str(error)
             except Exception as error:
-                reason = str(error)
+                trouble = error
+                self.log.warn(
+                    "{place} failed at byte {offset}: {reason}",
+                    place=source.place,
+                    offset=offset,
+                    reason=str(error),
+                )
+                self._copies.suspect(source)
             else:
                 if hasher is not None:
+                    self._hasher = hasher
                     self._hashed_bytes += length
+                    if source not in self._givers:
+                        self._givers.append(source)
                 return data
-            self.log.warn(
-                "{place} failed at byte {offset}: {reason}",
-                place=self._source.place,
-                offset=offset,
-                reason=reason,
-            )
             await self._next_source()
+        if trouble is not None:
+            raise Unavailable(f"no copy can be read: {trouble}") from trouble
         raise Damaged(f"no good copy of {self.digest} is left at byte {offset}")
 
     def close(self) -> None:
-        """Give the copy back. Not while a read is in flight."""
+        """Give the copies back. Not while a read is in flight."""
         source, self._source = self._source, None
         if source is not None:
             source.close()
+        self._copies.close()
+
+    def _condemn_givers(self, last: S) -> None:
+        """One of the copies that gave bytes is bad: none is served before all are looked at."""
+        for giver in self._givers:
+            if giver is not last:
+                self._copies.condemn(giver, f"{giver.place}: gave a part of a wrong whole")
 
     async def _next_source(self) -> None:
-        self.close()
+        if self._source is not None:
+            self._source.close()
+            self._source = None
         while (source := await self._copies.next()) is not None:
-            if source.size == self.size:
+            if source.size == self.size and source.whole is None:
                 self._source = source
                 return
             source.close()

@@ -31,6 +31,7 @@ from stor.disks.health import Health
 from stor.disks.member import PROBE_INTERVAL_SECONDS, Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
+from stor.disks.roster import Roster
 from stor.store import Store
 from stor.web.auth import Authenticator
 from stor.web.routes import Api
@@ -150,6 +151,7 @@ def greeting(chosen: Config) -> str:
 def build_mirrors(chosen: Config, reactor: Reactor, files: Files) -> Mirrors:
     """The disks of the configuration, each with threads of its own."""
     forbidden = os.stat("/").st_dev if chosen.require_mount else None
+    roster = Roster(chosen.sets)
 
     def member(root: str) -> Member:
         health = Health(reactor.seconds, writable=bool(chosen.writable.search(root)))
@@ -158,13 +160,19 @@ def build_mirrors(chosen: Config, reactor: Reactor, files: Files) -> Mirrors:
             writers=ThreadWorker(reactor, f"write {root}", DISK_THREADS),
             prober=ThreadWorker(reactor, f"probe {root}", 1),
         )
-        return Member(Disk(root, files, forbidden), health, workers, reactor)
+        return Member(Disk(root, files, forbidden), health, workers, reactor, roster)
 
-    mirrors = [
-        Mirror([member(root) for root in roots], own_file_systems=chosen.require_mount)
-        for roots in chosen.sets
-    ]
-    return Mirrors(mirrors, chosen.reserve_bytes, time.time_ns, random.SystemRandom())
+    return Mirrors(
+        [
+            Mirror([member(root) for root in roots], own_file_systems=chosen.require_mount)
+            for roots in chosen.sets
+        ],
+        roster,
+        reserve_bytes=chosen.reserve_bytes,
+        clock=reactor,
+        now_ns=time.time_ns,
+        rng=random.SystemRandom(),
+    )
 
 
 class StorService(Service):
@@ -178,6 +186,7 @@ class StorService(Service):
         self._reactor = reactor
         self._greeting = greeting
         self._ports: list[IListeningPort] = []
+        self._begun = False
         self._mirrors = build_mirrors(chosen, reactor, Files())
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
         unasked = "s3: configured, and not asked yet by this Stor" if chosen.s3 else None
@@ -210,9 +219,8 @@ class StorService(Service):
         for warning in self._config.warnings:
             self.log.warn("{warning}", warning=warning)
         self._reactor.callWhenRunning(self._take_signals)
-        self._reactor.callLater(FIRST_PROBES_SECONDS, self._begin)
-        first = Deferred.fromCoroutine(settle(self._probe()))
-        first.addCallback(lambda _: self._begin())
+        self._first_probes = self._reactor.callLater(FIRST_PROBES_SECONDS, self._begin)
+        self._probe().addCallback(lambda _: self._begin())
         self._probing.start(PROBE_INTERVAL_SECONDS, now=False)
 
     def stopService(self) -> Deferred[None]:  # noqa: N802
@@ -234,19 +242,28 @@ class StorService(Service):
             member.stop()
         self._hashing.stop()
 
-    def _probe(self) -> list[Deferred[None]]:
-        return [member.probe() for member in self._mirrors.members]
+    def _probe(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._mirrors.probe()).addErrback(self._bug)
 
     def _begin(self) -> None:
-        if self._ready.called:
-            return
+        """The first probes are over, or have had their time."""
+        if self._first_probes.active():
+            self._first_probes.cancel()
+        if not self._begun:
+            self._begun = True
+            begin = Deferred.fromCoroutine(self._mirrors.begin()).addErrback(self._bug)
+            begin.addCallback(lambda _: self._greet())
+
+    def _greet(self) -> None:
         self._ready.callback(None)
-        for problem in self.store.status().problems:
+        status = self.store.status()
+        for problem in (*status.problems, *status.warnings):
             self.log.warn("{problem}", problem=problem)
-        for warning in self.store.status().warnings:
-            self.log.warn("{warning}", warning=warning)
         if self._greeting and sys.__stdout__ is not None:
             print(self._greeting, file=sys.__stdout__, flush=True)
+
+    def _bug(self, failure: Failure) -> None:
+        self.log.failure("Probing the disks", failure)
 
     def _cannot_listen(self, failure: Failure, description: str) -> None:
         failure.trap(CannotListenError)

@@ -9,7 +9,8 @@ from stor.content import Content
 from stor.digest import Digest
 from stor.disks.incoming import Arrivals, Incoming
 from stor.disks.member import Member
-from stor.disks.mirrors import Mirrors, Search
+from stor.disks.mirrors import Mirrors
+from stor.disks.search import Search
 from stor.errors import Damaged, NotFound, StorError, Unavailable
 
 
@@ -47,12 +48,15 @@ class Store:
         """The sample's size and time, without reading it. Raises like `open`."""
         await self._ready
         search = self._mirrors.search(digest)
-        copy = await search.look()
+        try:
+            copy = await search.look()
+        finally:
+            search.close()
         if copy is None:
             raise self._missing(search)
         return Found(copy.size, copy.modified_ns)
 
-    async def open(self, digest: Digest) -> Content:
+    async def open(self, digest: Digest) -> Content[Any]:
         """The sample, ready to be read. The caller closes it.
 
         Raises `NotFound` when every place answered and none has it, `Unavailable` when one did
@@ -63,7 +67,7 @@ class Store:
         source = await search.next()
         if source is None:
             raise self._missing(search)
-        return Content(digest, source, search)
+        return Content(digest, source, search, self._mirrors.clock)
 
     def expect(self, digest: Digest, length: int | None) -> Incoming:
         """Begin to take a sample; `length` in bytes when it is known."""

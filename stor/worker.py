@@ -6,6 +6,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
@@ -14,6 +15,10 @@ Args = TypeVarTuple("Args")
 
 class Busy(Exception):
     """A worker has as much work waiting as it accepts."""
+
+
+class Unanswered(Exception):
+    """Blocking work has not ended in time; it goes on all the same."""
 
 
 class Worker(Protocol):
@@ -93,6 +98,35 @@ class ThreadWorker:
     def _finish(self, waiter: Deferred[Any], outcome: Any) -> None:
         self._unfinished -= 1
         waiter.callback(outcome)
+
+
+def within(
+    clock: IReactorTime,
+    seconds: float,
+    inner: Deferred[T],
+    late: Callable[[T], object] = lambda result: None,
+) -> Deferred[T]:
+    """The outcome of `inner`; fails with `Unanswered` when it takes longer than `seconds`.
+
+    Work in a thread cannot be cancelled: what it returns too late is given to `late`, whose
+    business it is to close it. A late failure is dropped: `Unanswered` has been said before.
+    """
+    outer: Deferred[T] = Deferred()
+
+    def give_up() -> None:
+        outer.errback(Unanswered(f"not done within {seconds:g} s"))
+
+    deadline = clock.callLater(seconds, give_up)
+
+    def ended(outcome: T | Failure) -> None:
+        if deadline.active():
+            deadline.cancel()
+            outer.callback(outcome)
+        elif not isinstance(outcome, Failure):
+            late(outcome)
+
+    inner.addBoth(ended)
+    return outer
 
 
 async def settle(pending: list[Deferred[T]]) -> list[T | Failure]:

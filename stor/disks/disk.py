@@ -20,6 +20,8 @@ T = TypeVar("T")
 OWN_DIRECTORY = ".stor"
 STAGING_DIRECTORY = f"{OWN_DIRECTORY}/tmp"
 QUARANTINE_DIRECTORY = f"{OWN_DIRECTORY}/quarantine"
+REPAIR_DIRECTORY = f"{OWN_DIRECTORY}/repair"
+OWN_DIRECTORIES = (OWN_DIRECTORY, STAGING_DIRECTORY, QUARANTINE_DIRECTORY, REPAIR_DIRECTORY)
 
 #: Samples up to this size are read and verified whole before their first byte is sent.
 SMALL_BYTES = 256 * 1024
@@ -42,15 +44,6 @@ class Room:
     free_bytes: int
     free_inodes: int
     block_bytes: int = 4096
-
-
-@attrs.frozen
-class Probe:
-    """What using a disk once has shown: what is left, `st_dev`, and why it refuses writes if so."""
-
-    room: Room
-    device: int = 0
-    refused: str | None = None
 
 
 @attrs.frozen
@@ -124,24 +117,31 @@ class Disk:
         self.root = root
         self.files = files
         self._forbidden_device = forbidden_device
+        self._device: int | None = None
         self._nameless_files = True
-        self._swept = False
         #: Directories whose entry in their parent is known to be on stable storage.
         self.durable_directories: set[str] = set()
 
+    def identify(self, device: int) -> None:
+        """From now on the disk is the file system with this `st_dev` and no other."""
+        if device != self._device:
+            self.durable_directories.clear()
+            self._device = device
+
     @contextmanager
-    def entered(self) -> Iterator[int]:
+    def entered(self, *, probing: bool = False) -> Iterator[int]:
         """The root as an open directory, on the right file system.
 
-        Raises `DiskAway`, or `OSError` when the disk itself fails.
+        `probing` is for finding out which one it is. Raises `DiskAway`, or `OSError` when the
+        disk itself fails.
         """
-        fd = self.enter()
+        fd = self.enter(probing=probing)
         try:
             yield fd
         finally:
             self.files.close(fd)
 
-    def enter(self) -> int:
+    def enter(self, *, probing: bool = False) -> int:
         """Like `entered`; the caller closes the descriptor."""
         try:
             fd = self.files.open_directory(self.root)
@@ -150,16 +150,20 @@ class Disk:
                 raise DiskAway(f"{self.root}: not a directory") from error
             raise
         try:
-            device = self.files.fstat(fd).st_dev
-            if device == self._forbidden_device:
-                raise DiskAway(
-                    f"{self.root}: not mounted, it is on the file system of / "
-                    "(mount the disk, or set require_mount to false)"
-                )
+            self._check_mount(self.files.fstat(fd).st_dev, probing)
         except BaseException:
             self.files.close(fd)
             raise
         return fd
+
+    def _check_mount(self, device: int, probing: bool) -> None:
+        if device == self._forbidden_device:
+            raise DiskAway(
+                f"{self.root}: not mounted, it is on the file system of / "
+                "(mount the disk, or set require_mount to false)"
+            )
+        if not probing and device != self._device:
+            raise DiskAway(f"{self.root}: another file system is mounted there than before")
 
     def look(self, digest: Digest) -> Copy | None:
         """The disk's copy by its name, `None` when there is none. Does not read the content.
@@ -233,24 +237,6 @@ class Disk:
             opened.close()
         return opened.copy
 
-    def probe(self, writable: bool) -> "Probe":
-        """Use the disk once, and say what is left on it. Raises `DiskAway`, `OSError`.
-
-        A write has to reach the device: what the kernel holds in its cache says nothing about a
-        disk that hangs. The first probe also sweeps what an earlier process left (`sweep`).
-        """
-        with self.entered() as root_fd:
-            refused = None
-            if writable:
-                try:
-                    self._try_writing(root_fd)
-                except OSError as error:
-                    if error.errno in REFUSING:
-                        refused = f"{self.root}: cannot be written: {error.strerror}"
-                    elif error.errno not in FULL:
-                        raise
-            return Probe(self.room_of(root_fd), self.files.fstat(root_fd).st_dev, refused)
-
     def room(self) -> Room:
         """What is left for unprivileged use. Raises `DiskAway`, `OSError`."""
         with self.entered() as root_fd:
@@ -267,7 +253,7 @@ class Disk:
         """A new file that no crash can leave behind, and its temporary name if it needs one."""
         if self._nameless_files:
             try:
-                return self._in_own_directory(
+                return self.in_own_directory(
                     root_fd, lambda: self.files.open_nameless(STAGING_DIRECTORY, root_fd)
                 ), None
             except OSError as error:
@@ -275,7 +261,7 @@ class Disk:
                     raise
                 self._nameless_files = False
         name = f"{STAGING_DIRECTORY}/{secrets.token_hex(16)}"
-        fd = self._in_own_directory(root_fd, lambda: self.files.create(name, root_fd))
+        fd = self.in_own_directory(root_fd, lambda: self.files.create(name, root_fd))
         try:
             self.files.lock(fd)
         except BaseException:
@@ -284,35 +270,26 @@ class Disk:
             raise
         return fd, name
 
-    def sweep(self) -> int:
-        """Remove the staged files of processes that have ended; how many there were.
+    def quarantine(self, digest: Digest, reason: str, root_fd: int) -> None:
+        """Move what has the sample's name to `.stor/quarantine/`, durably, the reason beside it.
 
-        Only file systems without O_TMPFILE ever have any. A file that is still being written is
-        locked by its writer (`open_staging`) and stays.
+        Nothing happens when the name is gone already. Raises `OSError`.
         """
-        removed = 0
-        with self.entered() as root_fd:
-            try:
-                staging_fd = self.files.open_directory(STAGING_DIRECTORY, root_fd)
-            except FileNotFoundError:
-                return 0
-            try:
-                for name in self.files.list(staging_fd):
-                    removed += self._sweep_one(name, staging_fd)
-            finally:
-                self.files.close(staging_fd)
-        return removed
-
-    def quarantine(self, digest: Digest, root_fd: int) -> str:
-        """Move what has the sample's name to `.stor/quarantine/`, durably; its new path."""
         name = os.path.basename(digest.disk_path)
-        new_path = f"{QUARANTINE_DIRECTORY}/{name}.{secrets.token_hex(4)}"
-        self._in_own_directory(
-            root_fd, lambda: self.files.rename(digest.disk_path, new_path, root_fd)
-        )
-        for path in (QUARANTINE_DIRECTORY, digest.directories[-1]):
-            self.sync_directory(path, root_fd)
-        return f"{self.root}/{new_path}"
+        path = f"{QUARANTINE_DIRECTORY}/{name}.{secrets.token_hex(4)}"
+        fd = self.in_own_directory(root_fd, lambda: self.files.create(f"{path}.reason", root_fd))
+        try:
+            self.files.write(fd, f"{reason}\n".encode())
+            self.files.sync(fd)
+        finally:
+            self.files.close(fd)
+        try:
+            self.files.rename(digest.disk_path, path, root_fd)
+        except FileNotFoundError:
+            self.files.unlink(f"{path}.reason", root_fd)
+            return
+        for directory in (QUARANTINE_DIRECTORY, digest.directories[-1]):
+            self.sync_directory(directory, root_fd)
 
     def sync_directory(self, path: str, root_fd: int) -> None:
         """Make the entries of a directory below the root durable (fsync(2), second paragraph)."""
@@ -322,42 +299,17 @@ class Disk:
         finally:
             self.files.close(fd)
 
-    def _try_writing(self, root_fd: int) -> None:
-        if not self._swept:
-            self.sweep()
-            self._swept = True
-        fd, temporary = self.open_staging(root_fd)
-        try:
-            self.files.write(fd, b"\0")
-            self.files.sync(fd)
-        finally:
-            self.files.close(fd)
-            if temporary is not None:
-                self.files.unlink(temporary, root_fd)
-
-    def _in_own_directory(self, root_fd: int, use: Callable[[], T]) -> T:
+    def in_own_directory(self, root_fd: int, use: Callable[[], T]) -> T:
         """What `use` returns, after making Stor's own directories if it misses one."""
         try:
             return use()
         except FileNotFoundError:
-            for path in (OWN_DIRECTORY, STAGING_DIRECTORY, QUARANTINE_DIRECTORY):
+            for path in OWN_DIRECTORIES:
                 with suppress(FileExistsError):
                     self.files.make_directory(path, root_fd)
+            for path in (OWN_DIRECTORY, "."):
+                self.sync_directory(path, root_fd)
             return use()
-
-    def _sweep_one(self, name: str, staging_fd: int) -> bool:
-        try:
-            fd = self.files.open_to_read(name, staging_fd)
-        except FileNotFoundError:
-            return False
-        try:
-            self.files.lock(fd)
-            self.files.unlink(name, staging_fd)
-        except (BlockingIOError, FileNotFoundError):
-            return False
-        finally:
-            self.files.close(fd)
-        return True
 
     def _copy(self, digest: Digest, status: os.stat_result) -> Copy:
         if not is_regular(status):

@@ -3,7 +3,8 @@
 import enum
 from collections.abc import Callable
 
-from stor.disks.disk import Probe, Room
+from stor.disks.disk import Room
+from stor.disks.probe import Probe
 
 #: So many I/O errors with no success between them make a disk suspect.
 ERRORS_UNTIL_SUSPECT = 3
@@ -36,6 +37,9 @@ class Health:
         self._away: str | None = "not probed yet"
         self._suspect: str | None = None
         self._refused: str | None = None
+        self._held = False
+        #: Whether the disk replaces another and still lacks samples of its set.
+        self.rebuilding = False
         self.since = clock()
 
     @property
@@ -45,13 +49,13 @@ class Health:
             return State.OFFLINE
         if self._suspect is not None:
             return State.SUSPECT
-        if self._refused is not None or not self.writable:
+        if self._refused is not None or self._held or not self.writable:
             return State.READ_ONLY
         return State.ONLINE
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the disk, one line; being read-only by configuration is no fault."""
+        """What is wrong with the disk, one line. Being kept read-only by the operator is not."""
         return self._away or self._suspect or self._refused
 
     @property
@@ -62,7 +66,9 @@ class Health:
     def probe_passed(self, probe: Probe) -> None:
         """A probe could use the disk, at least for reading."""
         self._errors_in_a_row = 0
+        self._held = probe.held
         self.room, self.device = probe.room, probe.device
+        self.rebuilding = probe.marker is not None and probe.marker.rebuilding
         self._change(None, None, probe.refused)
 
     def probe_failed(self, reason: str) -> None:

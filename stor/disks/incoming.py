@@ -2,11 +2,21 @@
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
 
 from stor.digest import Digest
-from stor.disks.mirror import MirrorWrite, Survey
+from stor.disks.mirror import Mirror, Survey
 from stor.disks.mirrors import Mirrors
-from stor.errors import Unavailable
+from stor.disks.repair import Unmendable
+from stor.disks.writing import MirrorWrite
+from stor.errors import NoRoom, Unavailable
+from stor.worker import Unanswered, within
+
+#: How long a client waits for a stored sample to be made whole before it is told to come again.
+MEND_SECONDS = 30.0
+
+#: What an upload has written so far is moved to another set in pieces of this size.
+_MOVE_BYTES = 1024 * 1024
 
 
 @attrs.define
@@ -44,65 +54,97 @@ class Arrivals:
             del self._contests[digest]
 
 
-@attrs.define
 class Incoming:
-    """One upload of a sample. `stored`, `begin`, `add` …, `commit`; in the end always `leave`."""
+    """One upload of a sample. `stored`, `begin`, `add` …, `commit`; in the end always `leave`.
 
-    _arrivals: Arrivals
-    _mirrors: Mirrors
-    _digest: Digest
-    _length: int | None
-    _contest: _Contest
-    _home: Survey | None = None
-    _write: MirrorWrite | None = None
-    _left: bool = False
+    A set that loses a disk under way is left for another one, as long as one disk of it can still
+    give back what was written.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        arrivals: Arrivals,
+        mirrors: Mirrors,
+        digest: Digest,
+        length: int | None,
+        contest: _Contest,
+    ) -> None:
+        self._arrivals = arrivals
+        self._mirrors = mirrors
+        self._digest = digest
+        self._length = length
+        self._contest = contest
+        self._home: Survey | None = None
+        self._write: MirrorWrite | None = None
+        self._tried: set[Mirror] = set()
+        self._left = False
 
     async def stored(self) -> list[str] | None:
         """The sample's paths when every available disk of one mirror has a good copy.
 
-        Raises `Unavailable` when a disk that should have one did not say.
+        One that lacks it gets it first. Raises `Unavailable` when a disk that should have a copy
+        did not say, or could not be given one.
         """
         await self._arrivals.ready
         surveys = await self._mirrors.survey(self._digest, self._length)
         homes = [survey for survey in surveys if survey.known]
         for survey in homes:
-            if survey.paths and not survey.lacking:
+            if survey.paths and not survey.lacking and survey.trouble is None:
                 return survey.paths
-        self._home = next((survey for survey in homes if survey.lacking), None)
-        if self._home is not None and self._home.trouble is not None:
-            raise Unavailable(
-                f"a storage of the set that holds the sample failed: {self._home.trouble.value}"
-            )
+        for survey in homes:
+            if survey.trouble is not None:
+                raise Unavailable(
+                    f"a storage of the set that holds the sample failed: {survey.trouble.value}"
+                )
+            if survey.paths:
+                try:
+                    return await self._mend(survey.mirror)
+                except Unmendable:
+                    pass  # the good size was all that was good: only the body can help
+            self._home = self._home or survey
         return None
 
     async def begin(self) -> None:
         """Choose the mirror and have room there. Raises `NoRoom`, `Unavailable`.
 
-        A sample that some disks of a mirror have, or have damaged, is made whole there.
+        A sample of which a mirror has nothing but bad copies is made whole there.
         """
-        if self._home is not None:
-            members = [member for member, _ in self._home.answers if member.writable]
-            mirror = self._home.mirror
-            self._write = self._mirrors.write_on(mirror, members, self._digest, self._length)
-        else:
-            self._write = await self._mirrors.place(self._digest, self._length)
-        await self._write.prepare()
+        home = self._home
+        if home is not None:
+            members = [member for member, _ in home.answers if member.writable]
+            if members:
+                self._write = self._mirrors.write_on(
+                    home.mirror, members, self._digest, self._length
+                )
+                await self._write.prepare()
+                return
+        await self._place()
 
     async def add(self, chunks: list[bytes], last: bool) -> None:
         """Write more of the body everywhere. Raises `NoRoom`, `Unavailable`."""
-        await self._begun().add(chunks, last)
+        try:
+            await self._begun().add(chunks, last)
+        except (NoRoom, Unavailable) as error:
+            await self._move(error)
+            await self._begun().add(chunks, last)
 
     async def commit(self) -> tuple[list[str], bool]:
         """Make the sample durable on every disk: its paths, and whether this upload made it.
 
-        Raises `Unavailable`.
+        Raises `NoRoom`, `Unavailable`.
         """
-        write, contest = self._begun(), self._contest
+        contest = self._contest
         await contest.lock.acquire()
         try:
             if contest.stored is not None:
                 return contest.stored, False
-            contest.stored, created = await write.commit()
+            try:
+                contest.stored, created = await self._begun().commit()
+            except (NoRoom, Unavailable) as error:
+                await self._move(error, whole=True)
+                contest.stored, created = await self._begun().commit()
             return contest.stored, created
         finally:
             contest.lock.release()
@@ -117,6 +159,58 @@ class Incoming:
                 await self._write.discard()
         finally:
             self._arrivals.ended(self._digest)
+
+    async def _mend(self, mirror: Mirror) -> list[str]:
+        mending = Deferred.fromCoroutine(self._mirrors.repairs.mend(self._digest, mirror))
+        try:
+            return await within(self._mirrors.clock, MEND_SECONDS, mending)
+        except Unanswered as error:
+            self._mirrors.repairs.report(self._digest, mirror)
+            raise Unavailable("the sample is being put back on a storage that lacks it") from error
+
+    async def _place(self) -> None:
+        """Begin on another mirror than those tried before; on the next when that one fails."""
+        while True:
+            write = await self._mirrors.place(self._digest, self._length, self._tried)
+            self._tried.add(write.mirror)
+            self._write = write
+            try:
+                await write.prepare()
+            except (NoRoom, Unavailable) as error:
+                await write.discard()
+                if not self._elsewhere():
+                    raise
+                self.log.warn("{error}; trying another set", error=str(error))
+            else:
+                return
+
+    async def _move(self, reason: NoRoom | Unavailable, *, whole: bool = False) -> None:
+        """Go on with another mirror, from what a good disk of this one can give back.
+
+        `whole` means that the body is complete. Raises `reason` when there is nowhere to go.
+        """
+        old = self._begun()
+        if self._home is not None or not self._elsewhere():
+            raise reason
+        self.log.warn("{error}; moving the upload to another set", error=str(reason))
+        try:
+            await self._place()
+            new, size = self._begun(), old.written_bytes
+            for offset in range(0, size, _MOVE_BYTES):
+                length = min(_MOVE_BYTES, size - offset)
+                chunk = await old.read_back(offset, length)
+                await new.add([chunk], whole and offset + length == size)
+            if whole and not size:
+                await new.add([], True)
+        except (NoRoom, Unavailable):
+            raise reason from None
+        finally:
+            await old.discard()
+
+    def _elsewhere(self) -> bool:
+        return any(
+            mirror.writable and mirror not in self._tried for mirror in self._mirrors.mirrors
+        )
 
     def _begun(self) -> MirrorWrite:
         if self._write is None:

@@ -11,9 +11,12 @@ from twisted.python.failure import Failure
 
 from stor.content import Hasher
 from stor.digest import Digest
-from stor.disks.disk import FULL, Disk, DiskAway, OpenCopy, Probe, Room
+from stor.disks.disk import FULL, REFUSING, Disk, DiskAway, OpenCopy, Room
 from stor.disks.health import Health, State
-from stor.worker import Worker
+from stor.disks.marker import BadMarker, Marker, write_marker
+from stor.disks.probe import Probe, probe, sweep
+from stor.disks.roster import Roster
+from stor.worker import Unanswered, Worker, within
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -21,8 +24,11 @@ Args = TypeVarTuple("Args")
 PROBE_INTERVAL_SECONDS = 15.0
 PROBE_DEADLINE_SECONDS = 10.0
 
+#: A disk with an operation under way for so long is asked last.
+SLOW_SECONDS = 1.0
 
-@attrs.define
+
+@attrs.frozen
 class Workers:
     """A disk's own threads: a hung disk takes these and no others."""
 
@@ -41,12 +47,20 @@ class Member:
 
     log = Logger()
 
-    def __init__(self, disk: Disk, health: Health, workers: Workers, clock: IReactorTime) -> None:
+    def __init__(
+        self, disk: Disk, health: Health, workers: Workers, clock: IReactorTime, roster: Roster
+    ) -> None:
         self.disk = disk
         self.health = health
+        self.clock = clock
+        #: Samples whose copy here is known to be bad: never served, replaced when possible.
+        self.condemned: set[Digest] = set()
         self._workers = workers
-        self._clock = clock
+        self._roster = roster
         self._probing = False
+        self._swept = False
+        self._operations = 0
+        self._under_way: dict[int, float] = {}
 
     @property
     def root(self) -> str:
@@ -61,15 +75,21 @@ class Member:
     @property
     def trusted(self) -> bool:
         """Whether "no such sample" from this disk is the truth about its mirror."""
-        return self.health.state in (State.ONLINE, State.READ_ONLY)
+        return self.health.state in (State.ONLINE, State.READ_ONLY) and not self.health.rebuilding
+
+    @property
+    def slow(self) -> bool:
+        """Whether an operation has been under way for suspiciously long."""
+        oldest = next(iter(self._under_way.values()), None)
+        return oldest is not None and self.clock.seconds() - oldest > SLOW_SECONDS
 
     def read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for reading; count what the disk did."""
-        return self._workers.readers.run(function, *args).addCallbacks(self._passed, self._failed)
+        return self._run(self._workers.readers, function, *args)
 
     def write(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for writing; count what the disk did."""
-        return self._workers.writers.run(function, *args).addCallbacks(self._passed, self._failed)
+        return self._run(self._workers.writers, function, *args)
 
     async def open(self, digest: Digest) -> "DiskSource | None":
         """The disk's copy as a source to read from, `None` when there is none.
@@ -96,49 +116,89 @@ class Member:
         if self._probing:
             return succeed(None)
         self._probing = True
-        deadline = self._clock.callLater(PROBE_DEADLINE_SECONDS, self._unanswered)
-
-        def ended(outcome: T) -> T:
-            self._probing = False
-            if deadline.active():
-                deadline.cancel()
-            return outcome
-
-        probe = self._workers.prober.run(self.disk.probe, self.health.writable).addBoth(ended)
-        return probe.addCallbacks(self._probe_passed, self._probe_failed)
+        probing = Deferred.fromCoroutine(self._probe()).addErrback(self._probe_failed)
+        return within(self.clock, PROBE_DEADLINE_SECONDS, probing).addErrback(self._unanswered)
 
     def stop(self) -> None:
         """Let the threads end once they are idle."""
         self._workers.stop()
 
-    def _passed(self, result: T) -> T:
-        self.health.operation_passed()
-        return result
+    def _run(self, worker: Worker, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        self._operations += 1
+        number = self._operations
+        self._under_way[number] = self.clock.seconds()
 
-    def _failed(self, failure: Failure) -> Failure:
-        error = failure.value
+        def ended(outcome: T | Failure) -> T | Failure:
+            del self._under_way[number]
+            self._count(outcome)
+            return outcome
+
+        return worker.run(function, *args).addBoth(ended)
+
+    def _count(self, outcome: object) -> None:
+        if not isinstance(outcome, Failure):
+            self.health.operation_passed()
+            return
+        error = outcome.value
         if isinstance(error, DiskAway):
             self._went_away(str(error))
         elif isinstance(error, OSError) and error.errno not in FULL:
             self.health.operation_failed(str(error))
             self.log.warn("{root}: {error}", root=self.root, error=str(error))
-        return failure
 
-    def _unanswered(self) -> None:
-        self._went_away(f"{self.root}: has not answered for {PROBE_DEADLINE_SECONDS:g} s")
+    async def _probe(self) -> None:
+        run, disk = self._workers.prober.run, self.disk
+        writable = self.health.writable
+        found = await run(probe, disk, writable)
+        judgement = self._roster.judge(
+            self.root, found.marker, empty=found.empty, writable=writable and not found.held
+        )
+        if judgement.refusal is not None:
+            raise DiskAway(judgement.refusal)
+        disk.identify(found.device)
+        if writable and not found.held and found.refused is None:
+            if judgement.marker is not None and judgement.marker != found.marker:
+                found = await self._mark(found, judgement.marker)
+            if not self._swept:
+                await run(sweep, disk)
+                self._swept = True
+        self._probe_passed(found)
 
-    def _probe_passed(self, probe: Probe) -> None:
+    async def _mark(self, found: Probe, marker: Marker) -> Probe:
+        try:
+            await self._workers.prober.run(write_marker, self.disk, marker)
+        except OSError as error:
+            if error.errno not in (*FULL, *REFUSING):
+                raise
+            if found.marker is None:
+                self._roster.forget(self.root)
+            if error.errno in FULL:
+                return found
+            refused = f"{self.root}: cannot be written: {error.strerror}"
+            return attrs.evolve(found, refused=refused)
+        return attrs.evolve(found, marker=marker)
+
+    def _probe_passed(self, found: Probe) -> None:
+        self._probing = False
         before = self.health.state
-        self.health.probe_passed(probe)
+        self.health.probe_passed(found)
         state = self.health.state
         if before is not state:
             why = self.health.fault or "in use"
             self.log.info("{root} is {state}: {why}", root=self.root, state=state.value, why=why)
 
     def _probe_failed(self, failure: Failure) -> None:
-        if not failure.check(DiskAway, OSError):
+        self._probing = False
+        if failure.check(DiskAway):
+            self._went_away(str(failure.value))
+            return
+        if not failure.check(BadMarker, OSError):
             self.log.failure("Probing {root}", failure, root=self.root)
-        self._went_away(str(failure.value))
+        self._went_away(f"{self.root}: {failure.value}")
+
+    def _unanswered(self, failure: Failure) -> None:
+        failure.trap(Unanswered)
+        self._went_away(f"{self.root}: has not answered for {PROBE_DEADLINE_SECONDS:g} s")
 
     def _went_away(self, reason: str) -> None:
         if self.health.fault != reason:
@@ -150,8 +210,9 @@ class DiskSource:
     """A copy on a disk that is being read. Implements `stor.content.Source`."""
 
     def __init__(self, member: Member, opened: OpenCopy) -> None:
-        self._member = member
+        self.member = member
         self._opened = opened
+        self._reading: Deferred[bytes] | None = None
         self.place = opened.copy.path
         self.size = opened.copy.size
         self.modified_ns = opened.copy.modified_ns
@@ -159,11 +220,20 @@ class DiskSource:
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
-        return self._member.read(self._opened.read, offset, length, hasher)
+        self._reading = self.member.read(self._opened.read, offset, length, hasher)
+        return self._reading
 
     def close(self) -> None:
         """See `stor.content.Source.close`."""
-        if self._opened.fd is not None:
-            # A worker with too much to do must not cost a descriptor.
-            closing = self._member.read(self._opened.close)
-            closing.addErrback(lambda _: self._opened.close())
+        if self._opened.fd is None:
+            return
+        if self._reading is not None and not self._reading.called:
+            self._reading.addBoth(self._close)
+        else:
+            self._close(None)
+
+    def _close(self, outcome: T) -> T:
+        # A worker with too much to do must not cost a descriptor.
+        closing = self.member.read(self._opened.close)
+        closing.addErrback(lambda _: self._opened.close())
+        return outcome

@@ -7,7 +7,7 @@ from contextlib import suppress
 import attrs
 
 from stor.digest import Digest
-from stor.disks.disk import Disk, Room
+from stor.disks.disk import Disk, Room, read_exactly
 from stor.errors import Damaged
 
 #: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
@@ -65,6 +65,10 @@ class StagedCopy:
                     raise OSError(errno.EIO, "write(2) wrote nothing")
                 rest = rest[written:]
 
+    def read_back(self, offset: int, length: int) -> bytes:
+        """`length` bytes of what has been written. Raises `Damaged`, `OSError`."""
+        return read_exactly(self.disk.files, self._fd, length, offset)
+
     def sync(self, modified_ns: int) -> None:
         """Bring content and times to stable storage. Raises `OSError`."""
         self.disk.files.set_modified(self._fd, modified_ns)
@@ -80,8 +84,9 @@ class StagedCopy:
             self._link(digest)
             self._named = digest
         except FileExistsError:
-            if not self._keep_existing(digest):
-                self.disk.quarantine(digest, self._root_fd)
+            reason = self._unfit(digest)
+            if reason is not None:
+                self.disk.quarantine(digest, reason, self._root_fd)
                 self._link(digest)
                 self._named = digest
         if self._temporary is not None:
@@ -152,16 +157,21 @@ class StagedCopy:
                 self.disk.files.make_directory(path, self._root_fd)
                 self._made.append(path)
 
-    def _keep_existing(self, digest: Digest) -> bool:
+    def _unfit(self, digest: Digest) -> str | None:
+        """Why what has the sample's name is not the sample, `None` when it is, and is durable."""
         try:
             if self.disk.verify(digest) is None:
-                return False
-        except Damaged:
-            return False
+                return "it was gone"
+        except Damaged as error:
+            return str(error)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return f"it could not be read: {error}"
         files = self.disk.files
         fd = files.open_to_read(digest.disk_path, self._root_fd)
         try:
             files.sync(fd)
         finally:
             files.close(fd)
-        return True
+        return None

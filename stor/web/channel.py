@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from stor.web.answer import Answer
-from stor.web.request import StorRequest
+from stor.web.request import StorRequest, path_of
 
 #: After an answer that came before the end of the body: so long is the rest read and thrown away,
 #: in all and without a byte. Closing at once would reset the connection, and the reset can
@@ -120,6 +120,9 @@ class StorChannel(HTTPChannel):
         hosts = request.requestHeaders.getRawHeaders(b"Host", [])
         if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
             self.refuse(Answer.line(400, f"bad request: {len(hosts)} Host headers, expected one"))
+            return
+        if path_of(self._path) is None:
+            self.refuse(Answer.line(400, "bad request: the target is no path and no http URL"))
             return
         request.begin(self._command, self._path, self._version, self.length)
 

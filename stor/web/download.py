@@ -1,6 +1,6 @@
 """One sample on its way to a client."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -44,7 +44,7 @@ class Sender:
         self._paused = False
         self.gone = False
 
-    async def send(self, content: Content, begin: int, end: int) -> None:
+    async def send(self, content: Content[Any], begin: int, end: int) -> None:
         """Send the bytes from `begin` up to `end`, then close `content`; returns when all are sent.
 
         Raises what `Content.read` raises as long as nothing was sent; after that a failure cuts

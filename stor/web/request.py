@@ -60,7 +60,7 @@ class StorRequest(Request):
     def begin(self, method: bytes, target: bytes, version: bytes, length: int | None) -> None:
         """The headers are complete: decide before the body comes."""
         self.method, self.uri, self.clientproto = method, target, version
-        self.path = _path(target)
+        self.path = path_of(target) or b"/"
         self.content = BytesIO()
         self.site = self.channel.site
         self.complete = length == 0
@@ -106,7 +106,7 @@ class StorRequest(Request):
 
     def process(self) -> None:
         """Hand the request to the routes."""
-        self.path = _path(self.uri)
+        self.path = path_of(self.uri) or b"/"
         self.prepath: list[bytes] = []
         # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.
         self.postpath = [quote(self.name, safe="").encode()]
@@ -186,11 +186,12 @@ class StorRequest(Request):
         self.answer_early(Answer.line(413, f"too large: {method} is expected to have no body"))
 
 
-def _path(target: bytes) -> bytes:
-    """The path of a request target in origin-form or absolute-form (RFC 9112, 3.2)."""
+def path_of(target: bytes) -> bytes | None:
+    """The path of a request target in origin-form or absolute-form (RFC 9112, 3.2), else `None`."""
     path = target.partition(b"?")[0]
-    if not path.startswith(b"/"):
-        scheme, separator, rest = path.partition(b"://")
-        if separator and scheme.lower() in (b"http", b"https"):
-            path = b"/" + rest.partition(b"/")[2]
-    return path
+    if path.startswith(b"/"):
+        return path
+    scheme, separator, rest = path.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https"):
+        return b"/" + rest.partition(b"/")[2]
+    return None

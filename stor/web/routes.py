@@ -131,7 +131,7 @@ class Api:
         content = await self._store.open(digest)
         return await self._send(request, content)
 
-    async def _send(self, request: StorRequest, content: Content) -> bytes:
+    async def _send(self, request: StorRequest, content: Content[Any]) -> bytes:
         now = self._validators(content.digest, content.modified_ns)
         wanted, if_range = request.getHeader(b"range"), request.getHeader(b"if-range")
         try:

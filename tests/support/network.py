@@ -1,13 +1,32 @@
 """An in-memory connection to a real Site: half-close, abort and back-pressure as TCP has them."""
 
 import re
+from contextlib import contextmanager
 
 import attrs
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+
+@contextmanager
+def no_bug_logged():
+    """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
+    bugs = []
+
+    def observe(event):
+        if event.get("log_level") is LogLevel.critical:
+            bugs.append(str(event.get("log_failure") or event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert bugs == []
 
 
 @attrs.frozen
@@ -119,6 +138,11 @@ class Connection:
     def close(self):
         """Disconnect, as a client does that goes away."""
         self._end(ConnectionDone())
+
+    def wait(self, seconds):
+        """Let time pass."""
+        self._clock.advance(seconds)
+        self.settle()
 
     def settle(self):
         moved = True

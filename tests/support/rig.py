@@ -15,6 +15,7 @@ from stor.disks.health import Health
 from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
+from stor.disks.roster import Roster
 from stor.store import Store
 from stor.web.auth import Authenticator
 from stor.web.routes import Api
@@ -51,23 +52,31 @@ class Rig:
         self.clock = Clock()
         self.clock.advance(time.time())
         self.members = []
+        roots = [
+            [path / f"set{s}" / f"disk{d}" for d in range(disks)] for s, disks in enumerate(sets)
+        ]
+        roster = Roster([[str(root) for root in of_set] for of_set in roots])
         mirrors = []
-        for s, disks in enumerate(sets):
+        for s, of_set in enumerate(roots):
             members = []
-            for d in range(disks):
-                root = path / f"set{s}" / f"disk{d}"
+            for d, root in enumerate(of_set):
                 root.mkdir(parents=True, exist_ok=True)
                 disk = Disk(str(root), files(f"set{s}/disk{d}"))
                 health = Health(self.clock.seconds, writable=(s, d) not in read_only)
-                members.append(
-                    Member(disk, health, Workers(worker(), worker(), InlineWorker()), self.clock)
-                )
+                workers = Workers(worker(), worker(), InlineWorker())
+                members.append(Member(disk, health, workers, self.clock, roster))
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
-        self.rng = random.Random(seed)
         self.mirrors = Mirrors(
-            mirrors, reserve_bytes, lambda: int(self.clock.seconds() * 1e9), self.rng
+            mirrors,
+            roster,
+            reserve_bytes=reserve_bytes,
+            clock=self.clock,
+            now_ns=lambda: int(self.clock.seconds() * 1e9),
+            rng=random.Random(seed),
         )
+        self.probe()
+        roster.patient = False
         self.probe()
         self.store = Store(self.mirrors, succeed(None))
         self.uploads = Uploads(

@@ -1,0 +1,271 @@
+"""Copies to put back, and putting them back."""
+
+from collections.abc import Iterable
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stor.digest import Digest, MalformedDigest
+from stor.disks.disk import REPAIR_DIRECTORY, Copy, Disk
+from stor.disks.health import State
+from stor.disks.member import Member
+from stor.disks.mirror import Mirror
+from stor.disks.writing import MirrorWrite
+from stor.errors import Damaged, StorError
+from stor.worker import settle
+
+#: A repair that could not be finished is not tried again before.
+RETRY_SECONDS = 60.0
+
+_CHUNK_BYTES = 1024 * 1024
+
+
+class Unmendable(StorError):
+    """No good copy is left to repair from."""
+
+
+@attrs.frozen
+class Examination:
+    """What reading every copy of a sample in full has shown.
+
+    `good` are the disks with the right bytes; `lacking` those that could have them and do not;
+    `unheard` those that did not say.
+    """
+
+    good: dict[Member, Copy]
+    lacking: list[Member]
+    unheard: list[Member]
+
+
+class Repairs:
+    """Puts copies back that were found missing or bad; one at a time on each mirror.
+
+    What is to be repaired is also noted on the mirror's disks, below `.stor/repair/`, and taken
+    up again after a restart.
+    """
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, reserve_bytes: int) -> None:
+        self.mended_total = 0
+        self._clock = clock
+        self._reserve_bytes = reserve_bytes
+        #: What is to be repaired, and the time in seconds before which it is not tried again.
+        self._due: dict[tuple[Digest, Mirror], float] = {}
+        self._locks: dict[Mirror, DeferredLock] = {}
+        self._running: set[Mirror] = set()
+        self._rested: dict[tuple[Digest, Mirror], float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many samples are to be repaired."""
+        return len(self._due)
+
+    def report(self, digest: Digest, mirror: Mirror) -> None:
+        """A copy of the sample on `mirror` is missing or bad."""
+        key = (digest, mirror)
+        if key in self._due or self._rested.get(key, 0.0) > self._clock.seconds():
+            return
+        self._due[key] = 0.0
+        self._note(digest, mirror)
+        self._start(mirror)
+
+    def resume(self, mirrors: Iterable[Mirror]) -> None:
+        """Take up what is due; called every now and then."""
+        now = self._clock.seconds()
+        self._rested = {key: until for key, until in self._rested.items() if until > now}
+        for mirror in mirrors:
+            self._start(mirror)
+
+    async def recall(self, mirror: Mirror) -> None:
+        """Learn what an earlier process was to repair. Never raises."""
+        members = [member for member in mirror.members if member.health.readable]
+        for found in await settle([member.read(_noted, member.disk) for member in members]):
+            for digest in [] if isinstance(found, Failure) else found:
+                self._due.setdefault((digest, mirror), 0.0)
+        self._start(mirror)
+
+    async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
+        """Make the sample whole on every disk of `mirror` that can be written: its paths.
+
+        Raises `Unmendable` when no copy is good, `NoRoom`, `Unavailable`.
+        """
+        lock = self._locks.setdefault(mirror, DeferredLock())
+        await lock.acquire()
+        try:
+            return await self._mend(digest, mirror)
+        finally:
+            lock.release()
+
+    async def _mend(self, digest: Digest, mirror: Mirror) -> list[str]:
+        found = await self._examine(digest, mirror)
+        if not found.good:
+            raise Unmendable(f"no good copy of {digest} is left on {mirror}")
+        lacking = [member for member in found.lacking if member.writable]
+        if lacking:
+            await self._put_back(digest, mirror, found, lacking)
+            self.mended_total += 1
+            roots = ", ".join(member.root for member in lacking)
+            self.log.info("Repaired {digest} on {roots}", digest=str(digest), roots=roots)
+        whole = {*found.good, *lacking}
+        return [f"{m.root}/{digest.disk_path}" for m in mirror.members if m in whole]
+
+    async def _examine(self, digest: Digest, mirror: Mirror) -> Examination:
+        found = Examination({}, [], [])
+        for member in mirror.members:
+            if not member.health.readable:
+                found.unheard.append(member)
+                continue
+            # One I/O error can be a passing one; the second says that the copy cannot be read.
+            for attempt in range(2):
+                try:
+                    copy = await member.read(member.disk.verify, digest)
+                except Damaged:
+                    member.condemned.add(digest)
+                    found.lacking.append(member)
+                except OSError:
+                    if not attempt:
+                        continue
+                    found.lacking.append(member)
+                except Exception as error:
+                    self.log.warn("{root}: {error}", root=member.root, error=str(error))
+                    found.unheard.append(member)
+                else:
+                    if copy is None:
+                        found.lacking.append(member)
+                    else:
+                        found.good[member] = copy
+                        member.condemned.discard(digest)
+                break
+        return found
+
+    async def _put_back(
+        self, digest: Digest, mirror: Mirror, found: Examination, lacking: list[Member]
+    ) -> None:
+        giver, copy = next(iter(found.good.items()))
+        source = await giver.open(digest)
+        if source is None:
+            raise Unmendable(f"{copy.path} vanished while it was copied")
+        write = MirrorWrite(
+            mirror, lacking, digest, copy.size, self._reserve_bytes, copy.modified_ns
+        )
+        try:
+            await write.prepare()
+            if source.whole is not None:
+                await write.add([source.whole], True)
+            offset = 0
+            while source.whole is None and offset < copy.size:
+                length = min(_CHUNK_BYTES, copy.size - offset)
+                data = await source.read(offset, length, None)
+                offset += length
+                await write.add([data], offset == copy.size)
+            await write.commit()
+        finally:
+            source.close()
+            await write.discard()
+
+    def _start(self, mirror: Mirror) -> None:
+        if mirror not in self._running and self._next_due(mirror) is not None:
+            self._running.add(mirror)
+            running = Deferred.fromCoroutine(self._run(mirror))
+            running.addBoth(lambda _: self._running.discard(mirror))
+
+    async def _run(self, mirror: Mirror) -> None:
+        while (digest := self._next_due(mirror)) is not None:
+            key = (digest, mirror)
+            try:
+                await self.mend(digest, mirror)
+            except Unmendable as error:
+                # The note stays: the next start learns from it which copies are bad.
+                self.log.error("{error}", error=str(error))
+                self._rest(key)
+            except Exception as error:
+                self.log.warn("Repair of {digest}: {error}", digest=str(digest), error=str(error))
+                self._due[key] = self._clock.seconds() + RETRY_SECONDS
+            else:
+                if self._whole(mirror):
+                    self._rest(key)
+                    self._forget(digest, mirror)
+                else:
+                    self._due[key] = self._clock.seconds() + RETRY_SECONDS
+
+    def _next_due(self, mirror: Mirror) -> Digest | None:
+        now = self._clock.seconds()
+        return next(
+            (
+                digest
+                for (digest, where), due in self._due.items()
+                if where is mirror and (due == 0.0 or (due <= now and self._whole(mirror)))
+            ),
+            None,
+        )
+
+    def _whole(self, mirror: Mirror) -> bool:
+        """Whether every disk that is ever written can be written now."""
+        return all(
+            member.health.state is State.ONLINE or not member.health.writable
+            for member in mirror.members
+        )
+
+    def _rest(self, key: tuple[Digest, Mirror]) -> None:
+        del self._due[key]
+        self._rested[key] = self._clock.seconds() + RETRY_SECONDS
+
+    def _note(self, digest: Digest, mirror: Mirror) -> None:
+        for member in mirror.members:
+            if member.writable:
+                noting = member.write(_note, member.disk, digest)
+                noting.addErrback(self._unnoted, member)
+
+    def _forget(self, digest: Digest, mirror: Mirror) -> None:
+        for member in mirror.members:
+            if member.writable:
+                forgetting = member.write(_forget, member.disk, digest)
+                forgetting.addErrback(self._unnoted, member)
+
+    def _unnoted(self, failure: Failure, member: Member) -> None:
+        self.log.warn("{root}: {error}", root=member.root, error=str(failure.value))
+
+
+def _note(disk: Disk, digest: Digest) -> None:
+    """Remember on a disk that a sample is to be repaired."""
+    with disk.entered() as root_fd:
+        path = f"{REPAIR_DIRECTORY}/{digest}"
+        try:
+            fd = disk.in_own_directory(root_fd, lambda: disk.files.create(path, root_fd))
+        except FileExistsError:
+            return
+        disk.files.close(fd)
+        disk.sync_directory(REPAIR_DIRECTORY, root_fd)
+
+
+def _forget(disk: Disk, digest: Digest) -> None:
+    """The sample is whole again."""
+    with disk.entered() as root_fd:
+        try:
+            disk.files.unlink(f"{REPAIR_DIRECTORY}/{digest}", root_fd)
+        except FileNotFoundError:
+            return
+
+
+def _noted(disk: Disk) -> list[Digest]:
+    """What is noted on a disk."""
+    with disk.entered() as root_fd:
+        try:
+            fd = disk.files.open_directory(REPAIR_DIRECTORY, root_fd)
+        except FileNotFoundError:
+            return []
+        try:
+            names = disk.files.list(fd)
+        finally:
+            disk.files.close(fd)
+    digests = []
+    for name in names:
+        try:
+            digests.append(Digest.parse(name))
+        except MalformedDigest:
+            continue  # not a note of ours
+    return digests

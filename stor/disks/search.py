@@ -1,0 +1,201 @@
+"""Looking for a sample's copies, best first, without waiting for a disk that hangs."""
+
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stor.digest import Digest
+from stor.disks.disk import Copy
+from stor.disks.member import DiskSource, Member
+from stor.disks.mirror import ANSWER_SECONDS, Mirror
+from stor.disks.repair import Repairs
+from stor.errors import Damaged
+from stor.worker import within
+
+T = TypeVar("T", Copy, DiskSource)
+
+#: A disk that has not answered by then is asked no less, but the next one is asked too.
+HEDGE_SECONDS = 0.25
+
+
+@attrs.define(eq=False)
+class _Attempt:
+    """One disk that was asked; `outcome` when it has answered."""
+
+    mirror: Mirror
+    member: Member
+    answered: bool = False
+    outcome: Any = None
+
+
+class Search:
+    """One sample's copies, in the order in which they are tried.
+
+    Random order, the first disk of each mirror, then the rest; suspect disks and slow ones last:
+    load spreads, and a sample on a healthy mirror is found in one pass. Copies found missing or
+    bad on the way to a good one are reported for repair.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        mirrors: Sequence[Mirror],
+        digest: Digest,
+        repairs: Repairs,
+        clock: IReactorTime,
+        rng: random.Random,
+    ) -> None:
+        self.attempts = 0
+        self.damaged: list[str] = []
+        self._digest = digest
+        self._mirrors = mirrors
+        self._repairs = repairs
+        self._clock = clock
+        self._answered: set[Mirror] = set()
+        self._incomplete: set[Mirror] = set()
+        self._trouble: list[str] = []
+        self._waiting: list[_Attempt] = []
+        self._wake: Deferred[None] | None = None
+        self._closed = False
+        self._candidates = iter(_ranked(mirrors, rng))
+
+    async def look(self) -> Copy | None:
+        """The next copy by its name, not read; `None` when there are no more. Never raises."""
+
+        async def ask(member: Member) -> Copy | None:
+            return await member.read(member.disk.look, self._digest)
+
+        return await self._next(ask)
+
+    async def next(self) -> DiskSource | None:
+        """The next copy that can be opened, `None` when there are no more. Never raises."""
+
+        async def ask(member: Member) -> DiskSource | None:
+            return await member.open(self._digest)
+
+        return await self._next(ask)
+
+    def condemn(self, source: DiskSource, reason: str) -> None:
+        """The copy has turned out to be bad: it is not served again, and repaired."""
+        self.log.error("Damaged: {reason}", reason=reason)
+        source.member.condemned.add(self._digest)
+        self.suspect(source)
+
+    def suspect(self, source: DiskSource) -> None:
+        """The copy could not be read: have it looked at."""
+        for mirror in self._mirrors:
+            if source.member in mirror.members:
+                self._repairs.report(self._digest, mirror)
+
+    def close(self) -> None:
+        """No more copies are wanted; those that come too late are closed."""
+        self._closed = True
+        for attempt in self._waiting:
+            if attempt.answered:
+                _close(attempt.outcome)
+
+    @property
+    def unanswered(self) -> str | None:
+        """Why a mirror could hold the sample all the same, `None` when every one has answered."""
+        for mirror in self._mirrors:
+            if mirror not in self._answered:
+                faults = [m.health.fault for m in mirror.members if m.health.fault]
+                reasons = "; ".join([*faults, *self._trouble])
+                return reasons or f"{mirror}: no answer from a disk that is whole"
+        return None
+
+    async def _next(self, ask: Callable[[Member], Coroutine[Any, Any, T | None]]) -> T | None:
+        while True:
+            attempt = next((a for a in self._waiting if a.answered), None)
+            if attempt is not None:
+                self._waiting.remove(attempt)
+                found: T | None = self._weigh(attempt)
+                if found is not None:
+                    return found
+                continue
+            candidate = next(self._candidates, None)
+            if candidate is not None:
+                self._ask(*candidate, ask)
+            elif not self._waiting:
+                return None
+            await self._answer(hedge=candidate is not None)
+
+    def _ask(self, mirror: Mirror, member: Member, ask: Callable[[Member], Any]) -> None:
+        attempt = _Attempt(mirror, member)
+        self._waiting.append(attempt)
+        if self._digest in member.condemned:
+            attempt.answered = True
+            attempt.outcome = Failure(Damaged(f"{member.root}: the copy is known to be bad"))
+            return
+        self.attempts += 1
+
+        def answered(outcome: object) -> None:
+            attempt.answered, attempt.outcome = True, outcome
+            if self._closed:
+                _close(outcome)
+            elif self._wake is not None:
+                wake, self._wake = self._wake, None
+                wake.callback(None)
+
+        asking = Deferred.fromCoroutine(ask(member))
+        within(self._clock, ANSWER_SECONDS, asking, late=_close).addBoth(answered)
+
+    async def _answer(self, *, hedge: bool) -> None:
+        """Wait until a disk has answered; not long, when there is another one to ask."""
+        if any(attempt.answered for attempt in self._waiting):
+            return
+        wake: Deferred[None] = Deferred()
+        self._wake = wake
+        timer = None
+        if hedge:
+            timer = self._clock.callLater(HEDGE_SECONDS, self._hurry, wake)
+        await wake
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _hurry(self, wake: Deferred[None]) -> None:
+        self._wake = None
+        wake.callback(None)
+
+    def _weigh(self, attempt: _Attempt) -> Any:
+        outcome, mirror, member = attempt.outcome, attempt.mirror, attempt.member
+        if isinstance(outcome, Failure):
+            if outcome.check(Damaged):
+                self.damaged.append(str(outcome.value))
+                self._answered.add(mirror)
+                member.condemned.add(self._digest)
+                self._repairs.report(self._digest, mirror)
+            else:
+                self._trouble.append(f"{member.root}: {outcome.value}")
+            return None
+        if outcome is not None:
+            if mirror in self._incomplete:
+                self._repairs.report(self._digest, mirror)
+            return outcome
+        if member.trusted:
+            self._answered.add(mirror)
+        self._incomplete.add(mirror)
+        return None
+
+
+def _ranked(mirrors: Sequence[Mirror], rng: random.Random) -> list[tuple[Mirror, Member]]:
+    ranked: list[tuple[bool, bool, int, float, Mirror, Member]] = []
+    for mirror in mirrors:
+        readable = [member for member in mirror.members if member.health.readable]
+        rng.shuffle(readable)
+        for rank, member in enumerate(readable):
+            ranked.append((not member.trusted, member.slow, rank, rng.random(), mirror, member))
+    ranked.sort(key=lambda candidate: candidate[:4])
+    return [(mirror, member) for *_, mirror, member in ranked]
+
+
+def _close(outcome: object) -> None:
+    if isinstance(outcome, DiskSource):
+        outcome.close()

@@ -1,0 +1,223 @@
+"""A sample being written to every disk of a mirror."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, TypeVarTuple
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from stor.digest import Digest
+from stor.disks.disk import FULL, Room
+from stor.disks.member import Member
+from stor.disks.mirror import Mirror
+from stor.disks.placement import on_disk
+from stor.disks.staged import StagedCopy
+from stor.errors import NoRoom, StorError, Unavailable
+from stor.worker import first_failure, settle, within
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+#: A disk that takes longer for one step is treated as failed; what it still does is undone.
+STEP_SECONDS = 30.0
+
+#: How long a failed upload waits for the last disk to be clean before it is answered.
+DISCARD_SECONDS = 5.0
+
+#: Up to this size the staged files are made together with the first write, in one visit to a disk.
+STAGE_EARLY_BYTES = 1024 * 1024
+
+
+class Slot:
+    """One disk's part in a write. Its steps run one after the other, also after a time-out."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.staged: StagedCopy | None = None
+        self._last: Deferred[object] | None = None
+
+    def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Call `function` in one of the disk's threads once the step before has ended."""
+        if self._last is None or self._last.called:
+            step = self.member.write(function, *args)
+        else:
+            step = Deferred()
+            # The step before has told its failure to whoever waited for it.
+            self._last.addBoth(lambda _: self.member.write(function, *args).chainDeferred(step))
+        ended: Deferred[object] = Deferred()
+        self._last = ended
+
+        def pass_on(outcome: T | Failure) -> T | Failure:
+            ended.callback(None)
+            return outcome
+
+        return step.addBoth(pass_on)
+
+    @property
+    def used(self) -> bool:
+        """Whether any step was begun."""
+        return self._last is not None
+
+    def stage(self, length: int | None) -> Room | None:
+        """Make the staged file, once; what is left on the disk after it. Runs in a thread."""
+        if self.staged is not None:
+            return None
+        self.staged, room = StagedCopy.begin(self.member.disk, length)
+        return room
+
+    def advance(
+        self, length: int | None, chunks: Sequence[bytes], modified_ns: int | None
+    ) -> Room | None:
+        """Append `chunks`; with `modified_ns` they are the last, and the file is synced."""
+        room = self.stage(length)
+        staged = self.copy
+        staged.write(chunks)
+        if modified_ns is not None:
+            staged.sync(modified_ns)
+        return room
+
+    def discard(self) -> None:
+        """Leave nothing behind on this disk. Runs in a thread."""
+        if self.staged is not None:
+            self.staged.discard()
+
+    @property
+    def copy(self) -> StagedCopy:
+        """The staged copy. Raises `ValueError` before `stage`."""
+        if self.staged is None:
+            raise ValueError("a copy is used before it is staged")
+        return self.staged
+
+
+class MirrorWrite:
+    """A sample being written to every disk of a mirror.
+
+    `add` the content, then `commit`; in the end `discard`, which does nothing after a commit.
+    Calls are not to overlap: each is to be awaited before the next. After `commit` has returned,
+    every copy is on stable storage under its final name; after `discard` no disk keeps anything
+    that was not committed.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        members: Sequence[Member],
+        digest: Digest,
+        length: int | None,
+        reserve_bytes: int,
+        modified_ns: int,
+    ) -> None:
+        """`length` in bytes when known; `modified_ns` is what every copy says of its age."""
+        self.mirror = mirror
+        self.written_bytes = 0
+        self._digest = digest
+        self._length = length
+        self._reserve_bytes = reserve_bytes
+        self._modified_ns = modified_ns
+        self._slots = [Slot(member) for member in members]
+        self._failed: set[Slot] = set()
+        self._reserved = on_disk(length or 0, mirror.candidate().block_bytes)
+        mirror.reserved_bytes += self._reserved
+        mirror.reserved_samples += 1
+        self._holds_reservation = True
+        self._committed = False
+
+    async def prepare(self) -> None:
+        """Have room on every disk before the body is asked for, unless the body is small.
+
+        Raises `NoRoom`, `Unavailable`.
+        """
+        if self._length is None or self._length > STAGE_EARLY_BYTES:
+            await self._everywhere(lambda slot: slot.run(slot.stage, self._length))
+
+    async def add(self, chunks: Sequence[bytes], last: bool) -> None:
+        """Append `chunks` to every copy; sync every copy after the last. Raises like `prepare`."""
+        modified_ns = self._modified_ns if last else None
+        await self._everywhere(
+            lambda slot: slot.run(slot.advance, self._length, chunks, modified_ns)
+        )
+        self.written_bytes += sum(map(len, chunks))
+        if self._length is None:
+            await self._keep_reserve()
+
+    async def commit(self) -> tuple[list[str], bool]:
+        """Name every copy, then make the names durable: the paths, and whether they are new.
+
+        Raises `Unavailable`.
+        """
+        digest = self._digest
+        named = await self._everywhere(lambda slot: slot.run(slot.copy.name, digest))
+        await self._everywhere(lambda slot: slot.run(slot.copy.sync_directories, digest))
+        self._committed = True
+        await settle([slot.run(slot.copy.close) for slot in self._slots])
+        for slot in self._slots:
+            slot.member.condemned.discard(digest)
+        return [f"{slot.member.root}/{digest.disk_path}" for slot in self._slots], all(named)
+
+    async def discard(self) -> None:
+        """Leave nothing behind on any disk. Never raises.
+
+        A disk that hangs is cleaned when it answers again; this waits `DISCARD_SECONDS` at most.
+        """
+        self._release()
+        used = [] if self._committed else [slot for slot in self._slots if slot.used]
+        await settle([self._in_time(slot, DISCARD_SECONDS, slot.discard) for slot in used])
+
+    async def read_back(self, offset: int, length: int) -> bytes:
+        """A part of what has been written, from a disk that has not failed.
+
+        Raises `Unavailable` when there is none.
+        """
+        for slot in self._slots:
+            if slot not in self._failed and slot.staged is not None:
+                (data,) = await settle(
+                    [self._in_time(slot, STEP_SECONDS, slot.copy.read_back, offset, length)]
+                )
+                if isinstance(data, bytes):
+                    return data
+                self._failed.add(slot)
+        raise Unavailable("every disk of the set failed while the sample was written")
+
+    def _in_time(
+        self, slot: Slot, seconds: float, function: Callable[[*Args], T], *args: *Args
+    ) -> Deferred[T]:
+        return within(slot.member.clock, seconds, slot.run(function, *args))
+
+    async def _everywhere(self, step: Callable[[Slot], Deferred[T]]) -> list[T]:
+        steps = [within(slot.member.clock, STEP_SECONDS, step(slot)) for slot in self._slots]
+        outcomes = await settle(steps)
+        for slot, outcome in zip(self._slots, outcomes, strict=True):
+            if isinstance(outcome, Room):
+                slot.member.health.room = outcome
+            elif isinstance(outcome, Failure):
+                self._failed.add(slot)
+        if all(slot.staged is not None for slot in self._slots):
+            self._release()
+        failure = first_failure(outcomes)
+        if failure is not None:
+            raise _reason(failure) from failure.value
+        return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+
+    async def _keep_reserve(self) -> None:
+        """A body of unknown length has reserved nothing: look what it has left."""
+        await settle([slot.member.renew_room() for slot in self._slots])
+        if self.mirror.candidate().spare_bytes(self._reserve_bytes) < 0:
+            raise NoRoom("no room: the storage is full up to its reserve")
+
+    def _release(self) -> None:
+        """From here on the disks themselves show what the upload takes."""
+        if self._holds_reservation:
+            self._holds_reservation = False
+            self.mirror.reserved_bytes -= self._reserved
+            self.mirror.reserved_samples -= 1
+
+
+def _reason(failure: Failure) -> StorError:
+    error = failure.value
+    if isinstance(error, StorError):
+        return error
+    if isinstance(error, OSError) and error.errno in FULL:
+        return NoRoom(
+            "no room: a storage became full while the sample was written; nothing was kept"
+        )
+    return Unavailable(f"a storage failed while the sample was written, nothing was kept: {error}")
