@@ -18,6 +18,7 @@ setup(
     license="Artistic-1.0-Perl OR GPL-1.0-or-later",
     packages=["stor", "stor.disks", "stor.web", "twisted.plugins"],
     package_data={"stor": ["py.typed"]},
+    entry_points={"console_scripts": ["stor = stor.cli:main"]},
     python_requires=">=3.11",
     install_requires=[
         "attrs>=23.2",

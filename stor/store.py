@@ -29,6 +29,7 @@ class Status:
     problems: list[str]
     warnings: list[str]
     sets: list[dict[str, Any]]
+    repairs: dict[str, int]
 
 
 class Store:
@@ -83,11 +84,17 @@ class Store:
         if self._unasked:
             problems.append(self._unasked)
         sets = [
-            {"writable": mirror.writable, "disks": [_picture(member) for member in mirror.members]}
+            {
+                "writable": mirror.writable,
+                "disks": [self._picture(member) for member in mirror.members],
+            }
             for mirror in self._mirrors.mirrors
         ]
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
-        return Status(problems, warnings, sets)
+        repairs = self._mirrors.repairs
+        return Status(
+            problems, warnings, sets, {"waiting": repairs.waiting, "done": repairs.mended_total}
+        )
 
     def _missing(self, search: Search) -> StorError:
         unanswered = search.unanswered
@@ -98,14 +105,17 @@ class Store:
             return Unavailable(f"a storage that could hold the sample did not answer: {unanswered}")
         return NotFound()
 
-
-def _picture(member: Member) -> dict[str, Any]:
-    health = member.health
-    return {
-        "root": member.root,
-        "state": health.state.value,
-        "reason": health.fault,
-        "free_bytes": health.room.free_bytes,
-        "free_inodes": health.room.free_inodes,
-        "errors": health.errors_total,
-    }
+    def _picture(self, member: Member) -> dict[str, Any]:
+        health = member.health
+        picture = {
+            "root": member.root,
+            "state": health.state.value,
+            "since": health.since,
+            "reason": health.fault,
+            "free_bytes": health.room.free_bytes,
+            "free_inodes": health.room.free_inodes,
+            "errors": health.errors_total,
+        }
+        if health.rebuilding:
+            picture["rebuilt"] = round(self._mirrors.rebuilds.progress.get(member, 0.0), 3)
+        return picture

@@ -10,6 +10,7 @@ from stor.digest import Digest
 from stor.disks.member import Member
 from stor.disks.mirror import Mirror, Survey
 from stor.disks.placement import choose
+from stor.disks.rebuild import Rebuilds
 from stor.disks.repair import Repairs
 from stor.disks.roster import Roster
 from stor.disks.search import Search
@@ -34,6 +35,7 @@ class Mirrors:
         self.mirrors = tuple(mirrors)
         self.clock = clock
         self.repairs = Repairs(clock, reserve_bytes)
+        self.rebuilds = Rebuilds(self.repairs)
         self._roster = roster
         self._reserve_bytes = reserve_bytes
         self._now_ns = now_ns
@@ -48,6 +50,8 @@ class Mirrors:
         """Find out what state every disk is in, and take up repairs that wait for that."""
         await settle([member.probe() for member in self.members])
         self.repairs.resume(self.mirrors)
+        for mirror in self.mirrors:
+            self.rebuilds.resume(mirror)
 
     async def begin(self) -> None:
         """Judge the disks that waited for all others to be heard, and recall what is to be done."""

@@ -41,6 +41,7 @@ class StorRequest(Request):
         super().__init__(channel, *args, **kwargs)
         self.upload: Upload | None = None
         self.complete = False
+        self._decided: Answer | None = None
         self._unwanted_bytes = 0
         self._length: int | None = 0
         self._awaits_continue = False
@@ -78,6 +79,7 @@ class StorRequest(Request):
             decision.answer.addCallback(self._answered)
             decision.start()
         elif isinstance(decision, Answer):
+            self._decided = decision
             self.answer_early(decision)
         elif length is not None and length > UNWANTED_BODY_BYTES:
             self._refuse_body()
@@ -105,7 +107,11 @@ class StorRequest(Request):
         super().requestReceived(command, path, version)
 
     def process(self) -> None:
-        """Hand the request to the routes."""
+        """Hand the request to the routes, unless it was decided when its headers were complete."""
+        if self._decided is not None:
+            self.write(self.apply(self._decided))
+            self.finish()
+            return
         self.path = path_of(self.uri) or b"/"
         self.prepath: list[bytes] = []
         # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.

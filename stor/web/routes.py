@@ -11,7 +11,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
-from werkzeug.exceptions import MethodNotAllowed
 
 from stor import __version__
 from stor.content import Content
@@ -76,6 +75,7 @@ class Api:
                 "problems": problems,
                 "warnings": status.warnings,
                 "sets": status.sets,
+                "repairs": status.repairs,
             }
             body = json.dumps(picture, indent=2).encode() + b"\n"
             return request.apply(Answer(code, body, "application/json", headers))
@@ -91,11 +91,6 @@ class Api:
     def put_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
         """Answer an upload whose body is complete; what it did began with its headers."""
         return _run(self._put(request))
-
-    @app.handle_errors(MethodNotAllowed)
-    def method_not_allowed(self, request: StorRequest, failure: Failure) -> bytes:
-        """Say which methods there are."""
-        return request.apply(_not_allowed(request))
 
     @app.handle_errors(Exception)
     def failed(self, request: StorRequest, failure: Failure) -> bytes:
