@@ -1,5 +1,5 @@
 # make run    a Stor with its disks under ./data, on 127.0.0.1:8080
-# make test   everything that CI checks
+# make test   everything that CI checks; make soak the long forms
 # make format lays the code out; make lock renews the exact versions; make clean forgets the .venv
 
 SHELL = /bin/bash
@@ -8,7 +8,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: run test lint format lock bench clean
+.PHONY: run test soak lint format lock bench clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
@@ -16,6 +16,11 @@ run: $(VENV)/installed
 test: lint
 	@command -v curl >/dev/null || ./.ci/packages curl
 	$(VENV)/bin/python -m pytest
+
+# The long forms: 500 crashes, 100 000 steps of the model, every mutation. Hours, not minutes.
+soak: $(VENV)/installed-test
+	STOR_SOAK=1 $(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m tests.mutations
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

@@ -53,6 +53,9 @@ class Copies(Protocol[S]):
     async def next(self) -> S | None:
         """The next one that can be opened, `None` when there are no more. Never raises."""
 
+    async def twin(self, source: S) -> S | None:
+        """Another copy that is kept beside `source`, as `next` gives them."""
+
     def condemn(self, source: S, reason: str) -> None:
         """The copy is bad: not to be served again."""
 
@@ -66,8 +69,10 @@ class Copies(Protocol[S]):
 class Content(Generic[S]):
     """What a client is sent. Reads do not overlap; `close` ends it.
 
-    Read from the first byte on, in order, it is hashed on the way, and the last part is not given
-    out before the hash is right. When a copy fails at byte k, the next one goes on at byte k.
+    It is read from the first byte on, in order, and hashed on the way; the last part is not given
+    out before the hash is right. After `take_part` there is no whole to be hashed: what is read is
+    compared with the same part of another copy, where there is one. When a copy fails at byte k,
+    the next one goes on at byte k.
     """
 
     log = Logger()
@@ -81,8 +86,14 @@ class Content(Generic[S]):
         self._copies = copies
         self._clock = clock
         self._hasher = hashlib.sha256()
-        self._hashed_bytes = 0
+        self._part = False
         self._givers: list[S] = []
+        self._twin: S | None = None
+        self._alone = False
+
+    def take_part(self) -> None:
+        """Only a part will be read, from anywhere: there will be no whole to be hashed."""
+        self._part = True
 
     async def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, from the first copy that has them.
@@ -95,7 +106,7 @@ class Content(Generic[S]):
         while self._source is not None:
             source = self._source
             # A copy of the hash: a read that fails, or ends too late, must not have touched it.
-            hasher = self._hasher.copy() if offset == self._hashed_bytes else None
+            hasher = None if self._part else self._hasher.copy()
             try:
                 reading = source.read(offset, length, hasher)
                 data = await within(self._clock, READ_SECONDS, reading)
@@ -116,9 +127,10 @@ class Content(Generic[S]):
             else:
                 if hasher is not None:
                     self._hasher = hasher
-                    self._hashed_bytes += length
                     if source not in self._givers:
                         self._givers.append(source)
+                else:
+                    await self._compare(source, offset, data)
                 return data
             await self._next_source()
         if trouble is not None:
@@ -127,10 +139,35 @@ class Content(Generic[S]):
 
     def close(self) -> None:
         """Give the copies back. Not while a read is in flight."""
-        source, self._source = self._source, None
-        if source is not None:
-            source.close()
+        for source in (self._source, self._twin):
+            if source is not None:
+                source.close()
+        self._source = self._twin = None
         self._copies.close()
+
+    async def _compare(self, source: S, offset: int, data: bytes) -> None:
+        """Raise `Unavailable` when another copy differs; one that cannot be read says nothing."""
+        while not self._alone:
+            if self._twin is None:
+                self._twin = await self._copies.twin(source)
+                if self._twin is None:
+                    self._alone = True
+                    return
+            try:
+                reading = self._twin.read(offset, len(data), None)
+                other = await within(self._clock, READ_SECONDS, reading)
+            except Exception as error:
+                self.log.warn("{place}: {reason}", place=self._twin.place, reason=str(error))
+                self._copies.suspect(self._twin)
+                self._twin.close()
+                self._twin = None
+                continue
+            if other != data or self._twin.size != self.size:
+                self._copies.suspect(source)
+                reason = f"{source.place} and {self._twin.place} differ, and are being looked at"
+                self.log.error("Damaged: {reason}", reason=reason)
+                raise Unavailable(reason)
+            return
 
     def _condemn_givers(self, last: S) -> None:
         """One of the copies that gave bytes is bad: none is served before all are looked at."""
@@ -141,9 +178,9 @@ class Content(Generic[S]):
     async def _next_source(self) -> None:
         if self._source is not None:
             self._source.close()
-            self._source = None
-        while (source := await self._copies.next()) is not None:
+        self._source, self._twin = self._twin, None
+        while self._source is None and (source := await self._copies.next()) is not None:
             if source.size == self.size and source.whole is None:
                 self._source = source
-                return
-            source.close()
+            else:
+                source.close()

@@ -82,6 +82,16 @@ class Search:
 
         return await self._next(ask)
 
+    async def twin(self, source: DiskSource) -> DiskSource | None:
+        """Another copy on the mirror that holds `source`. Never raises."""
+        mirror = self._mirror_of(source)
+        rest = list(self._candidates)
+        self._candidates = iter([candidate for candidate in rest if candidate[0] is mirror])
+        found = await self.next()
+        others = [candidate for candidate in rest if candidate[0] is not mirror]
+        self._candidates = iter([*self._candidates, *others])
+        return found
+
     def condemn(self, source: DiskSource, reason: str) -> None:
         """The copy has turned out to be bad: it is not served again, and repaired."""
         self.log.error("Damaged: {reason}", reason=reason)
@@ -90,9 +100,7 @@ class Search:
 
     def suspect(self, source: DiskSource) -> None:
         """The copy could not be read: have it looked at."""
-        for mirror in self._mirrors:
-            if source.member in mirror.members:
-                self._repairs.report(self._digest, mirror)
+        self._repairs.report(self._digest, self._mirror_of(source))
 
     def close(self) -> None:
         """No more copies are wanted; those that come too late are closed."""
@@ -110,6 +118,9 @@ class Search:
                 reasons = "; ".join([*faults, *self._trouble])
                 return reasons or f"{mirror}: no answer from a disk that is whole"
         return None
+
+    def _mirror_of(self, source: DiskSource) -> Mirror:
+        return next(mirror for mirror in self._mirrors if source.member in mirror.members)
 
     async def _next(self, ask: Callable[[Member], Coroutine[Any, Any, T | None]]) -> T | None:
         while True:

@@ -143,6 +143,8 @@ class Api:
             content.close()
             return b""
         request.set_head(206 if part else 200, headers)
+        if (begin, end) != (0, content.size):
+            content.take_part()
         if content.whole is not None:
             return content.whole[begin:end]
         await Sender(request, self._clock).send(content, begin, end)

@@ -1,32 +1,13 @@
 """An in-memory connection to a real Site: half-close, abort and back-pressure as TCP has them."""
 
 import re
-from contextlib import contextmanager
 
 import attrs
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
-from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
-
-
-@contextmanager
-def no_bug_logged():
-    """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
-    bugs = []
-
-    def observe(event):
-        if event.get("log_level") is LogLevel.critical:
-            bugs.append(str(event.get("log_failure") or event))
-
-    globalLogPublisher.addObserver(observe)
-    try:
-        yield
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    assert bugs == []
 
 
 @attrs.frozen

@@ -5,7 +5,7 @@ import random
 import time
 from pathlib import Path
 
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from stor.digest import Digest
@@ -93,6 +93,12 @@ class Rig:
         """Let every disk be looked at again."""
         for member in self.members:
             member.probe()
+
+    def rounds(self, n):
+        """Let `n` rounds of probes, repairs and rebuilds pass, a minute apart."""
+        for _ in range(n):
+            self.clock.advance(60)
+            Deferred.fromCoroutine(self.mirrors.probe())
 
     @property
     def roots(self):

@@ -1,0 +1,90 @@
+"""Bytes of requests, and what is true after them."""
+
+import json
+import os
+import re
+from contextlib import contextmanager
+
+from twisted.logger import LogLevel, globalLogPublisher
+
+from stor.digest import Digest
+from tests.support.rig import AUTHORIZATION, request_bytes
+
+AUTHORIZED = ("Authorization", AUTHORIZATION)
+CHUNKED = ("Transfer-Encoding", "chunked")
+
+
+def upload_head(name, *headers, method="POST"):
+    """The head of an upload with the right credentials; `name` may be the content."""
+    name = Digest.of(name) if isinstance(name, bytes) else name
+    return request_bytes(method, f"/{name}", [AUTHORIZED, *headers])
+
+
+def chunked(parts, extension=b"", trailers=b""):
+    """A body in chunks (RFC 9112, 7.1)."""
+    chunks = [b"%x%s\r\n%s\r\n" % (len(part), extension, part) for part in parts if part]
+    return b"".join(chunks) + b"0%s\r\n%s\r\n" % (extension, trailers)
+
+
+def cuts(data, pieces, rng):
+    """`data` cut at random into so many pieces, perhaps empty ones."""
+    at = sorted(rng.randrange(len(data) + 1) for _ in range(pieces - 1))
+    return [data[begin:end] for begin, end in zip([0, *at], [*at, len(data)], strict=True)]
+
+
+def descriptors():
+    """How many files the process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def no_bug_logged():
+    """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
+    bugs = []
+
+    def observe(event):
+        if event.get("log_level") is LogLevel.critical:
+            bugs.append(str(event.get("log_failure") or event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert bugs == []
+
+
+def assert_one_line(response, status):
+    """An error is one line of plain text: no HTML, no traceback, nothing of the request's."""
+    assert response.status == status
+    assert response.complete
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["content-length"] == str(len(response.body))
+    assert re.fullmatch(r"[a-zA-Z0-9].*\n", response.text)
+    assert "<" not in response.text
+    assert "Traceback" not in response.text
+
+
+def assert_stored(rig, content, response, status=201):
+    """Every disk of one set has it, exactly, and the answer names the paths in the set's order."""
+    assert response.status == status
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["content-length"] == str(len(response.body))
+    paths = json.loads(response.body)
+    sets = [
+        [f"{member.root}/{Digest.of(content).disk_path}" for member in mirror.members]
+        for mirror in rig.mirrors.mirrors
+    ]
+    assert paths in sets
+    assert [str(path) for path in rig.copies(content)] == paths
+    assert all(path.read_bytes() == content for path in rig.copies(content))
+    assert rig.get(content).body == content
+
+
+def assert_nothing_kept(rig):
+    """No sample, nothing staged, no directory, no memory, no reservation."""
+    assert rig.samples() == rig.staged() == []
+    assert rig.uploads.buffered_bytes == 0
+    assert all(mirror.reserved_bytes == 0 for mirror in rig.mirrors.mirrors)
+    entries = {entry.name for root in rig.roots if root.exists() for entry in root.iterdir()}
+    assert entries <= {".stor"}

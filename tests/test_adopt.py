@@ -1,0 +1,106 @@
+"""A disk that is replaced: refused until the operator says so, then made whole."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from stor.cli import main
+from stor.disks.health import State
+from tests.support.rig import Rig
+
+SAMPLES = [b"", b"hello", b"x" * 300_000, *(b"sample %d" % n for n in range(50))]
+
+
+@pytest.fixture
+def replaced(tmp_path):
+    """A pair with samples whose second disk has been replaced by an empty one."""
+    rig = Rig(tmp_path, (2, 2))
+    for content in SAMPLES:
+        assert rig.put(content).status == 201
+    for name in os.listdir(rig.roots[1]):
+        shutil.rmtree(rig.roots[1] / name)
+    return tmp_path
+
+
+def configuration(path):
+    """The configuration of a rig at `path`, as a file."""
+    roots = [[str(path / f"set{s}" / f"disk{d}") for d in range(2)] for s in range(2)]
+    file = path / "config.json"
+    file.write_text(
+        json.dumps({"storage_pairs": roots, "basic_auth": "a:b", "require_mount": False})
+    )
+    return str(file)
+
+
+def test_an_empty_disk_in_place_of_another_gets_nothing(replaced):
+    rig = Rig(replaced, (2, 2))
+    new = rig.members[1]
+    assert new.health.state is State.OFFLINE
+    assert "stor adopt" in new.health.fault
+    assert rig.request("GET", "/status").status == 503
+    for content in SAMPLES:
+        assert rig.get(content).body == content
+        assert rig.put(content).status == 200
+    assert rig.put(b"a new one").status == 201
+    assert os.listdir(new.root) == []
+
+
+def test_an_adopted_disk_is_made_whole(replaced, capsys):
+    root = replaced / "set0" / "disk1"
+    assert main(["adopt", "--config", configuration(replaced), f"{root}/"]) == 0
+    assert "adopted" in capsys.readouterr().out
+    rig = Rig(replaced, (2, 2))
+    new = rig.members[1]
+    assert new.health.rebuilding
+    assert not new.trusted
+    rig.rounds(1)
+    assert not new.health.rebuilding
+    for content in SAMPLES:
+        assert len(rig.copies(content)) == 2
+    again = Rig(replaced, (2, 2))
+    assert [member.health.state for member in again.members] == [State.ONLINE] * 4
+    assert not again.members[1].health.rebuilding
+
+
+def test_a_miss_on_a_disk_that_is_being_rebuilt_is_no_answer(replaced):
+    main(["adopt", "--config", configuration(replaced), str(replaced / "set0" / "disk1")])
+    shutil.rmtree(replaced / "set0" / "disk0")
+    rig = Rig(replaced, (2, 2))
+    shutil.rmtree(replaced / "set0" / "disk0")
+    rig.probe()
+    on_set0 = [c for c in SAMPLES if not rig.copies(c)]
+    assert on_set0
+    for content in on_set0:
+        response = rig.get(content)
+        assert response.status == 503
+        assert "retry-after" in response.headers
+
+
+def test_adopting_the_right_disk_changes_nothing(tmp_path, capsys):
+    rig = Rig(tmp_path, (2, 2))
+    marker = rig.roots[1] / ".stor" / "disk.json"
+    before = marker.read_bytes()
+    rig.rounds(2)
+    settled = marker.read_bytes()
+    assert json.loads(before)["uuid"] == json.loads(settled)["uuid"]
+    assert main(["adopt", "--config", configuration(tmp_path), str(rig.roots[1])]) == 0
+    assert "nothing was changed" in capsys.readouterr().out
+    assert marker.read_bytes() == settled
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("/somewhere/else", "expected a storage root of the configuration"),
+        ("{path}/set0/disk1", "not a directory"),
+    ],
+)
+def test_adopting_what_is_no_disk_is_refused(tmp_path, capsys, root, said):
+    Rig(tmp_path, (2, 2))
+    shutil.rmtree(tmp_path / "set0" / "disk1")
+    assert main(["adopt", "--config", configuration(tmp_path), root.format(path=tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
