@@ -7,22 +7,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from stor.digest import Digest
+from stor.digest import Digest, Hasher
 from stor.errors import Damaged, Unavailable
 from stor.worker import within
 
 #: A copy whose disk takes longer for one read is left for the next copy.
 READ_SECONDS = 10.0
-
-
-class Hasher(Protocol):
-    """A running hash, as hashlib makes them."""
-
-    def update(self, data: bytes, /) -> None:
-        """Take in more bytes."""
-
-    def digest(self) -> bytes:
-        """The hash of all bytes taken in."""
 
 
 class Source(Protocol):

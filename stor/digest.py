@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from typing import Protocol
 
 import attrs
 
@@ -57,3 +58,13 @@ class Digest:
         """The sample's key in a bucket: `aa/bb/cc/<64 digits>`, all lower case."""
         name = self.raw.hex()
         return f"{name[:2]}/{name[2:4]}/{name[4:6]}/{name}"
+
+
+class Hasher(Protocol):
+    """A running hash, as hashlib makes them."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
+
+    def digest(self) -> bytes:
+        """The hash of all bytes taken in."""

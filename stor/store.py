@@ -1,17 +1,36 @@
 """The tiers as one store: all that the web wing knows of where samples are."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 
 from stor.content import Content
 from stor.digest import Digest
-from stor.disks.incoming import Arrivals, Incoming
+from stor.disks.incoming import Arrivals
 from stor.disks.member import Member
 from stor.disks.mirrors import Mirrors
 from stor.disks.search import Search
 from stor.errors import Damaged, NotFound, StorError, Unavailable
+
+
+class Incoming(Protocol):
+    """One upload of a sample: `stored`, `begin`, `add` …, `commit`; in the end always `leave`."""
+
+    async def stored(self) -> list[str] | None:
+        """The sample's paths when it is stored, made whole first where it is not whole."""
+
+    async def begin(self) -> None:
+        """Have a place for the sample. Raises `NoRoom`, `Unavailable`."""
+
+    async def add(self, chunks: list[bytes], last: bool) -> None:
+        """Write more of the body. Raises `NoRoom`, `Unavailable`."""
+
+    async def commit(self) -> tuple[list[str], bool]:
+        """Make the sample durable: its paths, and whether this upload made it."""
+
+    async def leave(self) -> None:
+        """The end, good or bad: what is not committed leaves nothing behind. Never raises."""
 
 
 @attrs.frozen

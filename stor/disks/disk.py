@@ -10,8 +10,7 @@ from typing import TypeVar
 
 import attrs
 
-from stor.content import Hasher
-from stor.digest import Digest
+from stor.digest import Digest, Hasher
 from stor.disks.files import Files, is_regular
 from stor.errors import Damaged
 

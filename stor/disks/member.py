@@ -9,8 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stor.content import Hasher
-from stor.digest import Digest
+from stor.digest import Digest, Hasher
 from stor.disks.disk import FULL, REFUSING, Disk, DiskAway, OpenCopy, Room
 from stor.disks.health import Health, State
 from stor.disks.marker import BadMarker, Marker, write_marker
@@ -23,6 +22,10 @@ Args = TypeVarTuple("Args")
 
 PROBE_INTERVAL_SECONDS = 15.0
 PROBE_DEADLINE_SECONDS = 10.0
+
+#: A disk that has not said by then whether it has a sample, or how much is left on it, has not
+#: answered.
+ANSWER_SECONDS = 5.0
 
 #: A disk with an operation under way for so long is asked last.
 SLOW_SECONDS = 1.0
@@ -100,12 +103,12 @@ class Member:
         return None if opened is None else DiskSource(self, opened)
 
     def renew_room(self) -> Deferred[None]:
-        """Learn again what is left on the disk."""
+        """Learn again what is left on the disk. Fails with `Unanswered` when it does not say."""
 
         def learned(room: Room) -> None:
             self.health.room = room
 
-        return self.read(self.disk.room).addCallback(learned)
+        return within(self.clock, ANSWER_SECONDS, self.read(self.disk.room).addCallback(learned))
 
     def probe(self) -> Deferred[None]:
         """Find out what state the disk is in; fires when that is known.

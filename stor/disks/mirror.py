@@ -8,13 +8,10 @@ from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disks.disk import Copy
-from stor.disks.member import Member
+from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.placement import Candidate
 from stor.errors import Damaged
 from stor.worker import settle, within
-
-#: A disk that has not said by then whether it has a sample has not answered.
-ANSWER_SECONDS = 5.0
 
 
 class Mirror:

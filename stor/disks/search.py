@@ -12,8 +12,8 @@ from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disks.disk import Copy
-from stor.disks.member import DiskSource, Member
-from stor.disks.mirror import ANSWER_SECONDS, Mirror
+from stor.disks.member import ANSWER_SECONDS, DiskSource, Member
+from stor.disks.mirror import Mirror
 from stor.disks.repair import Repairs
 from stor.errors import Damaged
 from stor.worker import within

@@ -21,7 +21,7 @@ Args = TypeVarTuple("Args")
 #: A disk that takes longer for one step is treated as failed; what it still does is undone.
 STEP_SECONDS = 30.0
 
-#: How long a failed upload waits for the last disk to be clean before it is answered.
+#: How long an upload waits for the last disk to give back what it holds before it is answered.
 DISCARD_SECONDS = 5.0
 
 #: Up to this size the staged files are made together with the first write, in one visit to a disk.
@@ -149,7 +149,8 @@ class MirrorWrite:
         named = await self._everywhere(lambda slot: slot.run(slot.copy.name, digest))
         await self._everywhere(lambda slot: slot.run(slot.copy.sync_directories, digest))
         self._committed = True
-        await settle([slot.run(slot.copy.close) for slot in self._slots])
+        closing = [self._in_time(slot, DISCARD_SECONDS, slot.copy.close) for slot in self._slots]
+        await settle(closing)
         for slot in self._slots:
             slot.member.condemned.discard(digest)
         return [f"{slot.member.root}/{digest.disk_path}" for slot in self._slots], all(named)

@@ -4,14 +4,16 @@ Twisted says 100 Continue before anybody is asked, and closes a connection with 
 it, which makes the kernel send a reset that can overtake the answer.
 """
 
+from http import HTTPStatus
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http_headers import Headers
 
 from stor.web.answer import Answer
-from stor.web.request import StorRequest, path_of
+from stor.web.request import SERVER, StorRequest, path_of
 
 #: After an answer that came before the end of the body: so long is the rest read and thrown away,
 #: in all and without a byte. Closing at once would reset the connection, and the reset can
@@ -19,7 +21,8 @@ from stor.web.request import StorRequest, path_of
 LINGER_SECONDS = 30.0
 LINGER_IDLE_SECONDS = 5.0
 
-_REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+#: int() refuses more than 4300 digits (CVE-2020-10735).
+_LENGTH_DIGITS = 4000
 
 
 class Connections(Protocol):
@@ -43,6 +46,7 @@ class StorChannel(HTTPChannel):
         self.lingering = False
         self._linger_end: IDelayedCall | None = None
         self._intake_paused = False
+        self._answered: StorRequest | None = None
 
     def connectionMade(self) -> None:  # noqa: N802
         """Take part in the site's count of connections."""
@@ -81,6 +85,10 @@ class StorChannel(HTTPChannel):
 
     def resumeProducing(self) -> None:  # noqa: N802
         """The client has taken what was written; that alone is no reason to read on."""
+        self._waitingForTransport = False
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            super().requestDone(answered)
         super().resumeProducing()
         if self._intake_paused:
             self._networkProducer.pauseProducing()
@@ -132,12 +140,16 @@ class StorChannel(HTTPChannel):
             super().allContentReceived()
 
     def requestDone(self, request: StorRequest) -> None:  # noqa: N802
-        """An answer is complete; the request may not be."""
-        if self._transferDecoder is None:
-            super().requestDone(request)
-        else:
+        """An answer is complete; the request may not be, and the client may not have taken it."""
+        if self._transferDecoder is not None:
             self.requests.remove(request)
             self._linger()
+        elif self._waitingForTransport and self.persistent:
+            # The next of many pipelined requests waits, or their answers would fill the memory.
+            self._answered = request
+            self.setTimeout(self.timeOut)
+        else:
+            super().requestDone(request)
 
     def refuse(self, answer: Answer) -> None:
         """Answer what is no request, and end the connection."""
@@ -145,15 +157,26 @@ class StorChannel(HTTPChannel):
             return
         for request in self.requests:
             request.abandon()
-        headers = {
-            "Content-Type": answer.content_type,
-            "Content-Length": str(len(answer.body)),
-            "Connection": "close",
-        }
-        lines = [f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        self.transport.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
+        reason = HTTPStatus(answer.status).phrase.encode()
+        head = getattr(self, "_command", b"") == b"HEAD"
+        headers = Headers()
+        for name, value in (
+            (b"Server", SERVER),
+            (b"Date", datetimeToString()),
+            (b"Connection", b"close"),
+            (b"Content-Type", answer.content_type.encode()),
+            (b"Content-Length", b"%d" % len(answer.body)),
+        ):
+            headers.addRawHeader(name, value)
+        self.writeHeaders(b"HTTP/1.1", b"%d" % answer.status, reason, headers)
+        self.transport.write(b"" if head else answer.body)
         self._linger()
+
+    def checkPersistence(self, request: StorRequest, version: bytes) -> bool:  # noqa: N802
+        """Whether the connection may go on: HTTP/1.1 and no `close` in any Connection header."""
+        values = request.requestHeaders.getRawHeaders(b"Connection", [])
+        tokens = {token.strip().lower() for value in values for token in value.split(b",")}
+        return version == b"HTTP/1.1" and b"close" not in tokens
 
     def timeoutConnection(self) -> None:  # noqa: N802
         """Nothing has come for too long."""
@@ -161,6 +184,14 @@ class StorChannel(HTTPChannel):
             self.transport.abortConnection()
         else:
             super().timeoutConnection()
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:  # noqa: N802
+        """Twisted's, but for lengths and encodings that leave doubt where the body ends."""
+        if header == b"Content-Length" and len(data) > _LENGTH_DIGITS:
+            return bool(self._failChooseTransferDecoder())
+        if header == b"Transfer-Encoding" and data.lower() != b"chunked":
+            return bool(self._failChooseTransferDecoder())
+        return bool(super()._maybeChooseTransferDecoder(header, data))
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         self.refuse(Answer.line(400, "bad request: this is not HTTP/1.1 as RFC 9112 has it"))

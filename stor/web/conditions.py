@@ -1,11 +1,14 @@
 """Conditional requests and ranges. Pure functions on header values."""
 
 import re
+from datetime import UTC, datetime
 
 import attrs
-from twisted.web.http import datetimeToString, stringToDatetime
+from twisted.web.http import datetimeToString
 
 _ENTITY_TAG = re.compile(rb'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+#: IMF-fixdate, and the two obsolete forms that are still to be read (RFC 9110, 5.6.7).
+_DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 _RANGE = re.compile(rb"(?i:bytes)=[ \t]*(\d*)-(\d*)[ \t]*")
 
 
@@ -97,12 +100,15 @@ def _matches(value: bytes, etag: bytes, *, weak: bool) -> bool:
 
 
 def _number(digits: bytes) -> int:
-    # int() refuses thousands of digits, and no sample has 10**18 bytes.
-    return int(digits.lstrip(b"0")[:19] or b"0")
+    # int() refuses more than 4300 digits (CVE-2020-10735).
+    return int(digits.lstrip(b"0")[:4000] or b"0")
 
 
 def _parse_date(value: bytes) -> int | None:
-    try:
-        return int(stringToDatetime(value))
-    except (ValueError, KeyError, IndexError, OverflowError):
-        return None
+    for date_format in _DATE_FORMATS:
+        try:
+            parsed = datetime.strptime(value.decode("latin-1"), date_format)
+        except ValueError:
+            continue
+        return int(parsed.replace(tzinfo=UTC).timestamp())
+    return None

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from stor.content import Content
@@ -18,6 +19,9 @@ STALL_SECONDS = 120.0
 
 class Client(Protocol):
     """The request as the sender of its answer needs it."""
+
+    def notifyFinish(self) -> Deferred[None]:  # noqa: N802
+        """See `twisted.web.http.Request`: an errback when the client is gone."""
 
     def registerProducer(self, producer: object, streaming: bool) -> None:  # noqa: N802
         """See `twisted.internet.interfaces.IConsumer`."""
@@ -50,6 +54,7 @@ class Sender:
         Raises what `Content.read` raises as long as nothing was sent; after that a failure cuts
         the connection.
         """
+        self._client.notifyFinish().addErrback(self._lost)
         self._client.registerProducer(self, True)
         offset = begin
         try:
@@ -81,7 +86,9 @@ class Sender:
         self._wake()
 
     def stopProducing(self) -> None:  # noqa: N802
-        """The client is gone."""
+        """The connection is about to be lost; `notifyFinish` says when it is."""
+
+    def _lost(self, reason: Failure) -> None:
         self.gone = True
         self._wake()
 

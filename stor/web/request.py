@@ -21,7 +21,7 @@ from stor.web.upload import Head, Upload
 #: A body that nobody asked for (of a GET) is read up to this size.
 UNWANTED_BODY_BYTES = 1024 * 1024
 
-_SERVER = f"Stor/{__version__}".encode()
+SERVER = f"Stor/{__version__}".encode()
 
 
 class Reception(Protocol):
@@ -162,7 +162,7 @@ class StorRequest(Request):
     def set_head(self, status: int, headers: Mapping[str, str]) -> None:
         """Set the status and exactly these headers, with those that every answer has."""
         self.responseHeaders = Headers()
-        self.setHeader(b"Server", _SERVER)
+        self.setHeader(b"Server", SERVER)
         self.setHeader(b"Date", datetimeToString())
         if not self.gone and not self.channel.persistent:
             self.setHeader(b"Connection", b"close")

@@ -172,11 +172,17 @@ def _not_allowed(request: StorRequest) -> Answer:
 
 def _conditions(request: StorRequest) -> Conditions:
     return Conditions(
-        request.getHeader(b"if-match"),
+        _list(request, b"if-match"),
         request.getHeader(b"if-unmodified-since"),
-        request.getHeader(b"if-none-match"),
+        _list(request, b"if-none-match"),
         request.getHeader(b"if-modified-since"),
     )
+
+
+def _list(request: StorRequest, name: bytes) -> bytes | None:
+    """A header that is a list and may stand in several lines (RFC 9110, 5.3)."""
+    values = request.requestHeaders.getRawHeaders(name)
+    return None if values is None else b", ".join(values)
 
 
 def _headers(digest: Digest, now: Validators) -> dict[str, str]:

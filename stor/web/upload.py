@@ -9,9 +9,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest, MalformedDigest
-from stor.disks.incoming import Incoming
 from stor.errors import Mismatch, TooLarge
-from stor.store import Store
+from stor.store import Incoming, Store
 from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.web.auth import Authenticator
 from stor.worker import Worker, settle
