@@ -138,7 +138,9 @@ class Disk:
         try:
             yield fd
         finally:
-            self.files.close(fd)
+            # A directory is only read from: what close(2) says of it costs nobody what was opened.
+            with suppress(OSError):
+                self.files.close(fd)
 
     def enter(self, *, probing: bool = False) -> int:
         """Like `entered`; the caller closes the descriptor."""

@@ -31,6 +31,8 @@ class Connections(Protocol):
     channels: "set[StorChannel]"
     #: Whether every connection is to end with the answer that is under way.
     draining: bool
+    #: Seconds after which a connection without a byte is cut.
+    timeOut: float
 
     def lost(self, channel: "StorChannel") -> None:
         """Forget a channel whose connection has ended."""
@@ -81,7 +83,7 @@ class StorChannel(HTTPChannel):
         if not self._waitingForTransport:
             self._networkProducer.resumeProducing()
         if not self._handlingRequest:
-            self.setTimeout(self.timeOut)
+            self.setTimeout(self.site.timeOut)
 
     def resumeProducing(self) -> None:  # noqa: N802
         """The client has taken what was written; that alone is no reason to read on."""
@@ -147,7 +149,7 @@ class StorChannel(HTTPChannel):
         elif self._waitingForTransport and self.persistent:
             # The next of many pipelined requests waits, or their answers would fill the memory.
             self._answered = request
-            self.setTimeout(self.timeOut)
+            self.setTimeout(self.site.timeOut)
         else:
             super().requestDone(request)
 
@@ -155,6 +157,7 @@ class StorChannel(HTTPChannel):
         """Answer what is no request, and end the connection."""
         if self.lingering:
             return
+        self.lingering = True
         for request in self.requests:
             request.abandon()
         reason = HTTPStatus(answer.status).phrase.encode()

@@ -127,8 +127,8 @@ class StorRequest(Request):
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
         """The client is gone."""
-        self.abandon()
         super().connectionLost(reason)
+        self.abandon()
 
     def abandon(self) -> None:
         """Nothing more of the body will come."""
