@@ -77,6 +77,7 @@ class Content(Generic[S]):
         self._clock = clock
         self._hasher = hashlib.sha256()
         self._part = False
+        self._sizes_differ = False
         self._givers: list[S] = []
         self._twin: S | None = None
         self._alone = False
@@ -89,8 +90,8 @@ class Content(Generic[S]):
         """`length` bytes from `offset`, from the first copy that has them.
 
         Raises `Damaged` when no good copy is left, or when the bytes given out so far turn out
-        not to be the sample's, and `Unavailable` when a copy is left that could not be read: then
-        nothing can save this answer.
+        not to be the sample's, and `Unavailable` when a copy is left that could not be read, or
+        that has another size than was promised: then nothing can save this answer.
         """
         trouble: Exception | None = None
         while self._source is not None:
@@ -125,6 +126,9 @@ class Content(Generic[S]):
             await self._next_source()
         if trouble is not None:
             raise Unavailable(f"no copy can be read: {trouble}") from trouble
+        if self._sizes_differ:
+            reason = f"the copies of {self.digest} differ in size, and are being looked at"
+            raise Unavailable(reason)
         raise Damaged(f"no good copy of {self.digest} is left at byte {offset}")
 
     def close(self) -> None:
@@ -173,4 +177,5 @@ class Content(Generic[S]):
             if source.size == self.size and source.whole is None:
                 self._source = source
             else:
+                self._sizes_differ = True
                 source.close()

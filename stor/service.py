@@ -5,20 +5,22 @@ import os
 import random
 import re
 import secrets
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from ipaddress import ip_address
 from types import FrameType
 from typing import Any
 
 import attrs
 from twisted.application.service import Service
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
@@ -44,6 +46,12 @@ DRAIN_SECONDS = 60.0
 
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0
+
+#: Connections that wait to be taken.
+BACKLOG = 1024
+
+#: How long requests that had been sent before SIGTERM have to be seen; `stopService`.
+LAST_CALL_SECONDS = 0.05
 
 #: Threads a disk, for reading and for writing each: enough for its queue to be sorted.
 DISK_THREADS = 4
@@ -74,21 +82,21 @@ def makeService(options: Options) -> "StorService":  # noqa: N802 - the name tha
     from twisted.internet import reactor  # noqa: PLC0415 - importing installs it
 
     try:
-        chosen, greeting = _configuration(options)
-        return StorService(chosen, reactor, greeting)
+        chosen = _configuration(options)
+        _check_endpoints(chosen, reactor)
     except ConfigError as error:
         for fault in error.faults:
             print(f"stor: {fault}", file=sys.stderr)
         raise SystemExit(1) from None
+    return StorService(chosen, reactor, greets=options["data"] is not None)
 
 
-def _configuration(options: Options) -> tuple[Config, str | None]:
+def _configuration(options: Options) -> Config:
     path, data = options["config"], options["data"]
     if path and data:
         raise ConfigError(["--config and --data: expected one of them, found both"])
     if data:
-        chosen = data_configuration(os.path.abspath(data), options["listen"])
-        return chosen, greeting(chosen)
+        return data_configuration(os.path.abspath(data), options["listen"])
     path = path or os.environ.get("CONFIG_FILE")
     if not path:
         raise ConfigError(["no configuration: give --config FILE, $CONFIG_FILE or --data DIR"])
@@ -97,7 +105,20 @@ def _configuration(options: Options) -> tuple[Config, str | None]:
         chosen = attrs.evolve(chosen, listen=tuple(options["listen"]))
     if chosen.s3_write != "never":
         raise ConfigError([f'{path}: s3_write: expected "never", S3 is not written to yet'])
-    return chosen, None
+    return chosen
+
+
+def _check_endpoints(chosen: Config, reactor: Reactor) -> None:
+    faults = []
+    for description in chosen.listen:
+        try:
+            serverFromString(reactor, description)
+        except Exception as error:
+            # Endpoint parsers raise whatever comes to them.
+            expected = 'a Twisted endpoint such as "tcp:8080"'
+            faults.append(f'listen: expected {expected}, found "{description}": {error}')
+    if faults:
+        raise ConfigError(faults)
 
 
 def data_configuration(directory: str, listen: Sequence[str] = ()) -> Config:
@@ -125,27 +146,51 @@ def data_configuration(directory: str, listen: Sequence[str] = ()) -> Config:
 
 
 def _password(path: str) -> str:
+    """The password that stands in the file `path`, made when there is none."""
     try:
         with open(path, encoding="ascii") as file:
-            return file.read().strip()
+            password = file.read().strip()
     except FileNotFoundError:
+        password = ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            [f"--data {os.path.dirname(path)}: {path}: expected a password of ASCII characters"]
+        ) from error
+    if not password:
         password = secrets.token_urlsafe(12)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w", encoding="ascii") as file:
             file.write(f"{password}\n")
-        return password
+    return password
 
 
-def greeting(chosen: Config) -> str:
-    """Lines to paste that store and fetch a first sample."""
-    port = next((part for part in chosen.listen[0].split(":") if part.isdigit()), "8080")
-    url = f"http://127.0.0.1:{port}/{hashlib.sha256(b'hello').hexdigest()}"
+def greeting(chosen: Config, address: object) -> str:
+    """Lines to paste that store and fetch a first sample; `address` is where Stor listens."""
+    curl, port = "curl", getattr(address, "port", 0)
+    if isinstance(address, UNIXAddress):
+        socket = os.fsdecode(address.name or b"")
+        curl = f"curl --unix-socket {shlex.quote(socket)}"
+        place = "localhost"
+    else:
+        host = getattr(address, "host", "127.0.0.1")
+        if ip_address(host).is_unspecified:
+            host = "127.0.0.1"
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    scheme = "https" if chosen.listen[0].startswith("ssl:") else "http"
+    url = f"{scheme}://{place}/{hashlib.sha256(b'hello').hexdigest()}"
     user, password = chosen.credentials.user, chosen.credentials.password
     return (
         f"Stor keeps samples in {os.path.commonpath([r for s in chosen.sets for r in s])}. Try:\n"
-        f"  printf hello | curl -u {user}:{password} --data-binary @- {url}\n"
-        f"  curl {url}\n"
+        f"  printf hello | {curl} -u {user}:{password} --data-binary @- {url}\n"
+        f"  {curl} {url}\n"
     )
+
+
+def _with_backlog(description: str) -> str:
+    """A burst of connections waits in the kernel, where Twisted alone would let 50 wait."""
+    if description.startswith(("tcp:", "ssl:")) and "backlog=" not in description:
+        return f"{description}:backlog={BACKLOG}"
+    return description
 
 
 def build_mirrors(chosen: Config, reactor: Reactor, files: Files) -> Mirrors:
@@ -180,11 +225,12 @@ class StorService(Service):
 
     log = Logger()
 
-    def __init__(self, chosen: Config, reactor: Reactor, greeting: str | None = None) -> None:
+    def __init__(self, chosen: Config, reactor: Reactor, *, greets: bool = False) -> None:
+        """`greets`: print on standard output what a newcomer can try."""
         self.name = "stor"
         self._config = chosen
         self._reactor = reactor
-        self._greeting = greeting
+        self._greets = greets
         self._ports: list[IListeningPort] = []
         self._begun = False
         self._mirrors = build_mirrors(chosen, reactor, Files())
@@ -208,10 +254,14 @@ class StorService(Service):
         """Take the ports, while root if started as root. Ends the process when one is not free."""
         super().privilegedStartService()
         for description in self._config.listen:
-            listening = serverFromString(self._reactor, description).listen(self._site)
-            listening.addCallbacks(
-                self._ports.append, self._cannot_listen, errbackArgs=[description]
-            )
+            failures: list[Failure] = []
+            endpoint = serverFromString(self._reactor, _with_backlog(description))
+            endpoint.listen(self._site).addCallbacks(self._ports.append, failures.append)
+            for failure in failures:
+                reason = getattr(failure.value, "socketError", failure.value)
+                # Not sys.stderr, which is the log by now.
+                print(f"stor: listen: {description}: {reason}", file=sys.__stderr__, flush=True)
+                raise SystemExit(1)
 
     def startService(self) -> None:  # noqa: N802
         """Begin to serve."""
@@ -231,7 +281,12 @@ class StorService(Service):
     async def _stop(self) -> None:
         self.log.info("Stopping: no new connections, {n} are open", n=len(self._site.channels))
         self._api.stopping = True
+        self._site.draining = True
+        # What was sent before the signal may still be in the kernel: connections that were not
+        # taken, requests that were not read. Closing on them would reset them.
+        await deferLater(self._reactor, LAST_CALL_SECONDS)
         await settle([maybeDeferred(port.stopListening) for port in self._ports])
+        await deferLater(self._reactor, LAST_CALL_SECONDS)
         deadline = self._reactor.callLater(DRAIN_SECONDS, self._site.cut)
         await self._site.drain()
         if deadline.active():
@@ -259,17 +314,12 @@ class StorService(Service):
         status = self.store.status()
         for problem in (*status.problems, *status.warnings):
             self.log.warn("{problem}", problem=problem)
-        if self._greeting and sys.__stdout__ is not None:
-            print(self._greeting, file=sys.__stdout__, flush=True)
+        if self._greets and sys.__stdout__ is not None:
+            address = self._ports[0].getHost()
+            print(greeting(self._config, address), file=sys.__stdout__, flush=True)
 
     def _bug(self, failure: Failure) -> None:
         self.log.failure("Probing the disks", failure)
-
-    def _cannot_listen(self, failure: Failure, description: str) -> None:
-        failure.trap(CannotListenError)
-        reason = getattr(failure.value, "socketError", failure.value)
-        print(f"stor: listen: {description}: {reason}", file=sys.stderr)
-        raise SystemExit(1)
 
     def _take_signals(self) -> None:
         """End with status 0 on SIGTERM; Twisted's own handler ends by the signal itself."""

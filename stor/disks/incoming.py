@@ -145,6 +145,8 @@ class Incoming:
             except (NoRoom, Unavailable) as error:
                 await self._move(error, whole=True)
                 contest.stored, created = await self._begun().commit()
+            if self._home is not None:
+                self._mirrors.repairs.renewed(self._digest, self._home.mirror)
             return contest.stored, created
         finally:
             contest.lock.release()

@@ -156,6 +156,10 @@ class Member:
         judgement = self._roster.judge(
             self.root, found.marker, empty=found.empty, writable=writable and not found.held
         )
+        if judgement.waits and judgement.refusal is not None:
+            self._probing = False
+            self.health.probe_failed(judgement.refusal)
+            return
         if judgement.refusal is not None:
             raise DiskAway(judgement.refusal)
         disk.identify(found.device)

@@ -73,6 +73,11 @@ class Repairs:
         self._note(digest, mirror)
         self._start(mirror)
 
+    def renewed(self, digest: Digest, mirror: Mirror) -> None:
+        """The sample was stored anew on some disks of `mirror`; the others may still lack it."""
+        self._rested.pop((digest, mirror), None)
+        self.report(digest, mirror)
+
     def resume(self, mirrors: Iterable[Mirror]) -> None:
         """Take up what is due; called every now and then."""
         now = self._clock.seconds()

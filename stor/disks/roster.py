@@ -9,10 +9,14 @@ from stor.disks.marker import Marker
 
 @attrs.frozen
 class Judgement:
-    """What to do with a disk: use it with `marker`, or leave it alone because of `refusal`."""
+    """What to do with a disk: use it with `marker`, or leave it alone because of `refusal`.
+
+    `waits` means that the first round of probes may still change that.
+    """
 
     marker: Marker | None = None
     refusal: str | None = None
+    waits: bool = False
 
 
 class Roster:
@@ -60,7 +64,8 @@ class Roster:
         if unheard and (empty or self.patient):
             return Judgement(
                 refusal=f"{root}: this disk is empty, and {unheard[0]}, which could tell whether "
-                "it is the right one, has not been heard; or use `stor adopt`"
+                "it is the right one, has not been heard; or use `stor adopt`",
+                waits=self.patient,
             )
         if not writable:
             return Judgement()

@@ -14,6 +14,9 @@ from stor.web.request import Reception, StorRequest
 
 T = TypeVar("T")
 
+#: A refused client that still sends when the service ends.
+LAST_LINGER_SECONDS = 1.0
+
 _log = Logger()
 
 
@@ -58,6 +61,8 @@ class StorSite(Site):
         for channel in list(self.channels):
             if channel.idle:
                 channel.loseConnection()
+            elif channel.lingering:
+                channel.setTimeout(LAST_LINGER_SECONDS)
             else:
                 channel.persistent = False
         self._drained = Deferred()
