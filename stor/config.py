@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from threading import Thread
 from typing import Any
 
 import attrs
@@ -171,7 +172,7 @@ class _Reader:
                 self._fault(where, "an absolute path", root)
                 continue
             # Two names of one directory would make one copy out of two.
-            real = os.path.realpath(root)
+            real = _real_path(root)
             if real in seen:
                 expected = f"a directory of its own (it is the same as {seen[real]})"
                 self._fault(where, expected, root)
@@ -345,6 +346,8 @@ class _Reader:
         return str(value)
 
 
+_REAL_PATH_SECONDS = 0.5
+
 _KEYS = (
     "storage_pairs",
     "writable_pairs_regex",
@@ -363,6 +366,16 @@ _KEYS = (
     "secret",
     *RETIRED,
 )
+
+
+def _real_path(path: str) -> str:
+    """The path without symbolic links; as it is when the disk does not say in time."""
+    found: list[str] = []
+    # A hung disk must not hold up the start: what looks at it may never come back.
+    looking = Thread(target=lambda: found.append(os.path.realpath(path)), daemon=True)
+    looking.start()
+    looking.join(_REAL_PATH_SECONDS)
+    return found[0] if found else os.path.normpath(path)
 
 
 def _show(value: Any) -> str:

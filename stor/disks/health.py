@@ -4,6 +4,7 @@ import enum
 from collections.abc import Callable
 
 from stor.disks.disk import Room
+from stor.disks.marker import Marker
 from stor.disks.probe import Probe
 
 #: So many I/O errors with no success between them make a disk suspect.
@@ -32,6 +33,7 @@ class Health:
         self.writable = writable
         self.room = Room(0, 0)
         self.device: int | None = None
+        self.marker: Marker | None = None
         self.errors_total = 0
         self._errors_in_a_row = 0
         self._away: str | None = "not probed yet"
@@ -67,6 +69,7 @@ class Health:
         """A probe could use the disk, at least for reading."""
         self._errors_in_a_row = 0
         self._held = probe.held
+        self.marker = probe.marker
         self.room, self.device = probe.room, probe.device
         self.rebuilding = probe.marker is not None and probe.marker.rebuilding
         self._change(None, None, probe.refused)

@@ -54,9 +54,14 @@ class Mirrors:
             self.rebuilds.resume(mirror)
 
     async def begin(self) -> None:
-        """Judge the disks that waited for all others to be heard, and recall what is to be done."""
+        """Judge the disks that waited for all others to be heard, and recall what is to be done.
+
+        From the first answer on every disk knows of all others, whatever is mounted next time.
+        """
         self._roster.patient = False
         await settle([m.probe() for m in self.members if not m.health.readable])
+        outdated = [m for m in self.members if self._roster.outdated(m.health.marker)]
+        await settle([m.probe() for m in outdated if m.health.readable])
         for mirror in self.mirrors:
             await self.repairs.recall(mirror)
 

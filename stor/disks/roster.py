@@ -50,6 +50,10 @@ class Roster:
             return self._judge_unmarked(root, empty, writable)
         return self._judge_marked(root, marker)
 
+    def outdated(self, marker: Marker | None) -> bool:
+        """Whether a marker names other disks than are known by now."""
+        return marker is not None and marker.disks != self._uuids
+
     def forget(self, root: str) -> None:
         """The marker that was decided on could not be written."""
         self._uuids.pop(root, None)
@@ -61,10 +65,11 @@ class Roster:
                 "mount the right disk, or give this one its place with `stor adopt`"
             )
         unheard = [other for other in self._siblings[root] if other not in self._heard]
-        if unheard and (empty or self.patient):
+        if self.patient or (empty and unheard):
+            who = unheard[0] if unheard else "another disk"
             return Judgement(
-                refusal=f"{root}: this disk is empty, and {unheard[0]}, which could tell whether "
-                "it is the right one, has not been heard; or use `stor adopt`",
+                refusal=f"{root}: this disk has no marker, and {who}, which could tell whether it "
+                "is the right one, has not been heard; `stor adopt` gives it its place",
                 waits=self.patient,
             )
         if not writable:

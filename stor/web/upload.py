@@ -209,6 +209,9 @@ class Upload:
         self._answered = True
         self._uploads.buffered_bytes -= self._buffered_bytes
         self._chunks, self._buffered_bytes = [], 0
+        if self._paused:
+            # The connection has other requests to come, or the rest of this one to throw away.
+            self._flow.resume()
         self.answer.callback(answer)
 
 
