@@ -5,7 +5,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -31,6 +31,9 @@ class Worker(Protocol):
         begun always runs to its end: what it opened is owned by whoever receives the result,
         so nobody may cancel the Deferred.
         """
+
+    def finish(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Like `run`, but never refused: for giving back what an earlier call has opened."""
 
     def stop(self) -> None:
         """Let the threads end once they are idle. Never waits for one."""
@@ -66,10 +69,13 @@ class ThreadWorker:
 
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """See `Worker.run`."""
-        result: Deferred[T] = Deferred()
         if self._unfinished >= self._waiting_limit + self._threads_limit:
-            result.errback(Busy(f"{self._name}: {self._unfinished} operations are waiting"))
-            return result
+            return fail(Busy(f"{self._name}: {self._unfinished} operations are waiting"))
+        return self.finish(function, *args)
+
+    def finish(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """See `Worker.finish`."""
+        result: Deferred[T] = Deferred()
         self._unfinished += 1
         if self._threads < min(self._threads_limit, self._unfinished):
             self._threads += 1

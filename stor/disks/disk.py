@@ -29,6 +29,8 @@ _VERIFY_CHUNK_BYTES = 1024 * 1024
 #: What a full disk says, and what one says that is mounted read-only or not ours to write.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSING = (errno.EROFS, errno.EACCES, errno.EPERM)
+#: What says that this process, not the disk, has too little of something.
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
 
 
@@ -206,12 +208,12 @@ class Disk:
         return copy
 
     def check(self, digest: Digest, length: int | None) -> Copy | None:
-        """The disk's copy if it can be the sample of `length` bytes; a small one is verified.
+        """The disk's copy if it can be the sample, `length` bytes long; a small one is verified.
 
         Raises `Damaged` when it can not, `DiskAway`, `OSError`.
         """
         copy: Copy | None
-        if length is None or length > SMALL_BYTES:
+        if length is not None and length > SMALL_BYTES:
             copy = self.look(digest)
         else:
             opened = self.open(digest)

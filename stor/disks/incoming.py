@@ -91,7 +91,8 @@ class Incoming:
         surveys = await self._mirrors.survey(self._digest, self._length)
         homes = [survey for survey in surveys if survey.known]
         for survey in homes:
-            if survey.paths and not survey.lacking and survey.trouble is None:
+            whole = not (survey.lacking or survey.unequal or survey.trouble)
+            if survey.paths and whole:
                 return survey.paths
         for survey in homes:
             if survey.trouble is not None:

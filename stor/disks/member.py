@@ -10,7 +10,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest, Hasher
-from stor.disks.disk import FULL, REFUSING, Disk, DiskAway, OpenCopy, Room
+from stor.disks.disk import (
+    FULL,
+    OUT_OF_RESOURCES,
+    REFUSING,
+    Disk,
+    DiskAway,
+    OpenCopy,
+    Room,
+)
 from stor.disks.health import Health, State
 from stor.disks.marker import BadMarker, Marker, write_marker
 from stor.disks.probe import Probe, probe, sweep
@@ -88,11 +96,18 @@ class Member:
 
     def read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for reading; count what the disk did."""
-        return self._run(self._workers.readers, function, *args)
+        return self._run(self._workers.readers.run, function, *args).addBoth(self._count)
 
     def write(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for writing; count what the disk did."""
-        return self._run(self._workers.writers, function, *args)
+        return self._run(self._workers.writers.run, function, *args).addBoth(self._count)
+
+    def give_back(self, function: Callable[[], T]) -> Deferred[T]:
+        """Let go, in one of the disk's threads, of what an operation has left; never refused.
+
+        It says nothing of the disk: nobody can do anything about an error here.
+        """
+        return self._run(self._workers.writers.finish, function)
 
     async def open(self, digest: Digest) -> "DiskSource | None":
         """The disk's copy as a source to read from, `None` when there is none.
@@ -126,28 +141,27 @@ class Member:
         """Let the threads end once they are idle."""
         self._workers.stop()
 
-    def _run(self, worker: Worker, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+    def _run(self, run: Callable[..., Deferred[T]], *call: object) -> Deferred[T]:
         self._operations += 1
         number = self._operations
         self._under_way[number] = self.clock.seconds()
 
         def ended(outcome: T | Failure) -> T | Failure:
             del self._under_way[number]
-            self._count(outcome)
             return outcome
 
-        return worker.run(function, *args).addBoth(ended)
+        return run(*call).addBoth(ended)
 
-    def _count(self, outcome: object) -> None:
-        if not isinstance(outcome, Failure):
+    def _count(self, outcome: T | Failure) -> T | Failure:
+        error = outcome.value if isinstance(outcome, Failure) else None
+        if error is None:
             self.health.operation_passed()
-            return
-        error = outcome.value
-        if isinstance(error, DiskAway):
+        elif isinstance(error, DiskAway):
             self._went_away(str(error))
-        elif isinstance(error, OSError) and error.errno not in FULL:
+        elif isinstance(error, OSError) and error.errno not in (*FULL, *OUT_OF_RESOURCES):
             self.health.operation_failed(str(error))
             self.log.warn("{root}: {error}", root=self.root, error=str(error))
+        return outcome
 
     async def _probe(self) -> None:
         run, disk = self._workers.prober.run, self.disk
@@ -240,7 +254,5 @@ class DiskSource:
             self._close(None)
 
     def _close(self, outcome: T) -> T:
-        # A worker with too much to do must not cost a descriptor.
-        closing = self.member.read(self._opened.close)
-        closing.addErrback(lambda _: self._opened.close())
+        self.member.give_back(self._opened.close).addErrback(lambda _: None)
         return outcome

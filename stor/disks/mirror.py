@@ -90,6 +90,11 @@ class Survey:
         return [m for m, answer in self.answers if not isinstance(answer, Copy) and m.writable]
 
     @property
+    def unequal(self) -> bool:
+        """Whether the copies differ in size, so that not all of them can be good."""
+        return len({answer.size for _, answer in self.answers if isinstance(answer, Copy)}) > 1
+
+    @property
     def trouble(self) -> Failure | None:
         """The first answer that was none."""
         return next(

@@ -11,11 +11,11 @@ from twisted.python.failure import Failure
 from stor.digest import Digest, MalformedDigest
 from stor.disks.disk import REPAIR_DIRECTORY, Copy, Disk
 from stor.disks.health import State
-from stor.disks.member import Member
+from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror
 from stor.disks.writing import MirrorWrite
 from stor.errors import Damaged, StorError
-from stor.worker import settle
+from stor.worker import settle, within
 
 #: A repair that could not be finished is not tried again before.
 RETRY_SECONDS = 60.0
@@ -88,7 +88,11 @@ class Repairs:
     async def recall(self, mirror: Mirror) -> None:
         """Learn what an earlier process was to repair. Never raises."""
         members = [member for member in mirror.members if member.health.readable]
-        for found in await settle([member.read(_noted, member.disk) for member in members]):
+        notes = [
+            within(self._clock, ANSWER_SECONDS, member.read(_noted, member.disk))
+            for member in members
+        ]
+        for found in await settle(notes):
             for digest in [] if isinstance(found, Failure) else found:
                 self._due.setdefault((digest, mirror), 0.0)
         self._start(mirror)

@@ -38,12 +38,23 @@ class Slot:
 
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the disk's threads once the step before has ended."""
+        return self._after_last(lambda: self.member.write(function, *args))
+
+    def give_back(self, function: Callable[[], None]) -> Deferred[None]:
+        """Call `function`, which ends the write here, once the last step has ended.
+
+        Fires after `DISCARD_SECONDS` at the latest, with `Unanswered` when that is still to come.
+        """
+        ending = self._after_last(lambda: self.member.give_back(function))
+        return within(self.member.clock, DISCARD_SECONDS, ending)
+
+    def _after_last(self, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
         if self._last is None or self._last.called:
-            step = self.member.write(function, *args)
+            step = begin()
         else:
             step = Deferred()
             # The step before has told its failure to whoever waited for it.
-            self._last.addBoth(lambda _: self.member.write(function, *args).chainDeferred(step))
+            self._last.addBoth(lambda _: begin().chainDeferred(step))
         ended: Deferred[object] = Deferred()
         self._last = ended
 
@@ -92,10 +103,10 @@ class Slot:
 class MirrorWrite:
     """A sample being written to every disk of a mirror.
 
-    `add` the content, then `commit`; in the end `discard`, which does nothing after a commit.
-    Calls are not to overlap: each is to be awaited before the next. After `commit` has returned,
-    every copy is on stable storage under its final name; after `discard` no disk keeps anything
-    that was not committed.
+    `add` the content, then `commit`; in the end `discard`, which does nothing the second time, or
+    after a commit. Calls are not to overlap: each is to be awaited before the next. After `commit`
+    has returned, every copy is on stable storage under its final name; after `discard` no disk
+    keeps anything that was not committed.
     """
 
     def __init__(
@@ -120,7 +131,7 @@ class MirrorWrite:
         mirror.reserved_bytes += self._reserved
         mirror.reserved_samples += 1
         self._holds_reservation = True
-        self._committed = False
+        self._ended = False
 
     async def prepare(self) -> None:
         """Have room on every disk before the body is asked for, unless the body is small.
@@ -148,9 +159,8 @@ class MirrorWrite:
         digest = self._digest
         named = await self._everywhere(lambda slot: slot.run(slot.copy.name, digest))
         await self._everywhere(lambda slot: slot.run(slot.copy.sync_directories, digest))
-        self._committed = True
-        closing = [self._in_time(slot, DISCARD_SECONDS, slot.copy.close) for slot in self._slots]
-        await settle(closing)
+        self._ended = True
+        await settle([slot.give_back(slot.copy.close) for slot in self._slots])
         for slot in self._slots:
             slot.member.condemned.discard(digest)
         return [f"{slot.member.root}/{digest.disk_path}" for slot in self._slots], all(named)
@@ -161,8 +171,9 @@ class MirrorWrite:
         A disk that hangs is cleaned when it answers again; this waits `DISCARD_SECONDS` at most.
         """
         self._release()
-        used = [] if self._committed else [slot for slot in self._slots if slot.used]
-        await settle([self._in_time(slot, DISCARD_SECONDS, slot.discard) for slot in used])
+        used = [] if self._ended else [slot for slot in self._slots if slot.used]
+        self._ended = True
+        await settle([slot.give_back(slot.discard) for slot in used])
 
     async def read_back(self, offset: int, length: int) -> bytes:
         """A part of what has been written, from a disk that has not failed.
@@ -171,18 +182,12 @@ class MirrorWrite:
         """
         for slot in self._slots:
             if slot not in self._failed and slot.staged is not None:
-                (data,) = await settle(
-                    [self._in_time(slot, STEP_SECONDS, slot.copy.read_back, offset, length)]
-                )
+                reading = slot.run(slot.copy.read_back, offset, length)
+                (data,) = await settle([within(slot.member.clock, STEP_SECONDS, reading)])
                 if isinstance(data, bytes):
                     return data
                 self._failed.add(slot)
         raise Unavailable("every disk of the set failed while the sample was written")
-
-    def _in_time(
-        self, slot: Slot, seconds: float, function: Callable[[*Args], T], *args: *Args
-    ) -> Deferred[T]:
-        return within(slot.member.clock, seconds, slot.run(function, *args))
 
     async def _everywhere(self, step: Callable[[Slot], Deferred[T]]) -> list[T]:
         steps = [within(slot.member.clock, STEP_SECONDS, step(slot)) for slot in self._slots]

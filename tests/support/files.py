@@ -38,7 +38,7 @@ class RecordingFiles(Files):
         self._paths = {}
 
     def _before(self, name, args):
-        """For subclasses: runs before the call is made; may raise."""
+        """For subclasses: runs before the call is made; may raise, or return other arguments."""
 
     def _path(self, name, args):
         named = [argument for argument in args if isinstance(argument, str)]
@@ -64,7 +64,7 @@ class RecordingFiles(Files):
 
 def _recorded(name):
     def call(self, *args):
-        self._before(name, args)
+        args = self._before(name, args) or args
         result = getattr(super(RecordingFiles, self), name)(*args)
         self._record(name, args, result)
         return result
@@ -81,38 +81,68 @@ class FaultyFiles(RecordingFiles):
     """Fails calls on demand.
 
     `fail_at(n, error)`: the n-th call from now on (0 is the next) raises `error`, an errno.
-    `fail_always(name, error)`: every call of that name raises, until `heal`.
+    `fail_always(name, error)`: every call of that name raises, until `heal`; "*" is every name.
     `short_write_at(n)`: the n-th call, if it is a write, writes only half.
+    `hang_at(n, hang)`: the n-th call and all that follow wait in `hang()`, until `heal`.
+
+    `failed` is the name of the last call that was hit, `failed_args` its arguments, `failed_after`
+    the number of calls that were made before it.
     """
 
     def __init__(self, label="", log=None):
         super().__init__(label, log)
         self._countdown = None
-        self._error = None
+        self._fault = None
         self._always = {}
-        self.failed = None
+        self.failed = self.failed_args = self.failed_after = None
 
     def fail_at(self, n, error):
-        self._countdown, self._error = n, error
-        self.failed = None
+        self._arm(n, lambda name, args: self._raise(name, args, error))
+
+    def short_write_at(self, n):
+        self._arm(n, _shortened)
+
+    def hang_at(self, n, hang):
+        def wait(name, args):
+            self._countdown = 0
+            hang()
+
+        self._arm(n, wait)
 
     def fail_always(self, name, error):
         self._always[name] = error
 
     def heal(self):
-        self._countdown = self._error = None
+        self._countdown = self._fault = None
         self._always = {}
 
-    def _before(self, name, args):
-        if name in self._always:
-            self._raise(name, self._always[name])
-        if self._countdown is None:
-            return
-        self._countdown -= 1
-        if self._countdown < 0:
-            self._countdown = None
-            self._raise(name, self._error)
+    def _arm(self, n, fault):
+        self._countdown, self._fault = n, fault
+        self.failed = self.failed_args = self.failed_after = None
 
-    def _raise(self, name, error):
+    def _before(self, name, args):
+        error = self._always.get(name, self._always.get("*"))
+        if error is not None:
+            self._raise(name, args, error)
+        if self._countdown is None:
+            return None
+        self._countdown -= 1
+        if self._countdown >= 0:
+            return None
+        self._countdown, fault = None, self._fault
+        self.failed, self.failed_args, self.failed_after = name, args, len(self.calls)
+        return fault(name, args)
+
+    def _raise(self, name, args, error):
         self.failed = name
+        if name == "close":  # the descriptor is gone even then (close(2), "Dealing with errors")
+            Files.close(self, *args)
+            self._record(name, args, None)
         raise OSError(error, os.strerror(error))
+
+
+def _shortened(name, args):
+    if name == "write":
+        fd, data = args
+        return fd, data[: max(1, len(data) // 2)]
+    return None

@@ -1,4 +1,4 @@
-"""Bytes of requests, and what is true after them."""
+"""What HTTP tests share: bytes of requests, disks that wait, and what is true afterwards."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from stor.digest import Digest
 from tests.support.rig import AUTHORIZATION, request_bytes
+from tests.support.workers import HeldWorker
 
 AUTHORIZED = ("Authorization", AUTHORIZATION)
 CHUNKED = ("Transfer-Encoding", "chunked")
@@ -37,6 +38,55 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 
+class Disks(dict):
+    """Makes the `Files` of each disk, for a Rig, and keeps them by the disk's label."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self._kind = kind
+
+    def __call__(self, label):
+        return self.setdefault(label, self._kind(label))
+
+
+class HeldWorkers:
+    """Makes workers, for a Rig, whose jobs wait until they are released."""
+
+    def __init__(self):
+        self._made = []
+
+    def __call__(self):
+        self._made.append(HeldWorker())
+        return self._made[-1]
+
+    @property
+    def held(self):
+        """How many jobs wait."""
+        return sum(len(worker.held) for worker in self._made)
+
+    def step(self):
+        """Do the oldest job of each worker."""
+        for worker in self._made:
+            worker.release(1)
+
+    def release(self):
+        """Do all jobs, and those that they bring about."""
+        while self.held:
+            self.step()
+
+    def hang(self):
+        """Keep from being done what waits now; call what this returns to let it go on."""
+        hanging = [(worker, list(worker.held)) for worker in self._made]
+        for worker in self._made:
+            worker.held.clear()
+
+        def go_on():
+            for worker, jobs in hanging:
+                worker.held.extend(jobs)
+
+        return go_on
+
+
 @contextmanager
 def no_bug_logged():
     """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
@@ -51,7 +101,7 @@ def no_bug_logged():
         yield
     finally:
         globalLogPublisher.removeObserver(observe)
-    assert bugs == []
+    assert not bugs, "\n".join(bugs)
 
 
 def assert_one_line(response, status):

@@ -3,6 +3,7 @@
 import base64
 import random
 import time
+from functools import lru_cache
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, succeed
@@ -21,18 +22,24 @@ from stor.web.auth import Authenticator
 from stor.web.routes import Api
 from stor.web.site import StorSite
 from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
+from tests.support.files import FaultyFiles
 from tests.support.network import Connection
-from tests.support.workers import InlineWorker
+from tests.support.workers import HangingWorker, InlineWorker
 
 USER, PASSWORD = "writer", "writer_pass"
 AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
+#: The digest of a content; large ones are asked for again and again.
+digest_of = lru_cache(maxsize=8)(Digest.of)
+
+
 class Rig:
     """Mirrors of directories below `path`; `sets` says how many disks each has.
 
-    `files(label)` makes a disk's system calls, `worker()` its workers, `read_only` are the roots'
-    positions `(set, disk)` that the configuration does not let be written.
+    `files(label)` makes a disk's system calls, `worker()` its workers for reading and writing, or
+    `workers(label)` all that it has. `read_only` are the roots' positions `(set, disk)` that the
+    configuration does not let be written; `forbidden_device` is the one that means "not mounted".
     """
 
     def __init__(
@@ -42,7 +49,9 @@ class Rig:
         *,
         files=lambda label: Files(),
         worker=InlineWorker,
+        workers=None,
         hashing=None,
+        forbidden_device=None,
         read_only=(),
         reserve_bytes=0,
         max_upload_bytes=None,
@@ -61,10 +70,11 @@ class Rig:
             members = []
             for d, root in enumerate(of_set):
                 root.mkdir(parents=True, exist_ok=True)
-                disk = Disk(str(root), files(f"set{s}/disk{d}"))
+                label = f"set{s}/disk{d}"
+                disk = Disk(str(root), files(label), forbidden_device)
                 health = Health(self.clock.seconds, writable=(s, d) not in read_only)
-                workers = Workers(worker(), worker(), InlineWorker())
-                members.append(Member(disk, health, workers, self.clock, roster))
+                own = workers(label) if workers else Workers(worker(), worker(), InlineWorker())
+                members.append(Member(disk, health, own, self.clock, roster))
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
         self.mirrors = Mirrors(
@@ -94,6 +104,10 @@ class Rig:
         for member in self.members:
             member.probe()
 
+    def begin(self):
+        """Do what follows the first probes: take up what an earlier Stor was to repair."""
+        Deferred.fromCoroutine(self.mirrors.begin())
+
     def rounds(self, n):
         """Let `n` rounds of probes, repairs and rebuilds pass, a minute apart."""
         for _ in range(n):
@@ -117,17 +131,18 @@ class Rig:
 
     def put(self, content, name=None, method="POST", headers=()):
         """Store `content` with the right credentials, under its own digest or another `name`."""
-        path = f"/{name or Digest.of(content)}"
+        path = f"/{name or digest_of(content)}"
         return self.request(method, path, [("Authorization", AUTHORIZATION), *headers], content)
 
     def get(self, content_or_name, headers=(), method="GET"):
         """Fetch a sample by its content or its name."""
-        name = content_or_name if isinstance(content_or_name, str) else Digest.of(content_or_name)
+        name = content_or_name if isinstance(content_or_name, str) else digest_of(content_or_name)
         return self.request(method, f"/{name}", headers)
 
     def copies(self, content):
         """The paths of all files that have the sample's name."""
-        paths = [root / Digest.of(content).disk_path for root in self.roots]
+        below = digest_of(content).disk_path
+        paths = [root / below for root in self.roots]
         return [path for path in paths if path.exists()]
 
     def samples(self):
@@ -137,6 +152,39 @@ class Rig:
     def staged(self):
         """All files that an upload could have left behind, on all disks."""
         return sorted(p for root in self.roots for p in root.glob(".stor/tmp/*"))
+
+
+class FaultyRig(Rig):
+    """A Rig whose disks fail and hang when the test says so.
+
+    `disks` has the `FaultyFiles` of each by its label, such as `set0/disk1`, and `log` the calls
+    of all; `kind(label, log)` makes them. Only with `threads` can a disk hang.
+    """
+
+    def __init__(self, path, sets=(2, 2), *, kind=FaultyFiles, threads=False, **options):
+        self.disks, self.log = {}, []
+        self._kind = kind
+        self._hanging = {}
+        workers = self._hanging_workers if threads else None
+        super().__init__(path, sets, files=self._files, workers=workers, **options)
+
+    def hang(self, label, n=0):
+        """The disk's n-th call from now on is not answered, and none after it."""
+        self.disks[label].hang_at(n, self._hanging[label].hang)
+
+    def heal(self):
+        """All disks answer again, and without errors; what was late ends."""
+        for files in self.disks.values():
+            files.heal()
+        for worker in self._hanging.values():
+            worker.wake()
+
+    def _files(self, label):
+        return self.disks.setdefault(label, self._kind(label, self.log))
+
+    def _hanging_workers(self, label):
+        worker = self._hanging.setdefault(label, HangingWorker())
+        return Workers(worker, worker, worker)
 
 
 def request_bytes(method, path, headers=(), body=None, version="HTTP/1.1"):

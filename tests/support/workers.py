@@ -1,14 +1,20 @@
-"""Workers without threads."""
+"""Workers that a test is in control of."""
 
 from collections import deque
+from queue import SimpleQueue
+from threading import Thread
 
 from twisted.internet.defer import Deferred, execute
+from twisted.python.failure import Failure
 
 
 class InlineWorker:
     """Does the work at once."""
 
     def run(self, function, *args):
+        return execute(function, *args)
+
+    def finish(self, function, *args):
         return execute(function, *args)
 
     def stop(self):
@@ -26,6 +32,8 @@ class HeldWorker:
         self.held.append((waiter, function, args))
         return waiter
 
+    finish = run
+
     def release(self, jobs=None):
         """Do the oldest `jobs`; by default all there are, and those that they bring about."""
         while self.held and jobs != 0:
@@ -36,3 +44,52 @@ class HeldWorker:
 
     def stop(self):
         """Nothing to end."""
+
+
+class HangingWorker:
+    """Does the work at once, in a thread; a job that calls `hang` stays there until `wake`.
+
+    One thread runs at a time, so that nothing happens in another order the next time.
+    """
+
+    def __init__(self):
+        self._reports = SimpleQueue()
+        self._hanging = deque()
+
+    def run(self, function, *args):
+        waiter = Deferred()
+        Thread(target=self._work, args=(waiter, function, args), daemon=True).start()
+        self._take_report(waiter)
+        return waiter
+
+    finish = run
+
+    def hang(self):
+        """Go on only when the test says so. Called in a job's thread."""
+        go_on = SimpleQueue()
+        self._reports.put((None, go_on))
+        go_on.get()
+
+    def wake(self):
+        """Let the jobs that hang go on, the oldest first."""
+        while self._hanging:
+            waiter, go_on = self._hanging.popleft()
+            go_on.put(None)
+            self._take_report(waiter)
+
+    def stop(self):
+        """Nothing to end."""
+
+    def _work(self, waiter, function, args):
+        try:
+            outcome = function(*args)
+        except BaseException:
+            outcome = Failure()
+        self._reports.put((waiter, outcome))
+
+    def _take_report(self, waiter):
+        ended, outcome = self._reports.get()
+        if ended is None:
+            self._hanging.append((waiter, outcome))
+        else:
+            waiter.callback(outcome)

@@ -1,0 +1,1 @@
+"""How fast Stor is, beside what limits it. See `bench/README.md`."""

@@ -1,0 +1,104 @@
+"""`python -m bench`: measure, and print a table."""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from bench.comparison import Result
+from bench.comparisons import COMPARISONS
+from bench.cores import Cores
+from bench.errors import Failed, Missing
+from bench.machine import describe, file_system
+from bench.programs import Programs
+from bench.report import as_json, table
+
+
+def main() -> int:
+    """0 when all was measured, 1 when something failed, 2 when something is not installed."""
+    options = _options()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    try:
+        programs = Programs.find()
+    except Missing as error:
+        _tell(str(error))
+        return 2
+    cores = Cores.choose()
+    if not cores.apart:
+        _tell("note: only one core, the server and its clients share it")
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="stor-bench-", dir=options.directory) as temporary:
+        directory = Path(temporary)
+        if file_system(directory) in ("tmpfs", "overlay"):
+            _tell("note: syncing costs little on this file system; --directory names another")
+        machine = describe(programs, directory)
+        for name in options.comparisons or COMPARISONS:
+            comparison = COMPARISONS[name](_made(directory / name), programs, cores)
+            try:
+                result = comparison.measure(options.rounds, options.seconds, _tell)
+            except (Failed, OSError) as error:
+                _tell(f"{comparison.title}: {error}")
+                continue
+            results.append(result)
+            print(f"{table(result)}\n", flush=True)
+        _tell("removing what was written")
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    if options.json:
+        try:
+            options.json.write_text(json.dumps(as_json(machine, results), indent=2) + "\n")
+        except OSError as error:
+            _tell(f"{options.json}: {error.strerror}")
+            return 1
+    return 0 if len(results) == len(options.comparisons or COMPARISONS) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument(
+        "comparisons", nargs="*", metavar="COMPARISON", help=f"of {', '.join(COMPARISONS)}; all"
+    )
+    parser.add_argument("--rounds", type=_count, default=5, help="turns of each contender (5)")
+    parser.add_argument("--seconds", type=_count, default=5, help="length of a turn (5)")
+    parser.add_argument(
+        "--directory", type=_directory, help="where to write: the file system to measure"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every turn, for programs")
+    options = parser.parse_args()
+    for name in options.comparisons:
+        if name not in COMPARISONS:
+            parser.error(f"{name}: expected one of {', '.join(COMPARISONS)}")
+    return options
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text}")
+    return number
+
+
+def _directory(text: str) -> str:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a directory, found {text}")
+    return text
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def _tell(line: str) -> None:
+    print(f"bench: {line}", file=sys.stderr, flush=True)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

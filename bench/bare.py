@@ -1,0 +1,112 @@
+"""What storing costs without a server: a loop that does the same to the disks."""
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from bench.body import Bodies, Body
+from stor.digest import Digest
+
+
+class Flat:
+    """Names samples in one directory that is there already: as little work as can be durable."""
+
+    def __init__(self, root: str) -> None:
+        self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+
+    def name(self, fd: int, digest: Digest) -> None:
+        """Give an open file its name."""
+        _link(fd, f"{digest}.dat", self.root_fd)
+
+    def sync(self, digest: Digest) -> None:
+        """Bring the name to stable storage."""
+        os.fsync(self.root_fd)
+
+
+class Tree:
+    """Names samples where Stor has them, three directories deep, of which most are new."""
+
+    def __init__(self, root: str) -> None:
+        self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self._durable: set[str] = set()
+
+    def name(self, fd: int, digest: Digest) -> None:
+        """Give an open file its name, after making the directories that it needs."""
+        for directory in digest.directories:
+            if directory not in self._durable:
+                with suppress(FileExistsError):
+                    os.mkdir(directory, dir_fd=self.root_fd)
+        _link(fd, digest.disk_path, self.root_fd)
+
+    def sync(self, digest: Digest) -> None:
+        """Bring the name to stable storage, and the names of the directories that are new."""
+        self._sync_directory(digest.directories[-1])
+        for directory in digest.directories:
+            if directory not in self._durable:
+                self._sync_directory(os.path.dirname(directory) or ".")
+        self._durable.update(digest.directories)
+
+    def _sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.root_fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+Place = Flat | Tree
+PLACES: dict[str, type[Place]] = {"flat": Flat, "tree": Tree}
+
+
+def store(body: Body, places: Iterable[Place]) -> None:
+    """Hash a content and make it durable in every place: write, sync, name, sync the name."""
+    hasher = hashlib.sha256(body.first)
+    hasher.update(body.rest)
+    digest = Digest(hasher.digest())
+    files = []
+    for place in places:
+        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o644, dir_fd=place.root_fd)
+        files.append((place, fd))
+        os.writev(fd, [body.first, body.rest])
+    for _, fd in files:
+        os.fsync(fd)
+    for place, fd in files:
+        place.name(fd, digest)
+    for place, fd in files:
+        place.sync(digest)
+        os.close(fd)
+
+
+def store_for(seconds: float, bodies: Bodies, places: Iterable[Place]) -> int:
+    """Store one sample after the other for so long; how many."""
+    end = time.monotonic() + seconds
+    samples = 0
+    while time.monotonic() < end:
+        store(next(bodies), places)
+        samples += 1
+    return samples
+
+
+def main(layout: str, threads: int, size: int, roots: list[str]) -> None:
+    """For each line of standard input, a number of seconds: a line `samples seconds`."""
+    places = [PLACES[layout](root) for root in roots]
+    bodies = Bodies(size)
+    with ThreadPoolExecutor(threads) as pool:
+        for line in sys.stdin:
+            begin = time.monotonic()
+            loops = [pool.submit(store_for, float(line), bodies, places) for _ in range(threads)]
+            samples = sum(loop.result() for loop in loops)
+            print(samples, time.monotonic() - begin, flush=True)
+
+
+def _link(fd: int, path: str, root_fd: int) -> None:
+    # With a descriptor os.link is linkat(2), which follows; without, link(2), which does not.
+    os.link(f"/proc/self/fd/{fd}", path, dst_dir_fd=root_fd, follow_symlinks=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -1,0 +1,46 @@
+"""Figures that tests give to the summary: how much of what was tried."""
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+FIGURES = pytest.StashKey[Counter]()
+
+
+def pytest_configure(config):
+    config.stash[FIGURES] = Counter()
+
+
+@pytest.fixture(scope="session")
+def figures(request):
+    """Counts by what is counted; they stand in the summary."""
+    return request.config.stash[FIGURES]
+
+
+@pytest.fixture(scope="session")
+def soak():
+    """Whether the long forms are to run (`make soak`)."""
+    return os.environ.get("STOR_SOAK") == "1"
+
+
+@pytest.fixture
+def quick_path(tmp_path):
+    """A directory for thousands of small files: in memory, where there is some."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < 512 * 1024 * 1024:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield Path(path)
+
+
+def pytest_terminal_summary(terminalreporter):
+    figures = terminalreporter.config.stash[FIGURES]
+    if figures:
+        terminalreporter.section("figures")
+        for what, number in sorted(figures.items()):
+            terminalreporter.write_line(f"{number:8} {what}")

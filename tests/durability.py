@@ -1,0 +1,210 @@
+"""Proof that an answer comes after all that makes a sample durable.
+
+The system calls of real uploads are recorded over all disks and judged twice: by their order, and
+by what each disk still has when the power goes after any one of them.
+"""
+
+from itertools import count
+from posixpath import basename, dirname
+
+import attrs
+
+from stor.digest import Digest
+from tests.conformance import QuickFiles, put
+from tests.support.files import Call
+from tests.support.rig import Rig
+from tests.support.workers import InlineWorker
+
+
+@attrs.frozen
+class Event:
+    """What a system call did to its `subject`, a file or a directory.
+
+    `path` is what came or went below the root, `size` the bytes that were written; of `answer`,
+    those of the sample that is acknowledged.
+    """
+
+    kind: str
+    disk: str
+    subject: str
+    path: str = ""
+    size: int = 0
+
+
+#: The calls that change a disk, or bring a change to it, and the answer.
+KINDS = ("create", "make_directory", "remove_directory", "unlink", "answer")
+KINDS += ("write", "set_modified", "sync", "name")
+
+
+def history(log):
+    """The events of a log that several `RecordingFiles` share."""
+    events, files, numbers = [], {}, count()
+    for disk, call in log:
+        fd = call.args[0] if call.args else None
+        if call.name in ("allocate", "lock", "write", "set_modified"):
+            files.setdefault((disk, fd), f"file {next(numbers)}")
+        elif call.name == "close":
+            files.pop((disk, fd), None)
+        if call.name not in KINDS:
+            continue
+        size = len(call.args[-1]) if call.name in ("write", "answer") else 0
+        subject = files.get((disk, fd), call.path)
+        path = "" if call.name in ("write", "set_modified", "sync") else call.path
+        events.append(Event(call.name, disk, subject, path, size))
+    return events
+
+
+def assert_durable_order(events, disks):
+    """Every answer comes after all that makes the sample durable on each of `disks`, in order.
+
+    Write, then set the times, then sync the file, on every disk before a name on any; after the
+    name sync its directory, after a mkdir the parent.
+    """
+    for position, event in enumerate(events):
+        if event.kind == "answer":
+            _assert_durable(events[:position], event, disks)
+
+
+def _assert_durable(events, answer, disks):
+    def last(kind, disk, thing):
+        found = [
+            i
+            for i, event in enumerate(events)
+            if (event.kind, event.disk) == (kind, disk) and thing in (event.subject, event.path)
+        ]
+        return max(found, default=None)
+
+    named = {disk: last("name", disk, answer.path) for disk in disks}
+    assert None not in named.values(), f"not every copy has a name: {named}"
+    for disk, place in named.items():
+        file = events[place].subject
+        steps = [last(kind, disk, file) for kind in ("write", "set_modified", "sync")]
+        written = sum(e.size for e in events if (e.kind, e.subject) == ("write", file))
+        assert written == answer.size, f"{disk}: {written} bytes were written"
+        if answer.size == 0:
+            steps = steps[1:]
+        assert None not in steps, f"{disk}: write, time and sync are at {steps}"
+        assert steps == sorted(steps), f"{disk}: write, time and sync are in the order {steps}"
+        first = min(named.values())
+        assert steps[-1] < first, f"{disk}: a copy has its name before this one is synced"
+        to_sync = [(dirname(answer.path), place)]
+        directory = dirname(answer.path)
+        while directory:
+            made = last("make_directory", disk, directory)
+            directory = dirname(directory)
+            if made is not None:
+                to_sync.append((directory or ".", made))
+        for directory, since in to_sync:
+            synced = last("sync", disk, directory)
+            assert synced is not None, f"{disk}: {directory} is not synced"
+            assert synced > since, f"{disk}: {directory} is not synced after its last entry"
+
+
+class Node:
+    """A file, or a directory with its entries; what of it is on the platter already."""
+
+    def __init__(self):
+        self.written, self.synced = 0, None
+        self.entries, self.durable_entries = {}, {}
+        self.named = False
+
+    def walk(self, path):
+        """What is at `path`; a directory that nobody was seen to make has always been there."""
+        node = self
+        for name in [part for part in path.split("/") if part not in ("", ".")]:
+            if name not in node.entries:
+                node.entries[name] = node.durable_entries[name] = Node()
+            node = node.entries[name]
+        return node
+
+    def survivor(self, path):
+        """What is at `path` when all that was not synced is lost."""
+        node = self
+        for name in path.split("/"):
+            node = node.durable_entries.get(name)
+            if node is None:
+                return None
+        return node
+
+
+def assert_survives_power_loss(events, disks):
+    """Whatever event is the last one before the power fails, nothing acknowledged is lost.
+
+    A file keeps what was written before its last sync, a directory the entries it had at its
+    last sync; any later entry may survive too, so what has a name is whole from the first.
+    """
+    roots, files, answers = {disk: Node() for disk in disks}, {}, []
+    for event in events:
+        if event.kind == "answer":
+            answers.append(event)
+        else:
+            _replay(event, roots.setdefault(event.disk, Node()), files)
+        for subject, file in files.items():
+            assert not file.named or file.synced == file.written, f"{subject} has half its bytes"
+        for answer in answers:
+            for disk in disks:
+                copy = roots[disk].survivor(answer.path)
+                assert copy is not None, f"{disk}: {answer.path} is lost after {event}"
+                assert copy.synced == answer.size, f"{disk}: bytes are lost after {event}"
+
+
+def _replay(event, root, files):
+    parent = root.walk(dirname(event.path))
+    if event.kind in ("create", "make_directory"):
+        parent.entries[basename(event.path)] = Node()
+    elif event.kind in ("remove_directory", "unlink"):
+        parent.entries.pop(basename(event.path))
+    elif event.kind == "sync" and event.subject not in files:
+        directory = root.walk(event.subject)
+        directory.durable_entries = dict(directory.entries)
+    else:
+        file = files.setdefault(event.subject, Node())
+        file.written += event.size
+        if event.kind in ("write", "set_modified"):
+            file.synced = None
+        elif event.kind == "sync":
+            file.synced = file.written
+        elif event.kind == "name":
+            parent.entries[basename(event.path)] = file
+            file.named = True
+
+
+JUDGES = [assert_durable_order, assert_survives_power_loss]
+
+
+class Recorded:
+    """A Stor whose system calls and answers are one log."""
+
+    def __init__(self, path, disks, files=QuickFiles, worker=None, sets=1):
+        self.log = []
+        worker = worker or InlineWorker()
+        self.rig = Rig(
+            path,
+            (disks,) * sets,
+            files=lambda label: files(label, self.log),
+            worker=lambda: worker,
+        )
+        self.disks = [member.disk.files.label for member in self.rig.members]
+        self.log.clear()
+
+    def answered(self, content):
+        """Note that an upload is acknowledged now."""
+        self.log.append(("", Call("answer", Digest.of(content).disk_path, (content,))))
+
+    async def put(self, content):
+        """Store `content` and note when that is acknowledged."""
+        paths, created = await put(self.rig.store, content)
+        self.answered(content)
+        return paths, created
+
+    def judge(self, answers=1, disks=None):
+        """Both judges are content with everything so far, which has so many answers.
+
+        `disks` are those that hold the samples, by default all.
+        """
+        disks = disks or self.disks
+        events = history(self.log)
+        assert [e.kind for e in events].count("answer") == answers
+        for judge in JUDGES:
+            judge(events, disks)
+        return events

@@ -1,0 +1,205 @@
+"""File systems of a test: in memory, ext4 in a file, and one that hangs when it is told to."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.integration.process import MIB, poll
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def program(name, package):
+    """The program's path; the test fails when it is not installed."""
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        pytest.fail(f"{name} is missing: apt-get install {package}", pytrace=False)
+    return found
+
+
+def used(path):
+    """The bytes and inodes that are taken on the file system of `path`."""
+    status = os.statvfs(path)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize, status.f_files - status.f_ffree
+
+
+def free_bytes(path):
+    """What is left on the file system of `path`."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+class Disk:
+    """A file system that is mounted at `point` and can be taken away from there.
+
+    The same file system stays mounted at `kept`, where nobody but the test looks; so what is on it
+    outlives `unmount`.
+    """
+
+    def __init__(self, point, kept):
+        self.point = point
+        self.kept = kept
+        self._bare_fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
+        self._bare_before = self._bare()
+        self.mount()
+
+    def __str__(self):
+        return str(self.point)
+
+    def mount(self, other=None):
+        """Mount the file system, or that of an `other` disk, at the mount point."""
+        _run("mount", "--bind", self.kept if other is None else other.kept, self.point)
+
+    def unmount(self):
+        """Take it away from its mount point at once, whoever uses it (umount(8), --lazy)."""
+        _run("umount", "--lazy", self.point)
+
+    def assert_bare_untouched(self):
+        """Nothing is, or ever was, in the directory below the mount point.
+
+        Making an entry changes the directory's times (inode(7)), also when it is removed again.
+        """
+        assert self._bare() == self._bare_before, f"written below the mount point {self.point}"
+
+    def _bare(self):
+        status = os.fstat(self._bare_fd)
+        return os.listdir(self._bare_fd), status.st_mtime_ns, status.st_ctime_ns, status.st_nlink
+
+    def close(self):
+        os.close(self._bare_fd)
+
+
+class HangingDisk(Disk):
+    """A disk on which every operation hangs while it is `hung`.
+
+    bindfs shows the file system at `kept` at the mount point; while its process is stopped, nobody
+    answers the kernel. It has no O_TMPFILE.
+    """
+
+    def __init__(self, point, kept):
+        super().__init__(point, kept)
+        self.unmount()
+        command = [program("bindfs", "bindfs"), "-f", str(kept), str(point)]
+        device = os.stat(point).st_dev
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        poll(lambda: os.stat(point).st_dev != device, what="a mount by bindfs")
+
+    @contextlib.contextmanager
+    def hung(self):
+        """The disk hangs, and answers again afterwards."""
+        self._hang()
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def _hang(self):
+        # A request that bindfs has taken up could not be interrupted, not even by SIGKILL: stop it
+        # while it waits for the next one, in read(2).
+        for _ in range(1000):
+            self._process.send_signal(signal.SIGSTOP)
+            process = Path(f"/proc/{self._process.pid}")
+            poll(lambda p=process: p.joinpath("stat").read_text().rpartition(") ")[2][0] == "T")
+            if process.joinpath("syscall").read_text().split()[0] == "0":
+                return
+            self._process.send_signal(signal.SIGCONT)
+        raise AssertionError("bindfs was never found idle")
+
+    def close(self):
+        # Killed, it makes whatever hangs fail (ENOTCONN).
+        self._process.kill()
+        self._process.wait()
+        super().close()
+
+
+class Mounts:
+    """The file systems of one test. On leaving, all are unmounted, whoever uses them still."""
+
+    def __init__(self, directory):
+        if os.geteuid() != 0:
+            pytest.fail("mounting needs root: run this test as root", pytrace=False)
+        self._directory = Path(directory)
+        self._own_directory = None
+        self._mounted = []
+        self._disks = []
+
+    def __enter__(self):
+        root_device = os.stat("/").st_dev
+        if os.stat(self._directory).st_dev != root_device:
+            self._own_directory = tempfile.mkdtemp(prefix="stor-mounts-", dir="/var/tmp")
+            self._directory = Path(self._own_directory)
+        if os.stat(self._directory).st_dev != root_device:
+            pytest.fail("neither the tests' directory nor /var/tmp is on the file system of /")
+        return self
+
+    def __exit__(self, *exception):
+        for disk in self._disks:
+            disk.close()
+        for point in reversed(self._mounted):
+            # A mount point can have more than one file system mounted on it, or none.
+            while _mounted(point):
+                _run("umount", "--lazy", point)
+        if self._own_directory is not None:
+            shutil.rmtree(self._own_directory)
+
+    def tmpfs(self, name, mib=64, options="", below=None):
+        """A disk in memory of `mib` MiB; `options` as in tmpfs(5).
+
+        Its mount point is on the file system of `/`, or in the directory `below`.
+        """
+        return self._disk(Disk, name, self._tmpfs(name, mib, options), below)
+
+    def ext4(self, name, mib=64):
+        """A disk with ext4 on it, in a file in memory of `mib` MiB."""
+        image = self._tmpfs(f"{name}.image", mib + 8) / "image"
+        with image.open("wb") as file:
+            file.truncate(mib * MIB)
+        _run(program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", image)
+        kept = self._directory_for(f"{name}.kept")
+        _run("mount", "-o", "loop", image, kept)
+        self._mounted.append(kept)
+        shutil.rmtree(kept / "lost+found")
+        return self._disk(Disk, name, kept)
+
+    def hanging(self, name, mib=64):
+        """A disk in memory that can be made to hang."""
+        return self._disk(HangingDisk, name, self._tmpfs(name, mib))
+
+    def _disk(self, kind, name, kept, below=None):
+        point = self._directory_for(name, below)
+        self._mounted.append(point)
+        disk = kind(point, kept)
+        self._disks.append(disk)
+        return disk
+
+    def _tmpfs(self, name, mib, options=""):
+        point = self._directory_for(f"{name}.kept")
+        size = f"size={mib}m{options and ','}{options}"
+        _run("mount", "-t", "tmpfs", "-o", size, "stor-test", point)
+        self._mounted.append(point)
+        return point
+
+    def _directory_for(self, name, below=None):
+        path = Path(below or self._directory / "mounts") / name
+        path.mkdir(parents=True)
+        return path
+
+
+def _mounted(point):
+    """Whether something is mounted there, be it dead (proc(5), mountinfo)."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return str(point) in [line.split()[4] for line in lines]
+
+
+def _run(program_path, *arguments):
+    name = program(program_path, "mount")
+    done = subprocess.run([name, *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        command = " ".join([program_path, *map(str, arguments)])
+        pytest.fail(f"{command}: {done.stderr.strip()}", pytrace=False)

@@ -1,0 +1,155 @@
+"""`kill -9` at random points of a mixed load: what was promised is there, and nothing else."""
+
+import contextlib
+import http.client
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+
+import pytest
+
+from tests.integration.load import SOAK, Audit, Load, timed
+from tests.integration.mounts import Mounts
+from tests.integration.process import COMPLAINTS, Stor, poll, sample_path, sha_of
+
+UNKNOWN = sha_of(b"a sample that nobody has")
+
+#: So many kills before the disks are emptied.
+KILLS_IN_A_ROW = 50
+
+
+@pytest.fixture
+def mounts(tmp_path):
+    with Mounts(tmp_path) as mounts:
+        yield mounts
+
+
+class Life:
+    """One Stor that is killed again and again under load, always on the same disks."""
+
+    def __init__(self, stor, seed):
+        self.stor = stor
+        self.load = Load(stor.port, seed)
+        self.kills = 0
+        self.starts_seconds = []
+        self.audit = Audit(stor.roots)
+        self._rng = random.Random(seed)
+
+    def end(self):
+        """Let the load run, kill Stor at a random point, and see what it has left."""
+        with self.load.running():
+            time.sleep(self._rng.uniform(0, 0.4))
+            self.stor.kill()
+        self.kills += 1
+        assert not COMPLAINTS.search(self.stor.log), self.stor.log
+        assert self.load.surprises == []
+        self.audit.check(self.load.acknowledged, self.load.paths, staging=True)
+
+    def begin_again(self):
+        """Start on the same disks; what the crash has left is gone with the first answer."""
+        if self._rng.random() < 0.1:
+            self._interrupt_a_start()
+        seconds, response = timed(self._start)
+        assert response.status == 404
+        self.starts_seconds.append(seconds)
+        # A repair that an earlier life has noted may be under way.
+        poll(lambda: self.stor.staged() == [], what="an empty staging directory")
+        self.audit.check(self.load.acknowledged, self.load.paths)
+
+    def _interrupt_a_start(self):
+        seconds = self._rng.uniform(0.1, 0.6)
+        timer = threading.Timer(seconds, lambda: self.stor.signal(signal.SIGKILL))
+        timer.start()
+        with contextlib.suppress(AssertionError, OSError, http.client.HTTPException):
+            self.stor.start()
+        timer.join()
+        self.stor.kill()
+        self.kills += 1
+
+    def _start(self):
+        self.stor.start()
+        return self.stor.get(UNKNOWN)
+
+
+def crash(start_stor, kills):
+    """Kill so many times, on new disks every now and then."""
+    lives = []
+    while kills > 0:
+        life = Life(start_stor(), seed=kills)
+        try:
+            while life.kills < min(kills, KILLS_IN_A_ROW):
+                life.end()
+                life.begin_again()
+            life.stor.stop()
+        finally:
+            life.stor.remove()
+        kills -= life.kills
+        lives.append(life)
+    starts = [seconds for life in lives for seconds in life.starts_seconds]
+    print(
+        f"{sum(life.kills for life in lives)} kills, "
+        f"{sum(life.load.requests for life in lives)} requests, "
+        f"{sum(len(life.load.acknowledged) for life in lives)} samples acknowledged, "
+        f"{sum(life.audit.files_read for life in lives)} files read, "
+        f"a start takes {statistics.median(starts):.2f} s and at most {max(starts):.2f} s"
+    )
+    for life in lives:
+        assert len(life.load.acknowledged) > life.kills, "a load that stores nothing tests nothing"
+        third = len(life.starts_seconds) // 3
+        first, last = life.starts_seconds[:third], life.starts_seconds[-third:]
+        assert min(last) < 1.5 * min(first), "starts take longer and longer"
+
+
+class TestKill:
+    def test_directories(self, tmp_path):
+        crash(lambda: Stor.configured(tmp_path / "stor"), 350 if SOAK else 20)
+
+    def test_file_systems_without_o_tmpfile(self, tmp_path, mounts):
+        disks = [mounts.hanging(f"disk{number}", mib=1024) for number in range(4)]
+        with pytest.raises(OSError, match="not supported"):
+            os.open(disks[0].point, os.O_TMPFILE | os.O_RDWR)
+        pairs = [[str(disk) for disk in pair] for pair in (disks[:2], disks[2:])]
+
+        def start_stor():
+            return Stor.configured(tmp_path / "stor", storage_pairs=pairs, require_mount=True)
+
+        crash(start_stor, 150 if SOAK else 10)
+
+
+class TestStart:
+    SAMPLES_A_DISK = 10_000
+
+    def test_reads_no_directory_of_samples(self, mounts, start):
+        """The kernel notes when a directory was read last (mount(8), strictatime)."""
+        disks = [mounts.tmpfs(name, options="strictatime") for name in ("disk0", "disk1")]
+        stor = start(storage_pairs=[[str(disk) for disk in disks]], require_mount=True)
+        stor.stop()
+        empty_seconds = min(self._restart(stor) for _ in range(2))
+        for disk in disks:
+            self._fill(disk.kept)
+        directories = [path for disk in disks for path in disk.kept.glob("??/??")]
+        directories += {path.parent for path in directories}
+        before = [path.stat().st_atime_ns for path in directories]
+        full_seconds = min(self._restart(stor) for _ in range(2))
+        assert [path.stat().st_atime_ns for path in directories] == before
+        print(f"a start takes {empty_seconds:.2f} s, with 20 000 files {full_seconds:.2f} s")
+        assert full_seconds < 2 * empty_seconds
+
+    def _fill(self, root):
+        for number in range(self.SAMPLES_A_DISK):
+            path = root / sample_path(sha_of(b"%d" % number))
+            os.makedirs(path.parent, exist_ok=True)
+            path.touch()
+
+    def _restart(self, stor):
+        def answer():
+            stor.start()
+            return stor.get(UNKNOWN)
+
+        seconds, response = timed(answer)
+        assert response.status == 404
+        stor.stop()
+        return seconds

@@ -1,0 +1,382 @@
+"""What `twistd -n stor` does with its options, its configuration, its port and its disks."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.process import (
+    REPOSITORY,
+    configure,
+    endpoint,
+    environment,
+    free_port,
+    place,
+    poll,
+    refused_start,
+    sample_path,
+    sha_of,
+)
+
+CONTENT = b"a sample"
+SHA = sha_of(CONTENT)
+UNKNOWN = sha_of(b"a sample that nobody has")
+
+
+@pytest.fixture
+def with_data(start_with, tmp_path):
+    """Start a Stor with `--data`: `with_data("data")`, below the test's directory."""
+
+    def start(data, port=None, listen=None, **variables):
+        port = port or free_port()
+        arguments = ["stor", "--data", data, "--listen", listen or endpoint(port)]
+        stor = start_with(*arguments, port=port, **variables)
+        stor.roots = [tmp_path / data / f"set{s}" / f"disk{d}" for s in (1, 2) for d in (1, 2)]
+        stor.password = (tmp_path / data / "password").read_text().strip()
+        return stor
+
+    return start
+
+
+def pasted(stor):
+    """The lines that it prints to be pasted."""
+    greeting = stor.log.partition("Try:\n")[2]
+    return [line for line in greeting.splitlines() if line.startswith("  ")]
+
+
+def in_bash(line):
+    return subprocess.run(
+        ["bash", "-c", line], env=environment(), capture_output=True, timeout=20, check=True
+    ).stdout
+
+
+def assert_refused(ended, *lines):
+    """It has ended with status 1, and said these lines and nothing else."""
+    status, output, errors = ended
+    assert status == 1
+    assert "Traceback" not in output + errors
+    assert output == ""
+    assert errors.splitlines() == [f"stor: {line}" for line in lines]
+
+
+class TestData:
+    def test_two_sets_of_two_directories_and_a_private_password(self, with_data, tmp_path):
+        stor = with_data("data")
+        assert [root.is_dir() for root in stor.roots] == [True] * 4
+        password = tmp_path / "data" / "password"
+        assert stat.S_IMODE(password.stat().st_mode) == 0o600
+        assert len(stor.password) >= 12
+        assert stor.get("status").body == b"OK"
+
+    def test_a_first_start_has_nothing_to_warn_of(self, with_data):
+        stor = with_data("data")
+        assert [line for line in stor.log.splitlines() if "#warn" in line] == []
+
+    def test_the_printed_lines_store_and_fetch(self, with_data):
+        stor = with_data("data")
+        store, fetch = poll(lambda: pasted(stor), what="two lines to paste")
+        paths = json.loads(in_bash(store))
+        assert [Path(path).read_bytes() for path in paths] == [b"hello", b"hello"]
+        assert in_bash(fetch) == b"hello"
+
+    def test_the_printed_lines_name_the_port_however_it_is_given(self, with_data):
+        port = free_port()
+        stor = with_data("data", port=port, listen=f"tcp:port={port}:interface=127.0.0.1")
+        store, fetch = poll(lambda: pasted(stor), what="two lines to paste")
+        assert stor.url() in store
+        assert stor.url() in fetch
+
+    def test_password_and_samples_stay_over_a_restart(self, with_data):
+        stor = with_data("data")
+        store, _ = poll(lambda: pasted(stor), what="two lines to paste")
+        in_bash(store)
+        stor.stop()
+        again = with_data("data")
+        assert again.password == stor.password
+        _, fetch = poll(lambda: pasted(again), what="two lines to paste")
+        assert in_bash(fetch) == b"hello"
+
+    def test_the_password_is_asked_for_whatever_the_environment_names(self, with_data, tmp_path):
+        configure(tmp_path)
+        stor = with_data("data", CONFIG_FILE="config.json")
+        assert stor.put(CONTENT).status == 401, "the password of the configuration"
+
+    def test_an_empty_password_file_is_no_empty_password(self, with_data, tmp_path):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "password").touch(0o600)
+        stor = with_data("data")
+        nothing = {"Authorization": f"Basic {base64.b64encode(b'writer:').decode()}"}
+        assert stor.request("POST", SHA, CONTENT, nothing).status == 401
+        assert stor.samples() == []
+
+    def test_a_password_that_is_no_text_stops_the_start(self, tmp_path):
+        path = tmp_path / "data" / "password"
+        path.parent.mkdir()
+        path.write_bytes(b"\xff\xfe")
+        ended = refused_start("stor", "--data", "data", directory=tmp_path)
+        assert ended[0] == 1
+        assert "Traceback" not in ended[1] + ended[2]
+        assert ended[2].startswith(f"stor: --data {tmp_path / 'data'}: ")
+        assert ended[2].count("\n") == 1
+
+    def test_a_file_in_place_of_the_directory(self, tmp_path):
+        (tmp_path / "data").touch()
+        ended = refused_start("stor", "--data", "data", directory=tmp_path)
+        directory = tmp_path / "data"
+        assert_refused(ended, f"--data {directory}: Not a directory: {directory}/set1")
+
+
+class TestConfig:
+    def test_listen_instead_of_the_configured_endpoints(self, start_with, tmp_path):
+        configured, port = configure(tmp_path)[0], free_port()
+        start_with("stor", "--config", "config.json", "--listen", endpoint(port), port=port)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", configured))
+
+    def test_several_endpoints(self, start, tmp_path):
+        port, path = free_port(), tmp_path / "socket"
+        stor = start(listen=[endpoint(port), f"unix:{path}"], port=port)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            sock.connect(str(path))
+            sock.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            assert sock.recv(1000).startswith(b"HTTP/1.0 200 ")
+        assert stor.get("status").body == b"OK"
+
+    @pytest.mark.parametrize("arguments", [["-oy", REPOSITORY / "stor.tac"], ["stor"]])
+    def test_the_configuration_that_the_environment_names(self, start_with, tmp_path, arguments):
+        port, _ = configure(tmp_path)
+        stor = start_with(*arguments, port=port, CONFIG_FILE="config.json")
+        assert stor.put(CONTENT).status == 201
+        assert stor.get(SHA).body == CONTENT
+
+    def test_config_before_the_environment(self, start_with, tmp_path):
+        port, _ = configure(tmp_path)
+        arguments = ["stor", "--config", "config.json"]
+        stor = start_with(*arguments, port=port, CONFIG_FILE="/does/not/exist")
+        assert stor.get("status").status == 200
+
+    def test_a_tree_as_the_older_stor_wrote_it(self, start_with, tmp_path):
+        port, roots = configure(tmp_path)
+        both = place(CONTENT, roots[:2])
+        one = place(b"one copy, on the second disk", roots[3:])
+        for root in roots[:2]:
+            os.utime(Path(root) / sample_path(both), (784_111_777, 784_111_777))
+        stor = start_with("stor", "--config", "config.json", port=port)
+        answer = stor.get(both)
+        assert (answer.status, answer.body) == (200, CONTENT)
+        assert answer.headers["last-modified"] == "Sun, 06 Nov 1994 08:49:37 GMT"
+        assert stor.get(one.upper()).body == b"one copy, on the second disk"
+        assert stor.request("HEAD", one).headers["content-length"] == "28"
+        again = stor.put(CONTENT)
+        assert again.status == 200
+        assert json.loads(again.body) == [f"{root}/{sample_path(both)}" for root in roots[:2]]
+
+
+class TestFaults:
+    def test_neither_config_nor_data(self, tmp_path):
+        assert_refused(
+            refused_start("stor", directory=tmp_path),
+            "no configuration: give --config FILE, $CONFIG_FILE or --data DIR",
+        )
+
+    def test_neither_with_the_tac(self, tmp_path):
+        assert_refused(
+            refused_start("-oy", str(REPOSITORY / "stor.tac"), directory=tmp_path),
+            "no configuration: give --config FILE, $CONFIG_FILE or --data DIR",
+        )
+
+    def test_both_config_and_data(self, tmp_path):
+        assert_refused(
+            refused_start("stor", "--config", "c", "--data", "d", directory=tmp_path),
+            "--config and --data: expected one of them, found both",
+        )
+        assert not (tmp_path / "d").exists()
+
+    def test_every_fault_of_a_configuration_is_listed(self, tmp_path):
+        faulty = {
+            "storage_pairs": [["/mnt/data1", "/mnt/data2"], ["mnt/data3", "/mnt/data1"]],
+            "writable_pairs_regex": "data[12",
+            "memcached_server": ["cache1"],
+            "reserve_bytes": "1 GB",
+            "require_mount": "no",
+        }
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(faulty))
+        status, output, errors = refused_start("stor", "--config", str(path), directory=tmp_path)
+        assert (status, output) == (1, "")
+        lines = errors.splitlines()
+        expected = [
+            'memcached_server: unknown key, did you mean "memcached_servers"?',
+            'storage_pairs[1][0]: expected an absolute path, found "mnt/data3"',
+            "storage_pairs[1][1]: expected a directory of its own "
+            '(it is the same as storage_pairs[0][0]), found "/mnt/data1"',
+            "writable_pairs_regex: expected a regular expression",
+            'basic_auth: missing, expected "user:password"',
+            'reserve_bytes: expected a whole number from 0 on, found "1 GB"',
+            'require_mount: expected true or false, found "no"',
+        ]
+        assert len(lines) == len(expected)
+        for fault in expected:
+            begin = f"stor: {path}: {fault}"
+            assert sum(line.startswith(begin) for line in lines) == 1, f"{begin} in {lines}"
+
+    def test_a_file_that_is_not_there(self, tmp_path):
+        ended = refused_start("stor", "--config", "gone.json", directory=tmp_path)
+        assert_refused(ended, "gone.json: No such file or directory")
+
+    def test_a_directory(self, tmp_path):
+        ended = refused_start("stor", "--config", str(tmp_path), directory=tmp_path)
+        assert_refused(ended, f"{tmp_path}: Is a directory")
+
+    @pytest.mark.parametrize("text", [b'{"storage_pairs": [', b"\xff\xfe{}"])
+    def test_not_json(self, tmp_path, text):
+        path = tmp_path / "config.json"
+        path.write_bytes(text)
+        status, output, errors = refused_start("stor", "--config", str(path), directory=tmp_path)
+        assert (status, output) == (1, "")
+        assert errors.startswith(f"stor: {path}: ")
+        assert errors.count("\n") == 1
+
+    def test_a_port_that_is_in_use(self, tmp_path):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            where = endpoint(taken.getsockname()[1])
+            self.assert_cannot_listen(tmp_path, where, "Address already in use")
+
+    def test_an_address_that_is_not_of_this_host(self, tmp_path):
+        where = f"tcp:{free_port()}:interface=203.0.113.9"
+        self.assert_cannot_listen(tmp_path, where, "Cannot assign requested address")
+
+    def test_a_socket_in_a_directory_that_is_not_there(self, tmp_path):
+        where = f"unix:{tmp_path}/gone/socket"
+        self.assert_cannot_listen(tmp_path, where, "No such file or directory")
+
+    @pytest.mark.parametrize("where", ["nonsense", "tcp:http-port"])
+    def test_an_endpoint_that_is_none(self, tmp_path, where):
+        self.assert_cannot_listen(tmp_path, where, "")
+
+    def test_an_endpoint_that_is_none_in_the_configuration(self, tmp_path):
+        given = {"storage_pairs": [["/mnt/data1"]], "basic_auth": "a:b", "listen": ["tcp:http"]}
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(given))
+        status, output, errors = refused_start("stor", "--config", str(path), directory=tmp_path)
+        assert status == 1
+        assert "Traceback" not in output + errors
+        assert [line for line in (output + errors).splitlines() if "tcp:http" in line]
+
+    def assert_cannot_listen(self, tmp_path, where, reason):
+        """One line names the endpoint and the reason, and that is the end."""
+        arguments = ["stor", "--data", "data", "--listen", where]
+        status, output, errors = refused_start(*arguments, directory=tmp_path, seconds=5)
+        said = (output + errors).splitlines()
+        assert status == 1
+        assert "Traceback" not in output + errors
+        (line,) = [line for line in said if "stor: " in line]
+        assert where in line
+        assert reason in line
+
+
+class TestDisks:
+    def test_the_example_starts_as_it_stands(self, start_with, tmp_path):
+        shutil.copy(REPOSITORY / "config.json.example", tmp_path)
+        port = free_port()
+        arguments = ["stor", "--config", "config.json.example", "--listen", endpoint(port)]
+        stor = start_with(*arguments, port=port)
+        status = stor.get("status")
+        assert status.status == 503
+        for disk in ("/mnt/data1", "/mnt/data2", "/mnt/data3", "/mnt/data4"):
+            assert status.text.count(disk + ": offline") == 1
+        answer = stor.get(UNKNOWN)
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert stor.put(CONTENT).status == 503
+
+    def test_with_a_root_missing_the_other_set_serves_and_takes(self, start):
+        stor = start()
+        missing, rest, *other = stor.roots
+        on_the_rest_of_the_pair = stor.place(b"one copy is left", [missing, rest])
+        on_the_other_set = stor.place(b"two copies", other)
+        stor.stop()
+        shutil.rmtree(missing)
+        stor.start()
+
+        status = stor.get("status")
+        assert status.status == 503
+        assert [line.split(": ")[0] for line in status.text.splitlines()] == [str(missing)]
+        assert stor.get(on_the_rest_of_the_pair).body == b"one copy is left"
+        assert stor.get(on_the_other_set).body == b"two copies"
+        for content in (b"one", b"two", b"three", b"four"):
+            answer = stor.put(content)
+            assert answer.status == 201
+            path = sample_path(sha_of(content))
+            assert json.loads(answer.body) == [str(root / path) for root in other]
+        assert stor.get(UNKNOWN).status == 404, "a disk of each set has answered"
+        assert not missing.exists()
+
+    def test_with_a_whole_set_missing_nobody_is_told_404(self, start, tmp_path):
+        sets = [[str(tmp_path / "gone1"), str(tmp_path / "gone2")], [str(tmp_path / "there")]]
+        Path(sets[1][0]).mkdir()
+        stor = start(storage_pairs=sets)
+        answer = stor.get(UNKNOWN)
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert stor.put(CONTENT).status == 201
+        assert stor.get(SHA).body == CONTENT
+
+    def test_a_root_on_the_root_file_system_gets_not_one_byte(self, start, tmp_path):
+        roots = [on_root_file_system() / f"stor-{os.getpid()}-disk{d}" for d in (1, 2)]
+        for root in roots:
+            root.mkdir()
+        try:
+            stor = start(storage_pairs=[[str(root)] for root in roots], require_mount=True)
+            status = stor.get("status")
+            assert status.status == 503
+            assert [line.split(": ")[:2] for line in status.text.splitlines()] == [
+                [str(root), "offline"] for root in roots
+            ]
+            for answer in (stor.put(CONTENT), stor.get(SHA)):
+                assert answer.status == 503
+                assert int(answer.headers["retry-after"]) > 0
+            assert [list(root.iterdir()) for root in roots] == [[], []]
+        finally:
+            for root in roots:
+                shutil.rmtree(root)
+
+
+class TestTwistd:
+    def test_help_lists_stor_and_nothing_fails(self, tmp_path):
+        status, output, errors = refused_start("--help", directory=tmp_path)
+        assert (status, errors) == (0, "")
+        (line,) = [line.split() for line in output.splitlines() if line.split()[:1] == ["stor"]]
+        assert line[1:] == ["Keep", "and", "serve", "files", "by", "SHA-256", "over", "HTTP."]
+
+    def test_help_of_stor_lists_its_options(self, tmp_path):
+        status, output, errors = refused_start("stor", "--help", directory=tmp_path)
+        assert (status, errors) == (0, "")
+        for option in ("--config=", "--data=", "--listen="):
+            assert option in output
+
+    def test_an_interrupt_ends_it_as_well(self, start):
+        stor = start()
+        stor.signal(signal.SIGINT)
+        stor.ended(5)
+
+
+def on_root_file_system():
+    """A directory that can be written, on the file system of `/`."""
+    device = os.stat("/").st_dev
+    candidates = ("/var/tmp", "/tmp", str(Path.home()), str(REPOSITORY))
+    return next(
+        Path(path)
+        for path in candidates
+        if os.stat(path).st_dev == device and os.access(path, os.W_OK)
+    )

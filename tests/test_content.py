@@ -1,0 +1,336 @@
+"""A sample being read: from whichever copy is good, and never a wrong byte taken for a whole."""
+
+import errno
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.task import Clock
+
+from stor.content import READ_SECONDS, Content
+from stor.digest import Digest
+from stor.errors import Damaged, Unavailable
+from tests.conformance import result_of, sample, start
+
+SAMPLE = sample(10_000)
+PIECE_BYTES = 1000
+OFFSETS = range(0, len(SAMPLE), PIECE_BYTES)
+
+
+class FakeSource:
+    """A copy with any bytes; reads at the offsets `fails` raise, those at `hangs` never end."""
+
+    def __init__(self, place="copy", data=SAMPLE, fails=(), hangs=(), size=None, whole=None):
+        self.place = place
+        self.data = data
+        self.size = len(data) if size is None else size
+        self.modified_ns = 5 * 10**9
+        self.whole = whole
+        self.fails = fails
+        self.hangs = hangs
+        self.hanging = None
+        self.closed = 0
+        self.reads = []
+
+    def read(self, offset, length, hasher):
+        assert not self.closed
+        self.reads.append(offset)
+        if offset in self.hangs:
+            self.hanging = Deferred().addCallback(lambda _: self._read(offset, length, hasher))
+            return self.hanging
+        return execute(self._read, offset, length, hasher)
+
+    def close(self):
+        self.closed += 1
+
+    def _read(self, offset, length, hasher):
+        data = self.data[offset : offset + length]
+        if hasher is not None:
+            hasher.update(data)
+        if offset in self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+        if len(data) < length:
+            raise Damaged(f"{self.place} ends too early")
+        whole = hasher is not None and offset + length == self.size
+        if whole and hasher.digest() != hashlib.sha256(SAMPLE).digest():
+            raise Damaged(f"{self.place} has the wrong hash")
+        return data
+
+
+class FakeCopies:
+    """The copies that are left; what is said of those that were tried."""
+
+    def __init__(self, *sources):
+        self.sources = list(sources)
+        self.condemned = []
+        self.suspected = []
+        self.twins = 0
+        self.closed = 0
+
+    async def next(self):
+        return self.sources.pop(0) if self.sources else None
+
+    async def twin(self, source):
+        self.twins += 1
+        return await self.next()
+
+    def condemn(self, source, reason):
+        self.condemned.append(source.place)
+
+    def suspect(self, source):
+        self.suspected.append(source.place)
+
+    def close(self):
+        self.closed += 1
+
+
+class Reading:
+    """A sample that is read from the first of `sources` on."""
+
+    def __init__(self, *sources):
+        self.sources = sources
+        self.copies = FakeCopies(*sources[1:])
+        self.clock = Clock()
+        self.content = Content(Digest.of(SAMPLE), sources[0], self.copies, self.clock)
+        self.given = b""
+
+    def read(self, length=PIECE_BYTES):
+        """The next part; it is added to what was given."""
+        length = min(length, len(SAMPLE) - len(self.given))
+        self.given += result_of(self.content.read(len(self.given), length))
+
+    def read_all(self, length=PIECE_BYTES):
+        """What the whole of it is."""
+        while len(self.given) < len(SAMPLE):
+            self.read(length)
+        return self.given
+
+    def close(self):
+        """Close it; every copy that was ever used is closed, once."""
+        self.content.close()
+        unused = self.copies.sources
+        assert [source.closed for source in self.sources if source not in unused] == [1] * (
+            len(self.sources) - len(unused)
+        )
+        assert self.copies.closed == 1
+
+
+@pytest.mark.parametrize("length", [1, 999, 1000, 9999, 10_000, 20_000])
+def test_a_good_copy_is_read_from_the_first_byte_to_the_last(length):
+    reading = Reading(FakeSource(), FakeSource())
+    assert reading.read_all(length) == SAMPLE
+    reading.close()
+    assert (reading.copies.condemned, reading.copies.suspected) == ([], [])
+    assert reading.sources[1].reads == []
+
+
+def test_the_first_copy_says_size_and_time():
+    content = Reading(FakeSource(whole=SAMPLE)).content
+    assert (content.size, content.modified_ns, content.whole) == (10_000, 5 * 10**9, SAMPLE)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_read_error_at_byte_k_goes_on_at_byte_k_from_the_next_copy(offset):
+    bad, good = FakeSource("bad", fails=[offset]), FakeSource("good")
+    reading = Reading(bad, good)
+    assert reading.read_all() == SAMPLE
+    assert bad.reads == [k for k in OFFSETS if k <= offset]
+    assert good.reads == [k for k in OFFSETS if k >= offset]
+    assert reading.copies.suspected == ["bad"]
+    assert reading.copies.condemned == []
+    reading.close()
+
+
+def test_every_part_can_come_from_another_copy():
+    copies = [FakeSource(f"copy {k}", fails=[k + PIECE_BYTES]) for k in OFFSETS]
+    reading = Reading(*copies)
+    assert reading.read_all() == SAMPLE
+    assert reading.copies.suspected == [copy.place for copy in copies[:-1]]
+    reading.close()
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_hung_read_is_left_for_the_next_copy(offset):
+    hung, good = FakeSource("hung", hangs=[offset]), FakeSource("good")
+    reading = Reading(hung, good)
+    while len(reading.given) < offset:
+        reading.read()
+    answer = start(reading.content.read(offset, PIECE_BYTES))
+    reading.clock.advance(READ_SECONDS - 0.1)
+    assert not answer
+    reading.clock.advance(0.1)
+    assert answer == [SAMPLE[offset : offset + PIECE_BYTES]]
+    reading.given += answer[0]
+    # What comes too late changes nothing, not even the hash.
+    hung.data = bytes(len(SAMPLE))
+    hung.hanging.addErrback(lambda late: late.trap(Damaged)).callback(None)
+    assert reading.read_all() == SAMPLE
+    assert reading.copies.suspected == ["hung"]
+    reading.close()
+
+
+def flipped(place):
+    data = bytearray(SAMPLE)
+    data[place] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("place", [0, 1, 5000, 8999, 9000, 9999])
+def test_with_a_wrong_hash_the_last_part_is_withheld(place):
+    reading = Reading(FakeSource("bad", flipped(place)), FakeSource("good"))
+    with pytest.raises(Damaged):
+        reading.read_all()
+    assert len(reading.given) == 9000
+    assert reading.copies.condemned == ["bad"]
+    reading.close()
+
+
+def test_every_copy_that_gave_a_part_of_a_wrong_whole_is_condemned():
+    first = FakeSource("first", flipped(0), fails=[3000])
+    second, third = FakeSource("second", fails=[6000]), FakeSource("third")
+    reading = Reading(first, second, third)
+    with pytest.raises(Damaged):
+        reading.read_all()
+    assert sorted(reading.copies.condemned) == ["first", "second", "third"]
+    assert len(reading.given) == 9000
+
+
+@pytest.mark.parametrize("place", [0, 5000, 9999])
+def test_a_copy_that_is_wrong_in_its_only_read_is_left_for_the_next(place):
+    reading = Reading(FakeSource("bad", flipped(place)), FakeSource("good"))
+    assert reading.read_all(len(SAMPLE)) == SAMPLE
+    assert reading.copies.condemned == ["bad"]
+    reading.close()
+
+
+def test_a_copy_that_ends_too_early_is_left_for_the_next():
+    reading = Reading(FakeSource("short", SAMPLE[:5500], size=len(SAMPLE)), FakeSource("good"))
+    assert reading.read_all() == SAMPLE
+    assert reading.copies.condemned == ["short"]
+    reading.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 9999, 10_001])
+def test_a_copy_of_another_size_is_passed_over(size):
+    other = FakeSource("other", bytes(size))
+    reading = Reading(FakeSource("bad", fails=[4000]), other, FakeSource("good"))
+    assert reading.read_all() == SAMPLE
+    assert other.reads == []
+    reading.close()
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_with_no_copy_that_can_be_read_it_is_unavailable(offset):
+    reading = Reading(FakeSource("one", fails=[0]), FakeSource("two", fails=[offset]))
+    with pytest.raises(Unavailable):
+        reading.read_all()
+    assert reading.given == SAMPLE[:offset]
+    with pytest.raises(Damaged):
+        result_of(reading.content.read(offset, PIECE_BYTES))
+    reading.close()
+
+
+def test_with_nothing_but_damaged_copies_it_is_damaged():
+    copies = [FakeSource(str(k), flipped(k)) for k in range(3)]
+    reading = Reading(*copies)
+    with pytest.raises(Damaged):
+        reading.read_all(len(SAMPLE))
+    assert reading.copies.condemned == ["0", "1", "2"]
+    reading.close()
+
+
+def test_closing_twice_closes_once():
+    reading = Reading(FakeSource())
+    reading.read()
+    reading.content.close()
+    reading.content.close()
+    assert reading.sources[0].closed == 1
+
+
+def part(*sources):
+    reading = Reading(*sources)
+    reading.content.take_part()
+    return reading
+
+
+def read_part(reading, offset, length):
+    return result_of(reading.content.read(offset, length))
+
+
+def test_a_part_is_compared_with_another_copy():
+    reading = part(FakeSource("one"), FakeSource("two"))
+    for offset, length in [(5000, 100), (9990, 10), (0, 1), (0, 10_000)]:
+        assert read_part(reading, offset, length) == SAMPLE[offset : offset + length]
+    assert reading.sources[0].reads == reading.sources[1].reads == [5000, 9990, 0, 0]
+    assert reading.copies.twins == 1
+    reading.close()
+
+
+def test_a_part_that_differs_between_copies_is_not_given():
+    reading = part(FakeSource("one", flipped(5000)), FakeSource("two"))
+    assert read_part(reading, 0, 5000) == SAMPLE[:5000]
+    with pytest.raises(Unavailable, match="one and two differ"):
+        read_part(reading, 5000, 1)
+    assert reading.copies.suspected == ["one"]
+    assert reading.copies.condemned == []
+    reading.close()
+
+
+def test_a_part_of_the_only_copy_is_given():
+    reading = part(FakeSource())
+    for _ in range(3):
+        assert read_part(reading, 7000, 100) == SAMPLE[7000:7100]
+    assert reading.copies.twins == 1
+    reading.close()
+
+
+def test_another_copy_that_cannot_be_read_says_nothing():
+    reading = part(FakeSource("one"), FakeSource("two", fails=[10]), FakeSource("three"))
+    assert read_part(reading, 10, 90) == SAMPLE[10:100]
+    assert read_part(reading, 100, 90) == SAMPLE[100:190]
+    assert reading.copies.suspected == ["two"]
+    assert reading.sources[2].reads == [10, 100]
+    reading.close()
+
+
+def test_a_part_goes_on_with_the_copy_it_was_compared_with():
+    reading = part(FakeSource("one", fails=[200]), FakeSource("two"))
+    assert read_part(reading, 100, 100) + read_part(reading, 200, 100) == SAMPLE[100:300]
+    assert reading.copies.suspected == ["one"]
+    reading.close()
+
+
+COPY = st.builds(
+    lambda data, fails, damage: FakeSource(
+        data=data if damage is None else flipped(damage), fails=fails
+    ),
+    st.sampled_from([SAMPLE] * 4 + [SAMPLE[:-1], SAMPLE + b"\0", b""]),
+    st.sets(st.sampled_from(OFFSETS), max_size=3),
+    st.none() | st.integers(0, len(SAMPLE) - 1),
+)
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=500)
+@given(st.lists(COPY, max_size=5))
+def test_whatever_the_copies_are_like_a_whole_is_the_sample(others):
+    reading = Reading(FakeSource(fails=[3000]), *others)
+    try:
+        reading.read_all()
+    except (Damaged, Unavailable):
+        assert len(reading.given) < len(SAMPLE)
+    else:
+        assert reading.given == SAMPLE
+    reading.close()
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=200)
+@given(st.lists(COPY, max_size=5), st.integers(0, 5))
+def test_read_errors_alone_never_cost_the_answer_while_one_copy_is_good(others, place):
+    for copy in others:
+        copy.data, copy.size = SAMPLE, len(SAMPLE)
+    copies = [*others[:place], FakeSource(), *others[place:]]
+    reading = Reading(*copies)
+    assert reading.read_all() == SAMPLE
+    reading.close()

@@ -1,0 +1,295 @@
+"""Connections: pipelined, slow, idle, cut, and at the end of the process."""
+
+import random
+
+import pytest
+
+from stor.digest import Digest
+from stor.web.download import STALL_SECONDS
+from tests.support.http import (
+    AUTHORIZED,
+    CHUNKED,
+    HeldWorkers,
+    assert_stored,
+    chunked,
+    cuts,
+    descriptors,
+    no_bug_logged,
+    upload_head,
+)
+from tests.support.rig import Rig, request_bytes
+
+HELLO = b"hello"
+SHA = str(Digest.of(HELLO))
+SMALL = random.Random(1).randbytes(262_144)
+LARGE = random.Random(2).randbytes(5_000_000)
+IDLE_SECONDS = 60
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+def _no_bug():
+    with no_bug_logged():
+        yield
+
+
+@pytest.fixture
+def rig(tmp_path):
+    return Rig(tmp_path, sets=(2,))
+
+
+def get(content_or_name, *headers, method="GET"):
+    name = content_or_name
+    if isinstance(content_or_name, bytes):
+        name = Digest.of(content_or_name)
+    return request_bytes(method, f"/{name}", headers)
+
+
+def upload(content):
+    return request_bytes("POST", f"/{Digest.of(content)}", [AUTHORIZED], content)
+
+
+TEN = [
+    ("GET", get(""), 200),
+    ("HEAD", get(LARGE, method="HEAD"), 200),
+    ("GET", get(LARGE), 200),
+    ("GET", get("0" * 64), 404),
+    ("POST", upload(HELLO), 201),
+    ("GET", get(HELLO, ("Range", "bytes=1-2")), 206),
+    ("PUT", upload_head("f" * 64, CHUNKED, method="PUT") + chunked([b"x", b"y"]), 412),
+    ("DELETE", get(HELLO, method="DELETE"), 405),
+    ("GET", get(HELLO, ("If-None-Match", "*")), 304),
+    ("GET", get(HELLO, ("Connection", "close")), 200),
+]
+
+
+def assert_ten(rig, connection):
+    responses = connection.responses([method for method, _, _ in TEN])
+    assert [response.status for response in responses] == [status for _, _, status in TEN]
+    assert responses[1].headers["content-length"] == str(len(LARGE))
+    assert responses[2].body == LARGE
+    assert_stored(rig, HELLO, responses[4])
+    assert responses[5].body == b"el"
+    assert responses[9].body == HELLO
+    assert connection.closed
+    assert not connection.aborted
+
+
+def test_ten_requests_at_once_are_answered_in_order(rig):
+    rig.put(LARGE)
+    connection = rig.connect()
+    connection.send(b"".join(data for _, data, _ in TEN) + get(""))
+    assert_ten(rig, connection)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ten_requests_in_random_pieces_are_answered_in_order(rig, seed):
+    rig.put(LARGE)
+    connection = rig.connect()
+    for piece in cuts(b"".join(data for _, data, _ in TEN), 100, random.Random(seed)):
+        connection.send(piece)
+    assert_ten(rig, connection)
+
+
+def test_ten_requests_are_answered_in_order_by_slow_disks(tmp_path):
+    quick = Rig(tmp_path, sets=(2,))
+    quick.put(LARGE)
+    workers = HeldWorkers()
+    connection = Rig(tmp_path, sets=(2,), worker=workers).connect()
+    connection.send(b"".join(data for _, data, _ in TEN))
+    while workers.held:
+        workers.step()
+        connection.settle()
+    assert_ten(quick, connection)
+
+
+def test_a_request_waits_for_the_answer_before_it(tmp_path):
+    """So far it may be read, but a body of 10 MB is not taken into memory."""
+    workers = HeldWorkers()
+    rig = Rig(tmp_path, sets=(2,), worker=workers)
+    connection = rig.connect()
+    connection.send(get(SHA))
+    connection.send(request_bytes("POST", f"/{Digest.of(LARGE)}", [AUTHORIZED], LARGE))
+    assert connection.received == b""
+    assert connection.unread > len(LARGE) - 200_000
+    while workers.held or connection.unread:
+        workers.release()
+        connection.settle()
+    assert [response.status for response in connection.responses()] == [404, 201]
+
+
+def test_a_client_that_reads_none_of_many_small_answers(rig):
+    """A burst of pipelined requests is not answered into memory."""
+    rig.put(SMALL)
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(get(SMALL) * 100 + get("", ("Connection", "close")))
+    assert len(connection.transport.outgoing) < 2 * MEBIBYTE
+    while not connection.closed:
+        connection.take()
+        assert len(connection.transport.outgoing) < 2 * MEBIBYTE
+    assert bytes(connection.received).count(SMALL) == 100
+
+
+def test_a_client_that_reads_nothing_is_cut(rig):
+    """Under 1 MiB is held for it, and after so long nothing."""
+    rig.put(LARGE)
+    before = descriptors()
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(get(LARGE))
+    assert 0 < len(connection.transport.outgoing) < MEBIBYTE
+    connection.wait(STALL_SECONDS - 1)
+    assert not connection.closed
+    assert len(connection.transport.outgoing) < MEBIBYTE
+    connection.wait(1)
+    assert connection.closed
+    assert connection.aborted
+    assert descriptors() == before
+    assert not [c for c in rig.site.channels if c.transport is connection.transport]
+
+
+@pytest.mark.parametrize("pause", [1, 60, STALL_SECONDS - 1])
+def test_a_slow_client_gets_everything(rig, pause):
+    rig.put(LARGE)
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(get(LARGE))
+    while connection.transport.outgoing:
+        assert len(connection.transport.outgoing) < MEBIBYTE
+        connection.wait(pause)
+        assert not connection.closed
+        connection.take(600_000)
+    (response,) = connection.responses()
+    assert response.body == LARGE
+
+
+def test_a_client_that_stops_in_the_middle_is_cut(rig):
+    rig.put(LARGE)
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(get(LARGE))
+    for _ in range(3):
+        connection.take(600_000)
+        connection.wait(100)
+    assert not connection.closed
+    connection.wait(STALL_SECONDS)
+    assert connection.aborted
+    (response,) = connection.responses()
+    assert not response.complete
+
+
+@pytest.mark.parametrize("requests", [1, 2, 100])
+def test_a_client_that_does_not_take_small_answers_is_cut(rig, requests):
+    rig.put(SMALL)
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(get(SMALL) * requests)
+    connection.wait(IDLE_SECONDS + 1)
+    connection.wait(60)
+    assert connection.closed
+
+
+@pytest.mark.parametrize("taken", [0, 1, 100, 300_000, 600_000, 4_900_000])
+def test_a_client_that_goes_away_in_the_middle_of_a_download(rig, taken):
+    rig.put(LARGE)
+    before, channels = descriptors(), len(rig.site.channels)
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(get(LARGE))
+    while len(connection.received) < taken:
+        connection.take(min(500_000, taken - len(connection.received)))
+    connection.close()
+    assert descriptors() == before
+    assert len(rig.site.channels) == channels
+
+
+def test_a_client_that_goes_away_with_more_requests_on_their_way(rig):
+    """Nothing of what was pipelined behind is done for nobody."""
+    rig.put(LARGE)
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(get(LARGE) + upload(HELLO))
+    connection.close()
+    assert rig.copies(HELLO) == []
+
+
+@pytest.mark.parametrize("jobs", range(6))
+@pytest.mark.parametrize("request_of", [get, upload], ids=["download", "upload"])
+def test_a_client_that_goes_away_while_a_disk_is_busy(tmp_path, request_of, jobs):
+    Rig(tmp_path, sets=(2,)).put(LARGE)
+    workers = HeldWorkers()
+    rig = Rig(tmp_path, sets=(2,), worker=workers)
+    before = descriptors()
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(request_of(LARGE if request_of is get else SMALL))
+    for _ in range(jobs):
+        workers.step()
+        connection.settle()
+    connection.close()
+    workers.release()
+    assert descriptors() == before
+    assert rig.uploads.buffered_bytes == 0
+    assert not rig.site.channels
+    assert len(rig.copies(SMALL)) in (0, 2)
+
+
+def idle_after(connection, seconds=IDLE_SECONDS):
+    connection.wait(seconds - 1)
+    assert not connection.closed
+    connection.wait(1)
+    assert connection.closed
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\r\n",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
+        get(""),
+        get("0" * 64),
+        get("x", method="DELETE"),
+        upload(HELLO),
+        get("") + b"GET /",
+        upload_head(HELLO, ("Content-Length", "5")) + b"hell",
+        upload_head(HELLO, CHUNKED) + b"5\r\nhello\r\n0\r\n",
+    ],
+    ids=lambda sent: repr(sent[:12] + sent[-4:]),
+)
+def test_an_idle_connection_ends(rig, sent):
+    connection = rig.connect()
+    connection.send(sent)
+    idle_after(connection)
+    assert not rig.site.channels
+    assert not rig.clock.getDelayedCalls()
+
+
+def test_no_answer_of_a_slow_disk_times_out(tmp_path):
+    workers = HeldWorkers()
+    rig = Rig(tmp_path, sets=(1,), worker=workers)
+    connection = rig.connect()
+    connection.send(get(SHA))
+    connection.wait(1)
+    assert not connection.closed
+    workers.release()
+    connection.settle()
+    assert connection.responses()[0].status == 404
+
+
+def test_a_thousand_idle_connections_are_nothing_but_timers(rig):
+    before = descriptors()
+    connections = [rig.connect() for _ in range(1000)]
+    assert descriptors() == before
+    assert len(rig.clock.getDelayedCalls()) == 1000
+    for connection in connections:
+        connection.close()
+    assert not rig.clock.getDelayedCalls()
+    assert not rig.site.channels
+
+
+def test_http_1_1_is_all_that_tls_may_negotiate(rig):
+    """HTTP/2 would come with other connections than these."""
+    assert rig.site.acceptableProtocols() == [b"http/1.1"]

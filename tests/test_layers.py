@@ -1,0 +1,157 @@
+"""The rooms of the house, and which may know which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+STOR = Path(__file__).parent.parent / "stor"
+
+#: A module imports only modules that stand before it.
+ORDER = [
+    "digest",
+    "errors",
+    "config",
+    "worker",
+    "content",
+    "disks.files",
+    "disks.disk",
+    "disks.staged",
+    "disks.marker",
+    "disks.probe",
+    "disks.roster",
+    "disks.health",
+    "disks.placement",
+    "disks.member",
+    "disks.mirror",
+    "disks.writing",
+    "disks.repair",
+    "disks.rebuild",
+    "disks.search",
+    "disks.mirrors",
+    "disks.incoming",
+    "store",
+    "web.answer",
+    "web.auth",
+    "web.conditions",
+    "web.upload",
+    "web.download",
+    "web.request",
+    "web.channel",
+    "web.site",
+    "web.routes",
+    "service",
+    "cli",
+]
+
+#: The rooms of the disks that wait for blocking work. All others do it, and know no Twisted.
+ASYNCHRONOUS_DISKS = [
+    "member",
+    "mirror",
+    "writing",
+    "repair",
+    "rebuild",
+    "search",
+    "mirrors",
+    "incoming",
+]
+
+WINGS = ("disks", "s3", "web")
+
+MODULES = {
+    ".".join(path.relative_to(STOR).with_suffix("").parts): path
+    for path in sorted(STOR.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+def imported(path):
+    """Every module that a file imports, wherever in it: `a.b` also for `from a import b`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(path):
+    """The modules of Stor that a file imports."""
+    return {name.removeprefix("stor.") for name in imported(path)} & MODULES.keys()
+
+
+def reached(module):
+    """Every module of Stor that comes along when `module` is imported."""
+    found, todo = set(), {module}
+    while todo:
+        found |= todo
+        todo = set().union(*(own(MODULES[name]) for name in todo)) - found
+    return found
+
+
+def knows(path, package):
+    return any(name == package or name.startswith(f"{package}.") for name in imported(path))
+
+
+def test_every_module_has_its_place_in_the_order():
+    missing = sorted(MODULES.keys() - set(ORDER))
+    assert not missing, f"put into ORDER, after all that they import: {', '.join(missing)}"
+    gone = [module for module in ORDER if module not in MODULES]
+    assert not gone, f"take out of ORDER, there are no such modules: {', '.join(gone)}"
+    assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module):
+    before = ORDER[: ORDER.index(module)] if module in ORDER else []
+    wrong = sorted(own(MODULES[module]) - set(before))
+    assert not wrong, f"{module} imports what does not stand before it: {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_stays_under_400_lines(module):
+    lines = len(MODULES[module].read_text().splitlines())
+    assert lines < 400, f"stor/{module}: {lines} lines; a second noun is hiding in it"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        name
+        for name in MODULES
+        if name.startswith("disks.") and name.removeprefix("disks.") not in ASYNCHRONOUS_DISKS
+    ],
+)
+def test_blocking_work_on_disks_knows_no_twisted(module):
+    guilty = sorted(name for name in reached(module) if knows(MODULES[name], "twisted"))
+    assert not guilty, f"{module} brings Twisted along, by way of {', '.join(guilty)}"
+
+
+def test_only_the_service_imports_the_reactor():
+    users = [name for name, path in MODULES.items() if knows(path, "twisted.internet.reactor")]
+    assert users == ["service"]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("web.")])
+def test_the_web_wing_knows_no_disk_and_no_s3(module):
+    assert not {name for name in own(MODULES[module]) if name.startswith(("disks.", "s3."))}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(("disks.", "s3."))])
+def test_the_wings_of_the_tiers_do_not_know_each_other_nor_the_web(module):
+    wing = module.partition(".")[0]
+    others = tuple(f"{other}." for other in WINGS if other != wing)
+    assert not {name for name in own(MODULES[module]) if name.startswith(others)}
+
+
+def test_what_is_said_of_imports_is_true_of_this_file(tmp_path):
+    text = "import os.path\nfrom twisted.internet import reactor\n\ndef f():\n    import stor.x.y\n"
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert knows(path, "os")
+    assert knows(path, "twisted.internet.reactor")
+    assert knows(path, "stor.x")
+    assert not knows(path, "stor.x.y.z")
+    assert not knows(path, "twist")
