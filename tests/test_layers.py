@@ -15,6 +15,7 @@ ORDER = [
     "worker",
     "content",
     "disks.files",
+    "disks.claims",
     "disks.disk",
     "disks.staged",
     "disks.marker",

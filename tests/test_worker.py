@@ -144,6 +144,17 @@ def test_what_is_too_much_fails_and_is_not_called(worker, reactor, stuck):
     assert called == [2]
 
 
+def test_what_gives_back_is_never_refused(worker, reactor, stuck):
+    results = [worker.run(stuck) for _ in range(5)]
+    given_back = []
+    results += [worker.finish(given_back.append, number) for number in range(10)]
+    with pytest.raises(Busy):
+        result_of(worker.run(given_back.append, 10))
+    stuck.release()
+    reactor.wait_for(*results)
+    assert sorted(given_back) == list(range(10))
+
+
 def test_work_counts_until_the_reactor_has_its_result(worker, reactor):
     results = [worker.run(len, "job") for _ in range(5)]
     with pytest.raises(Busy):

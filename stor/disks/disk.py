@@ -11,6 +11,7 @@ from typing import TypeVar
 import attrs
 
 from stor.digest import Digest, Hasher
+from stor.disks.claims import Claims
 from stor.disks.files import Files, is_regular
 from stor.errors import Damaged
 
@@ -120,6 +121,7 @@ class Disk:
         self._forbidden_device = forbidden_device
         self._device: int | None = None
         self._nameless_files = True
+        self.claims = Claims()
         #: Directories whose entry in their parent is known to be on stable storage.
         self.durable_directories: set[str] = set()
 

@@ -21,10 +21,14 @@ _MOVE_BYTES = 1024 * 1024
 
 @attrs.define
 class _Contest:
-    """The uploads of one sample that are in flight; the first to be committed wins."""
+    """The uploads of one sample that are in flight; the first to be committed wins.
+
+    `changes` grows when a commit begins and when it ends.
+    """
 
     lock: DeferredLock = attrs.field(factory=DeferredLock)
     uploads: int = 0
+    changes: int = 0
     stored: list[str] | None = None
 
 
@@ -79,6 +83,7 @@ class Incoming:
         self._home: Survey | None = None
         self._write: MirrorWrite | None = None
         self._tried: set[Mirror] = set()
+        self._surveyed = 0
         self._left = False
 
     async def stored(self) -> list[str] | None:
@@ -88,10 +93,25 @@ class Incoming:
         did not say, or could not be given one.
         """
         await self._arrivals.ready
+        contest = self._contest
+        while True:
+            changes = contest.changes
+            paths = await self._survey()
+            # A commit that is under way shows names that are not durable yet, and that go again
+            # when it fails.
+            await contest.lock.acquire()
+            contest.lock.release()
+            if contest.changes == changes:
+                self._surveyed = changes
+                return paths
+
+    async def _survey(self) -> list[str] | None:
+        self._home = None
         surveys = await self._mirrors.survey(self._digest, self._length)
         homes = [survey for survey in surveys if survey.known]
         for survey in homes:
-            whole = not (survey.lacking or survey.unequal or survey.trouble)
+            mending = self._mirrors.repairs.mending(self._digest, survey.mirror)
+            whole = not (survey.lacking or survey.unequal or survey.trouble or mending)
             if survey.paths and whole:
                 return survey.paths
         for survey in homes:
@@ -139,8 +159,10 @@ class Incoming:
         contest = self._contest
         await contest.lock.acquire()
         try:
-            if contest.stored is not None:
+            if contest.stored is not None and contest.changes != self._surveyed:
                 return contest.stored, False
+            contest.changes += 1
+            contest.stored = None
             try:
                 contest.stored, created = await self._begun().commit()
             except (NoRoom, Unavailable) as error:
@@ -149,7 +171,11 @@ class Incoming:
             if self._home is not None:
                 self._mirrors.repairs.renewed(self._digest, self._home.mirror)
             return contest.stored, created
+        except BaseException:
+            await self._begun().discard()  # before anybody else looks at what has a name
+            raise
         finally:
+            contest.changes += 1
             contest.lock.release()
 
     async def leave(self) -> None:

@@ -104,13 +104,13 @@ def _holds_samples(disk: Disk, root_fd: int) -> bool:
 def _sweep_one(disk: Disk, name: str, staging_fd: int) -> bool:
     try:
         fd = disk.files.open_to_read(name, staging_fd)
-    except FileNotFoundError:
-        return False
+    except OSError:
+        return False  # gone by now, or none of ours: a link, a socket
     try:
         disk.files.lock(fd)
         disk.files.unlink(name, staging_fd)
-    except (BlockingIOError, FileNotFoundError):
-        return False
+    except OSError:
+        return False  # still being written, gone by now, or none of ours: a directory
     finally:
         disk.files.close(fd)
     return True

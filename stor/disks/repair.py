@@ -56,6 +56,7 @@ class Repairs:
         #: What is to be repaired, and the time in seconds before which it is not tried again.
         self._due: dict[tuple[Digest, Mirror], float] = {}
         self._locks: dict[Mirror, DeferredLock] = {}
+        self._mending: set[tuple[Digest, Mirror]] = set()
         self._running: set[Mirror] = set()
         self._rested: dict[tuple[Digest, Mirror], float] = {}
 
@@ -104,10 +105,16 @@ class Repairs:
         """
         lock = self._locks.setdefault(mirror, DeferredLock())
         await lock.acquire()
+        self._mending.add((digest, mirror))
         try:
             return await self._mend(digest, mirror)
         finally:
+            self._mending.discard((digest, mirror))
             lock.release()
+
+    def mending(self, digest: Digest, mirror: Mirror) -> bool:
+        """Whether a copy is being put back, and may have a name that is not durable yet."""
+        return (digest, mirror) in self._mending
 
     async def _mend(self, digest: Digest, mirror: Mirror) -> list[str]:
         found = await self._examine(digest, mirror)

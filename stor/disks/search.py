@@ -1,6 +1,7 @@
 """Looking for a sample's copies, best first, without waiting for a disk that hangs."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -59,6 +60,8 @@ class Search:
         self._repairs = repairs
         self._clock = clock
         self._answered: set[Mirror] = set()
+        self._heard: Counter[Mirror] = Counter()
+        self._bad: set[Mirror] = set()
         self._incomplete: set[Mirror] = set()
         self._trouble: list[str] = []
         self._waiting: list[_Attempt] = []
@@ -113,7 +116,7 @@ class Search:
     def unanswered(self) -> str | None:
         """Why a mirror could hold the sample all the same, `None` when every one has answered."""
         for mirror in self._mirrors:
-            if mirror not in self._answered:
+            if mirror not in self._answered and mirror not in self._spoiled:
                 faults = [m.health.fault for m in mirror.members if m.health.fault]
                 reasons = "; ".join([*faults, *self._trouble])
                 return reasons or f"{mirror}: no answer from a disk that is whole"
@@ -121,6 +124,11 @@ class Search:
 
     def _mirror_of(self, source: DiskSource) -> Mirror:
         return next(mirror for mirror in self._mirrors if source.member in mirror.members)
+
+    @property
+    def _spoiled(self) -> set[Mirror]:
+        """The mirrors whose disks have all been heard, and that hold nothing but bad copies."""
+        return {m for m in self._bad if self._heard[m] == len(m.members)}
 
     async def _next(self, ask: Callable[[Member], Coroutine[Any, Any, T | None]]) -> T | None:
         while True:
@@ -180,12 +188,14 @@ class Search:
         if isinstance(outcome, Failure):
             if outcome.check(Damaged):
                 self.damaged.append(str(outcome.value))
-                self._answered.add(mirror)
+                self._bad.add(mirror)
+                self._heard[mirror] += 1
                 member.condemned.add(self._digest)
                 self._repairs.report(self._digest, mirror)
             else:
                 self._trouble.append(f"{member.root}: {outcome.value}")
             return None
+        self._heard[mirror] += 1
         if outcome is not None:
             if mirror in self._incomplete:
                 self._repairs.report(self._digest, mirror)

@@ -30,7 +30,8 @@ class StagedCopy:
     _root_fd: int
     _fd: int
     _temporary: str | None
-    _named: Digest | None = None
+    _claimed: Digest | None = None
+    _made_name: bool = False
     _made: list[str] = attrs.field(factory=list)
     _open: bool = True
 
@@ -80,19 +81,19 @@ class StagedCopy:
         What has the name already stays when it is the sample (it is synced, the staged file is
         not used); else it goes to the quarantine first. Raises `OSError`.
         """
+        self.disk.claims.begin(digest)
+        self._claimed = digest
         try:
             self._link(digest)
-            self._named = digest
         except FileExistsError:
             reason = self._unfit(digest)
             if reason is not None:
                 self.disk.quarantine(digest, reason, self._root_fd)
                 self._link(digest)
-                self._named = digest
         if self._temporary is not None:
             self.disk.files.unlink(self._temporary, self._root_fd)
             self._temporary = None
-        return self._named is not None
+        return self._made_name
 
     def sync_directories(self, digest: Digest) -> None:
         """Bring the name to stable storage, with every directory on the way. Raises `OSError`."""
@@ -113,10 +114,10 @@ class StagedCopy:
         if not self._open:
             return
         files = self.disk.files
-        if self._named is not None:
+        digest, self._claimed = self._claimed, None
+        if digest is not None:
             with suppress(OSError):
-                files.unlink(self._named.disk_path, self._root_fd)
-                self.disk.sync_directory(self._named.directories[-1], self._root_fd)
+                self.disk.claims.fail(digest, lambda: self._unlink(digest))
         if self._temporary is not None:
             with suppress(OSError):
                 files.unlink(self._temporary, self._root_fd)
@@ -127,14 +128,26 @@ class StagedCopy:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptors back, once; a copy that has no name ends here."""
+        """Give the descriptors back, once; a copy that has its name keeps it."""
+        if self._claimed is not None:
+            self.disk.claims.succeed(self._claimed)
+            self._claimed = None
         if self._open:
             self._open = False
             for fd in (self._fd, self._root_fd):
                 with suppress(OSError):  # close(2) reports nothing that sync has not
                     self.disk.files.close(fd)
 
+    def _unlink(self, digest: Digest) -> None:
+        self.disk.files.unlink(digest.disk_path, self._root_fd)
+        self.disk.sync_directory(digest.directories[-1], self._root_fd)
+
     def _link(self, digest: Digest) -> None:
+        self._name_file(digest)
+        self.disk.claims.made(digest)
+        self._made_name = True
+
+    def _name_file(self, digest: Digest) -> None:
         files = self.disk.files
         if digest.directories[-1] in self.disk.durable_directories:
             try:

@@ -123,14 +123,16 @@ class Connection:
 class Load:
     """Clients that use a Stor while `running`, and hold it to what it has said.
 
-    `acknowledged` are the samples that a client has read 200 or 201 for, with the paths in that
-    answer; `surprises` are what it did not do as it should.
+    `acknowledged` are the samples that a client has read 200 or 201 for, `paths` where they are by
+    that answer; `unsettled` those that were posted whole and not answered; `surprises` are what
+    Stor did not do as it should.
     """
 
     def __init__(self, port, seed=0, clients=4, actions=None, sizes=None):
         self.port = port
         self.acknowledged = {}
         self.paths = {}
+        self.unsettled = {}
         self.counts = Counter()
         self.surprises = []
         self._rng = random.Random(seed)
@@ -169,6 +171,13 @@ class Load:
         for thread in self._start():
             thread.join()
         self._left = float("inf")
+
+    def settle(self):
+        """Post again what was not answered, as clients do."""
+        connection = Connection(self.port)
+        for sample in list(self.unsettled.values()):
+            self._store(connection, sample)
+        connection.close()
 
     def _start(self):
         self._over.clear()
@@ -267,7 +276,9 @@ class Load:
         else:
             head, body = upload_head(sha, len(content)), [content]
         before = self.paths.get(sha, ())
+        self.unsettled[sha] = sample
         answer = connection.exchange(head, *body)
+        self.unsettled.pop(sha, None)
         self._judge("post", answer, (200, 201), before)
         if answer.status in (200, 201):
             with self._lock:
@@ -313,14 +324,18 @@ class Audit:
         self._read = {}
         self.files_read = 0
 
-    def check(self, samples, paths, staging=False):
-        """Every one of `samples` is whole at each of its `paths`; no file has wrong bytes."""
+    def check(self, samples, paths, copies=None, staging=False):
+        """Every one of `samples` is whole at each of its `paths`; no file has wrong bytes.
+
+        `copies` is how many paths each must have; `staging` says whether staged files are no fault.
+        """
         for root in self._roots:
             for directory, _, names in os.walk(root):
                 below = os.path.relpath(directory, root)
                 for name in names:
                     self._check_file(root, os.path.normpath(os.path.join(below, name)), staging)
         for sha, sample in samples.items():
+            assert copies in (None, len(paths[sha])), f"{sha} was said to be at {paths[sha]} only"
             for path in paths[sha]:
                 found = self._read.get(path)
                 assert found, f"{sha} of {sample.size} bytes was acknowledged and is not at {path}"

@@ -3,7 +3,7 @@
 from tests.integration.load import SOAK, Audit, Load
 from tests.integration.process import poll
 
-REQUESTS = 100_000 if SOAK else 2500
+REQUESTS = 100_000 if SOAK else 2000
 WARM_UP_REQUESTS = 500
 
 #: What the allocator may keep, however many requests there were.

@@ -108,7 +108,7 @@ class TestFiftyPostsAtOnce:
         assert len(kept) == statuses[201]
         assert len(stor.samples()) == 2 * len(kept)
         assert all(stor.get(sha_of(content)).body == content for content in kept)
-        assert_refused(stor, pair, random_contents(50, 4 * MIB))
+        assert_refused(stor, pair, random_contents(10, 4 * MIB))
 
     def test_one_full_set_of_two_is_no_error(self, mounts, start):
         full = [mounts.tmpfs("full0"), mounts.tmpfs("full1")]

@@ -1,5 +1,6 @@
 """Disks that are unmounted, swapped and replaced by empty ones while Stor runs."""
 
+import json
 import os
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.integration.load import SOAK, Audit, Load
 from tests.integration.mounts import Mounts, used
-from tests.integration.process import poll, sha_of
+from tests.integration.process import poll, sample_path, sha_of
 from tests.support.network import Response
 
 UNKNOWN = sha_of(b"a sample that nobody has")
@@ -247,6 +248,32 @@ class TestAllTheTime:
 
     def test_what_was_acknowledged_is_whole_on_every_disk(self, story):
         Audit(story.scene.stor.roots).check(story.scene.load.acknowledged, story.scene.load.paths)
+
+
+class TestTheFirstRequestAfterwards:
+    """It finds out that a disk is away, and is answered as if that had been known."""
+
+    @pytest.fixture
+    def pair(self, mounts, request):
+        return [mounts.tmpfs(f"{request.node.name}-disk{number}") for number in range(2)]
+
+    @pytest.fixture
+    def stor(self, pair, start):
+        return start(storage_pairs=[[str(disk) for disk in pair]], require_mount=True)
+
+    def test_to_read_a_sample(self, pair, stor):
+        sha = stor.place(b"a sample")
+        pair[0].unmount()
+        assert stor.get(sha).body == b"a sample"
+        pair[0].mount()
+
+    def test_to_store_a_stored_sample(self, pair, stor):
+        """All disks that are available have it."""
+        sha = stor.place(b"a sample")
+        pair[0].unmount()
+        answer = stor.put(b"a sample")
+        assert (answer.status, json.loads(answer.body)) == (200, [f"{pair[1]}/{sample_path(sha)}"])
+        pair[0].mount()
 
 
 class TestMountPointsOnAnotherDisk:

@@ -1,0 +1,59 @@
+"""Which staged copies rely on a sample's name, so that none takes it away from another."""
+
+from collections.abc import Callable
+from threading import Lock
+
+import attrs
+
+from stor.digest import Digest
+
+
+@attrs.define
+class _Claim:
+    """The staged copies of one sample that have come to their name, on one disk."""
+
+    copies: int = 0
+    made: bool = False
+    kept: bool = False
+
+
+class Claims:
+    """One disk's names that are on their way to be durable.
+
+    Two uploads, or an upload and a repair, may find each other's name in place and rely on it. It
+    is taken away only when one of them has made it, none has succeeded, and the last one fails.
+    """
+
+    def __init__(self) -> None:
+        self._claims: dict[Digest, _Claim] = {}
+        self._lock = Lock()
+
+    def begin(self, digest: Digest) -> None:
+        """A copy is about to make the name, or to rely on it."""
+        with self._lock:
+            self._claims.setdefault(digest, _Claim()).copies += 1
+
+    def made(self, digest: Digest) -> None:
+        """A copy has made the name."""
+        with self._lock:
+            self._claims[digest].made = True
+
+    def succeed(self, digest: Digest) -> None:
+        """A copy has been committed: the name stays."""
+        with self._lock:
+            claim = self._claims[digest]
+            claim.kept = True
+            self._end(digest, claim)
+
+    def fail(self, digest: Digest, unlink: Callable[[], None]) -> None:
+        """A copy is given up; `unlink`, which may raise, is called when nobody needs the name."""
+        with self._lock:
+            claim = self._claims[digest]
+            self._end(digest, claim)
+            if not claim.copies and claim.made and not claim.kept:
+                unlink()
+
+    def _end(self, digest: Digest, claim: _Claim) -> None:
+        claim.copies -= 1
+        if not claim.copies:
+            del self._claims[digest]

@@ -1,0 +1,416 @@
+"""Only the disk that belongs at a storage root is used there; any other gets not one byte."""
+
+import errno
+import json
+import os
+import shutil
+from functools import cached_property
+
+import pytest
+
+from stor.disks.disk import DiskAway
+from stor.disks.health import State
+from stor.disks.staged import StagedCopy
+from tests.conformance import QuickFiles, sample
+from tests.support.http import assert_one_line, no_bug_logged
+from tests.support.rig import FaultyRig, digest_of
+
+LABELS = ("set0/disk0", "set0/disk1", "set1/disk0", "set1/disk1")
+CHANGING = {"create", "open_nameless", "write", "allocate", "set_modified", "name", "rename"}
+CHANGING |= {"make_directory", "remove_directory", "unlink"}
+SAMPLES = [sample(2000, n) for n in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def _no_bug():
+    with no_bug_logged():
+        yield
+
+
+class Host:
+    """Disks at their mount points, and the Stors that are started on them one after the other."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def start(self, **options):
+        rig = FaultyRig(self.path, kind=options.pop("kind", QuickFiles), **options)
+        rig.begin()
+        return rig
+
+    @cached_property
+    def filled(self):
+        """The first Stor on this host, when it has stored some samples."""
+        rig = self.start()
+        for content in SAMPLES:
+            assert rig.put(content).status == 201
+        return rig
+
+    def marker(self, label):
+        return json.loads((self.path / label / ".stor" / "disk.json").read_bytes())
+
+    def empty(self, label):
+        """Nothing is mounted there."""
+        shutil.rmtree(self.path / label)
+        (self.path / label).mkdir()
+
+    def swap(self, one, other):
+        """Two disks are mounted at each other's place."""
+        (self.path / one).rename(self.path / "between")
+        (self.path / other).rename(self.path / one)
+        (self.path / "between").rename(self.path / other)
+
+
+@pytest.fixture
+def host(quick_path):
+    return Host(quick_path)
+
+
+def member(rig, label):
+    return next(m for m in rig.members if m.root.endswith(label))
+
+
+def states(rig):
+    return {label: member(rig, label).health.state for label in rig.disks}
+
+
+def assert_untouched(rig, label):
+    """The disk is offline, said to be so, and nothing on it was changed by this Stor."""
+    assert member(rig, label).health.state is State.OFFLINE
+    status = rig.request("GET", "/status")
+    assert status.status == 503
+    assert f"{member(rig, label).root}: offline: " in status.text
+    for content in SAMPLES:
+        rig.get(content)
+        rig.put(content)
+    for n in range(20):
+        rig.put(b"new %d" % n)
+    rig.rounds(3)
+    assert not CHANGING & {call.name for call in rig.disks[label].calls}
+
+
+def assert_samples_on(rig, label):
+    """What the other disk of the set holds is served."""
+    at_home = [content for content in SAMPLES if label[:4] in str(rig.copies(content)[0])]
+    assert at_home
+    for content in at_home:
+        assert rig.get(content).body == content
+
+
+def test_first_use_marks_every_disk(host):
+    rig = host.start()
+    markers = {label: host.marker(label) for label in LABELS}
+    assert len({marker["uuid"] for marker in markers.values()}) == 4
+    for label, marker in markers.items():
+        assert marker["disks"] == {str(host.path / o): markers[o]["uuid"] for o in LABELS}
+        assert (marker["set"] == markers["set0/disk0"]["set"]) == label.startswith("set0")
+        assert marker["replaces"] == []
+        assert marker["rebuilding"] is False
+        names = [call.name for call in rig.disks[label].calls if call.path]
+        assert "sync" in names
+    assert set(states(rig).values()) == {State.ONLINE}
+
+
+def test_nothing_changes_when_the_same_disks_come_back(host):
+    markers = {label: host.filled and host.marker(label) for label in LABELS}
+    for _ in range(3):
+        rig = host.start()
+        assert set(states(rig).values()) == {State.ONLINE}
+        assert rig.request("GET", "/status").body == b"OK"
+        assert {label: host.marker(label) for label in LABELS} == markers
+        changed = [c for f in rig.disks.values() for c in f.calls if c.name == "rename"]
+        assert not changed
+        for content in SAMPLES:
+            assert rig.get(content).body == content
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("set0/disk0", "set0/disk1"), ("set0/disk1", "set1/disk1")]
+)
+def test_swapped_disks_are_not_used(host, one, other):
+    assert host.filled
+    markers = {label: host.marker(label) for label in LABELS}
+    host.swap(one, other)
+    rig = host.start()
+    for label, wrong in ((one, other), (other, one)):
+        fault = member(rig, label).health.fault
+        assert fault.startswith(f"{host.path / label}: this is disk {markers[wrong]['uuid']} ")
+        assert f"{markers[label]['uuid']} belongs here" in fault
+        assert_untouched(rig, label)
+    host.swap(one, other)
+    rig.rounds(1)
+    assert set(states(rig).values()) == {State.ONLINE}
+
+
+def test_a_disk_that_is_mounted_at_two_roots_is_used_at_its_own(host):
+    assert host.filled
+    shutil.rmtree(host.path / "set1/disk1")
+    (host.path / "set1/disk1").symlink_to(host.path / "set0/disk0")
+    rig = host.start()
+    assert_untouched(rig, "set1/disk1")
+    assert member(rig, "set0/disk0").health.state is State.ONLINE
+
+
+def test_one_new_disk_at_two_roots_is_used_at_one(host):
+    (host.path / "set0/disk0").mkdir(parents=True)
+    (host.path / "set0/disk1").symlink_to("disk0")
+    rig = host.start()
+    used = [label for label, state in states(rig).items() if state is State.ONLINE]
+    assert len({"set0/disk0", "set0/disk1"} & set(used)) == 1
+    (other,) = {"set0/disk0", "set0/disk1"} - set(used)
+    assert "this is the disk that belongs at" in member(rig, other).health.fault
+    for n in range(10):
+        assert "set1" in rig.put(b"%d" % n).text
+
+
+@pytest.mark.parametrize("when", ["at the start", "while running"])
+@pytest.mark.parametrize("emptied", [[0], [1], [2], [0, 1], [2, 3], [0, 2], [1, 2, 3]], ids=str)
+def test_an_emptied_disk_gets_nothing(host, emptied, when):
+    rig = host.filled
+    for index in emptied:
+        host.empty(LABELS[index])
+    if when == "at the start":
+        rig = host.start()
+    else:
+        for files in rig.disks.values():
+            files.calls.clear()
+        rig.rounds(1)
+    for index in emptied:
+        assert_untouched(rig, LABELS[index])
+        assert os.listdir(rig.roots[index]) == []
+    for index in {0, 1, 2, 3} - set(emptied):
+        assert_samples_on(rig, LABELS[index])
+    dead = [s for s in (0, 1) if {2 * s, 2 * s + 1} <= set(emptied)]
+    assert_one_line(rig.get(b"absent"), 503 if dead else 404)
+
+
+def test_the_disks_of_the_older_stor_are_taken_as_they_are(host):
+    for content in SAMPLES:
+        for label in ("set0/disk0", "set0/disk1"):
+            path = host.path / label / digest_of(content).disk_path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    rig = host.start()
+    assert set(states(rig).values()) == {State.ONLINE}
+    assert host.marker("set0/disk0")["set"] == host.marker("set0/disk1")["set"]
+    for content in SAMPLES:
+        assert rig.get(content).body == content
+        assert rig.put(content).status == 200
+
+
+class Missing(QuickFiles):
+    """A host whose disk `set0/disk1` is not there."""
+
+    def __init__(self, label, log):
+        super().__init__(label, log)
+        if label == "set0/disk1":
+            self.fail_always("open_directory", errno.ENOENT)
+
+
+def test_an_older_disk_is_taken_although_its_sibling_is_missing(host):
+    path = host.path / "set0/disk0" / digest_of(SAMPLES[0]).disk_path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(SAMPLES[0])
+    rig = host.start(kind=Missing)
+    assert states(rig)["set0/disk0"] is State.ONLINE
+    assert host.marker("set0/disk0")["uuid"]
+    assert rig.get(SAMPLES[0]).body == SAMPLES[0]
+
+
+def test_an_empty_disk_waits_for_its_sibling(host):
+    rig = host.start(kind=Missing)
+    rig.rounds(5)
+    assert states(rig)["set0/disk0"] is State.OFFLINE
+    fault = member(rig, "set0/disk0").health.fault
+    assert f"{host.path / 'set0/disk1'}, which could tell" in fault
+    assert "stor adopt" in fault
+    assert not (host.path / "set0/disk0/.stor").exists()
+    for n in range(5):
+        assert "set1" in rig.put(b"%d" % n).text
+    rig.heal()
+    rig.rounds(2)
+    assert set(states(rig).values()) == {State.ONLINE}
+    assert host.marker("set0/disk0")["set"] == host.marker("set0/disk1")["set"]
+
+
+def test_a_disk_that_was_emptied_while_its_sibling_was_away_is_found_out(host):
+    assert host.filled
+    host.empty("set0/disk0")
+    for label in LABELS[2:]:  # nobody else remembers
+        host.empty(label)
+    rig = host.start(kind=Missing)
+    assert states(rig)["set0/disk0"] is State.OFFLINE
+    rig.heal()
+    rig.rounds(2)
+    assert states(rig)["set0/disk1"] is State.ONLINE
+    assert "belongs here" in member(rig, "set0/disk0").health.fault
+    assert_untouched(rig, "set0/disk0")
+    assert os.listdir(host.path / "set0/disk0") == []
+
+
+DAMAGED = [b"", b"{", b"null", b"[]", b'{"uuid": 1}', b"\0" * 100, b"\xff" * 100, b'{"uuid": "x"}']
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_marker_keeps_the_disk_from_being_used(host, data):
+    assert host.filled
+    marker = host.path / "set0/disk0/.stor/disk.json"
+    right = marker.read_bytes()
+    marker.write_bytes(data)
+    rig = host.start()
+    assert ".stor/disk.json is damaged" in member(rig, "set0/disk0").health.fault
+    assert_untouched(rig, "set0/disk0")
+    assert_samples_on(rig, "set0/disk1")
+    assert marker.read_bytes() == data
+    marker.write_bytes(right)
+    rig.rounds(1)
+    assert set(states(rig).values()) == {State.ONLINE}
+
+
+@pytest.mark.parametrize("read_only", [{(0, 0)}, {(0, 0), (0, 1)}])
+def test_a_disk_that_is_not_to_be_written_is_read_without_a_marker(host, read_only):
+    path = host.path / "set0/disk0" / digest_of(SAMPLES[0]).disk_path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(SAMPLES[0])
+    rig = host.start(read_only=read_only)
+    assert states(rig)["set0/disk0"] is State.READ_ONLY
+    assert rig.get(SAMPLES[0]).body == SAMPLES[0]
+    assert rig.request("GET", "/status").body == b"OK"
+    assert not CHANGING & {call.name for call in rig.disks["set0/disk0"].calls}
+
+
+def test_a_crash_before_the_marker_has_its_name_changes_nothing(host):
+    assert host.filled
+    for label in LABELS:
+        (host.path / label / ".stor/disk.json.new").write_bytes(b"half")
+    marker = host.marker("set0/disk0")
+    rig = host.start()
+    assert set(states(rig).values()) == {State.ONLINE}
+    assert host.marker("set0/disk0") == marker
+
+
+def test_a_crash_in_the_middle_of_first_use(host):
+    """Wherever the first use of a disk is interrupted, the next start completes it."""
+    rig = host.start()
+    calls = len(rig.disks["set0/disk0"].calls)
+    for n in range(calls):
+        host.path = host.path.parent / f"{host.path.name}-{n}" if n == 0 else host.path
+        shutil.rmtree(host.path, ignore_errors=True)
+
+        class Crashing(QuickFiles):
+            def __init__(self, label, log, n=n):
+                super().__init__(label, log)
+                if label == "set0/disk0":
+                    self.fail_at(n, errno.EIO)
+
+            def _raise(self, name, args, error):
+                self.fail_always("*", error)
+                super()._raise(name, args, error)
+
+        host.start(kind=Crashing)
+        again = host.start()
+        assert set(states(again).values()) == {State.ONLINE}
+        assert again.put(b"content").status == 201
+    shutil.rmtree(host.path)
+
+
+@pytest.mark.parametrize("call", ["create", "write", "sync", "rename", "make_directory"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_marker_that_could_not_be_written_is_written_later(host, call, error):
+    class Failing(QuickFiles):
+        def __init__(self, label, log):
+            super().__init__(label, log)
+            if label == "set0/disk0":
+                self.fail_always(call, error)
+
+    rig = host.start(kind=Failing)
+    rig.heal()
+    rig.rounds(2)
+    assert set(states(rig).values()) == {State.ONLINE}
+    assert host.marker("set0/disk0")["disks"].keys() == {str(host.path / o) for o in LABELS}
+
+
+def test_a_short_write_leaves_no_short_marker(host):
+    class Short(QuickFiles):
+        def write(self, fd, data):
+            return super().write(fd, data[:100])
+
+    host.start(kind=Short)
+    rig = host.start()
+    assert set(states(rig).values()) == {State.ONLINE}
+
+
+class Remounted(QuickFiles):
+    """Files of a disk below which another file system is, from the n-th call on."""
+
+    unmounted_at = None
+
+    def fstat(self, fd):
+        status = super().fstat(fd)
+        if self.unmounted_at is None or len(self.calls) < self.unmounted_at:
+            return status
+        return os.stat_result((*status[:2], status.st_dev + 1, *status[3:]))
+
+
+@pytest.mark.parametrize("size", [2000, 2**21])
+def test_a_disk_that_is_unmounted_under_an_upload_gets_nothing_more(host, size):
+    """Once the root is another file system, nothing relative to it is changed."""
+    content = sample(size, "new")
+    n = 0
+    while True:
+        shutil.rmtree(host.path, ignore_errors=True)
+        rig = host.start(kind=Remounted)
+        files = rig.disks["set0/disk1"]
+        files.calls.clear()
+        files.unmounted_at = n
+        response = rig.put(content)
+        assert response.status == 201
+        entered = [i for i, call in enumerate(files.calls) if call.name == "fstat" and i >= n]
+        for at in entered:
+            (root_fd,) = files.calls[at].args
+            for call in files.calls[at + 1 :]:
+                if call.name == "close" and call.args == (root_fd,):
+                    break
+                assert root_fd not in call.args
+        assert all("set1" in str(path) for path in rig.copies(content)) or n > 25
+        if entered:
+            assert member(rig, "set0/disk1").health.state is State.OFFLINE
+            assert "another file system is mounted there" in member(rig, "set0/disk1").health.fault
+        assert not rig.staged()
+        if not entered and "set0" in response.text:
+            break
+        n += 1
+    assert n > 10
+
+
+def test_an_unmounted_disk_is_the_file_system_of_the_root(host):
+    """Both at the start and between two calls."""
+    assert host.filled
+    device = os.stat(host.path).st_dev
+    rig = host.start(forbidden_device=device)
+    for label in LABELS:
+        assert "not mounted, it is on the file system of /" in member(rig, label).health.fault
+        assert not CHANGING & {call.name for call in rig.disks[label].calls}
+    response = rig.put(b"new")
+    assert_one_line(response, 503)
+    assert "not mounted" in response.text
+    assert_one_line(rig.get(SAMPLES[0]), 503)
+
+
+def test_nothing_is_done_below_a_root_that_is_not_the_disk(host):
+    disk = member(host.filled, "set0/disk0").disk
+    device = os.stat(disk.root).st_dev
+    disk.identify(device + 1)
+    before = len(disk.files.calls)
+    digest = digest_of(SAMPLES[0])
+    for attempt in (
+        lambda: disk.look(digest),
+        lambda: disk.open(digest),
+        lambda: disk.check(digest, 2000),
+        lambda: disk.verify(digest),
+        disk.room,
+        lambda: StagedCopy.begin(disk, 2000),
+    ):
+        with pytest.raises(DiskAway):
+            attempt()
+    assert {c.name for c in disk.files.calls[before:]} == {"open_directory", "fstat", "close"}
