@@ -16,13 +16,20 @@ from tests.conformance import (
     every_order,
     neighbours,
     put,
+    read,
     release,
     result_of,
     sample,
     start,
     without_nameless_files,
 )
-from tests.durability import JUDGES, Recorded, assert_durable_order
+from tests.durability import (
+    JUDGES,
+    Recorded,
+    assert_durable_order,
+    assert_survives_power_loss,
+    history,
+)
 from tests.support.rig import AUTHORIZATION, request_bytes
 from tests.support.workers import HeldWorker
 
@@ -193,6 +200,26 @@ def test_what_one_upload_undoes_on_a_pair_was_never_another_ones_answer(tmp_path
     acknowledged = [one for one in answers if not isinstance(one[0], Failure)]
     assert len(acknowledged) >= 2
     stor.judge(answers=len(acknowledged))
+    assert len(stor.rig.copies(b"content")) == 2
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_copy_that_is_put_back_is_durable_when_the_sample_counts_as_stored(tmp_path, seed):
+    rng, held = random.Random(seed), HeldWorker()
+    stor = Recorded(tmp_path, 2, worker=held)
+    digest, disk = Digest.of(b"content"), stor.rig.members[seed % 2].disk
+    start(put(stor.rig.store, b"content"))
+    held.release()
+    with disk.entered() as root_fd:
+        disk.files.unlink(digest.disk_path, root_fd)
+        disk.sync_directory(digest.directories[-1], root_fd)
+    served = start(read(stor.rig.store, digest))
+    answers = [start(stor.put(b"content")) for _ in range(2)]
+    while held.held:
+        release(held, rng.randrange(len(held.held)))
+    assert served == [b"content"]
+    assert [created for ((_, created),) in answers] == [False, False]
+    assert_survives_power_loss(history(stor.log), stor.disks)
     assert len(stor.rig.copies(b"content")) == 2
 
 

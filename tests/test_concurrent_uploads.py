@@ -246,6 +246,27 @@ def test_a_lost_copy_is_put_back_while_a_slow_upload_of_the_sample_goes_on(tmp_p
     result_of(slow.leave())
 
 
+def test_an_upload_that_saw_the_copies_lost_writes_them_whatever_others_believe(tmp_path):
+    rig, content = Rig(tmp_path, (2,)), sample(2000)
+    slow = rig.store.expect(Digest.of(content), 2000)
+    assert result_of(slow.stored()) is None
+    result_of(slow.begin())
+    result_of(slow.add([content], last=True))
+    paths, _ = result_of(put(rig.store, content))
+    for path in paths:
+        Path(path).unlink()
+
+    late = rig.store.expect(Digest.of(content), 2000)
+    assert result_of(late.stored()) is None
+    result_of(late.begin())
+    result_of(late.add([content], last=True))
+    result_of(slow.commit())
+    assert result_of(late.commit())[0] == paths
+    assert homes(rig, content)[1] == [content, content]
+    result_of(slow.leave())
+    result_of(late.leave())
+
+
 class OneDisk:
     """Two copies of one sample on their way onto the same disk."""
 

@@ -14,6 +14,7 @@ from tests.support.http import (
     chunked,
     descriptors,
     no_bug_logged,
+    take_all,
     upload_head,
 )
 from tests.support.rig import Rig, request_bytes
@@ -67,9 +68,8 @@ def test_a_download_finishes_with_all_its_bytes(rig):
     connection.stop_taking()
     connection.send(request_bytes("GET", f"/{Digest.of(LARGE)}"))
     drained = ended(rig.site.drain())
-    while not connection.closed:
-        assert not drained()
-        connection.take(100_000)
+    assert not drained()
+    take_all(connection, 100_000)
     (response,) = connection.responses()
     assert response.body == LARGE
     assert drained()
@@ -146,8 +146,7 @@ def test_what_is_pipelined_behind_the_last_answer_is_not_begun(rig):
     upload = request_bytes("POST", f"/{SHA}", [AUTHORIZED], HELLO)
     connection.send(request_bytes("GET", f"/{Digest.of(LARGE)}") + upload)
     rig.site.drain()
-    while not connection.closed:
-        connection.take()
+    take_all(connection)
     assert len(connection.responses()) == 1
     assert rig.copies(HELLO) == []
 

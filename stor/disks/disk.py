@@ -106,6 +106,16 @@ def read_exactly(files: Files, fd: int, length: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def write_all(files: Files, fd: int, data: bytes) -> None:
+    """Append all of `data` to an open file. Raises `OSError`."""
+    rest = memoryview(data)
+    while rest:
+        written = files.write(fd, rest)
+        if written <= 0:
+            raise OSError(errno.EIO, "write(2) wrote nothing")
+        rest = rest[written:]
+
+
 class Disk:
     """Plain blocking Python; every method is called in one of the disk's own threads.
 
@@ -284,7 +294,7 @@ class Disk:
         path = f"{QUARANTINE_DIRECTORY}/{name}.{secrets.token_hex(4)}"
         fd = self.in_own_directory(root_fd, lambda: self.files.create(f"{path}.reason", root_fd))
         try:
-            self.files.write(fd, f"{reason}\n".encode())
+            write_all(self.files, fd, f"{reason}\n".encode())
             self.files.sync(fd)
         finally:
             self.files.close(fd)

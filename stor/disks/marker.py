@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import attrs
 
-from stor.disks.disk import OWN_DIRECTORY, Disk
+from stor.disks.disk import OWN_DIRECTORY, Disk, write_all
 
 MARKER_PATH = f"{OWN_DIRECTORY}/disk.json"
 _NEW_MARKER_PATH = f"{MARKER_PATH}.new"
@@ -80,7 +80,7 @@ def write_marker(disk: Disk, marker: Marker, *, probing: bool = False) -> None:
             files.unlink(_NEW_MARKER_PATH, root_fd)
         fd = disk.in_own_directory(root_fd, lambda: files.create(_NEW_MARKER_PATH, root_fd))
         try:
-            files.write(fd, marker.encode())
+            write_all(files, fd, marker.encode())
             files.sync(fd)
         finally:
             files.close(fd)

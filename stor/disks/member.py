@@ -21,7 +21,7 @@ from stor.disks.disk import (
 )
 from stor.disks.health import Health, State
 from stor.disks.marker import BadMarker, Marker, write_marker
-from stor.disks.probe import Probe, probe, sweep
+from stor.disks.probe import Probe, probe, sweep, try_writing
 from stor.disks.roster import Roster
 from stor.worker import Unanswered, Worker, within
 
@@ -166,7 +166,7 @@ class Member:
     async def _probe(self) -> None:
         run, disk = self._workers.prober.run, self.disk
         writable = self.health.writable
-        found = await run(probe, disk, writable)
+        found = await run(probe, disk)
         judgement = self._roster.judge(
             self.root, found.marker, empty=found.empty, writable=writable and not found.held
         )
@@ -177,10 +177,12 @@ class Member:
         if judgement.refusal is not None:
             raise DiskAway(judgement.refusal)
         disk.identify(found.device)
-        if writable and not found.held and found.refused is None:
+        if writable and not found.held:
             if judgement.marker is not None and judgement.marker != found.marker:
                 found = await self._mark(found, judgement.marker)
-            if not self._swept:
+            else:
+                found = attrs.evolve(found, refused=await run(try_writing, disk))
+            if found.refused is None and not self._swept:
                 await run(sweep, disk)
                 self._swept = True
         self._probe_passed(found)
@@ -191,12 +193,11 @@ class Member:
         except OSError as error:
             if error.errno not in (*FULL, *REFUSING):
                 raise
-            if found.marker is None:
-                self._roster.forget(self.root)
             if error.errno in FULL:
                 return found
             refused = f"{self.root}: cannot be written: {error.strerror}"
             return attrs.evolve(found, refused=refused)
+        self._roster.marked(self.root, marker)
         return attrs.evolve(found, marker=marker)
 
     def _probe_passed(self, found: Probe) -> None:

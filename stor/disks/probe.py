@@ -29,26 +29,44 @@ class Probe:
     held: bool = False
 
 
-def probe(disk: Disk, writable: bool) -> Probe:
-    """Use `disk` once. Raises `DiskAway`, `BadMarker`, `OSError`.
+def probe(disk: Disk) -> Probe:
+    """Look at a disk, and write nothing: it may be the wrong one.
 
-    A write has to reach the device: what the kernel holds in its cache says nothing about a disk
-    that hangs. Nothing is written to a disk that has no marker yet: it may be the wrong one.
+    Raises `DiskAway`, `BadMarker`, `OSError`.
     """
     with disk.entered(probing=True) as root_fd:
         marker = read_marker(disk, root_fd)
-        held = _exists(disk, READ_ONLY_PATH, root_fd)
-        refused = None
-        if writable and marker is not None and not held:
-            refused = _try_writing(disk, root_fd)
         return Probe(
             disk.room_of(root_fd),
             disk.files.fstat(root_fd).st_dev,
             marker,
-            marker is None and not _holds_samples(disk, root_fd),
-            refused,
-            held,
+            empty=marker is None and not _holds_samples(disk, root_fd),
+            held=_exists(disk, READ_ONLY_PATH, root_fd),
         )
+
+
+def try_writing(disk: Disk) -> str | None:
+    """Write to a disk; why it refuses, or `None` when it does not. Raises `DiskAway`, `OSError`.
+
+    The byte has to reach the device: what the kernel holds in its cache says nothing about a disk
+    that hangs.
+    """
+    try:
+        with disk.entered() as root_fd:
+            fd, temporary = disk.open_staging(root_fd)
+            try:
+                disk.files.write(fd, b"\0")
+                disk.files.sync(fd)
+            finally:
+                disk.files.close(fd)
+                if temporary is not None:
+                    disk.files.unlink(temporary, root_fd)
+    except OSError as error:
+        if error.errno in REFUSING:
+            return f"{disk.root}: cannot be written: {error.strerror}"
+        if error.errno not in FULL:
+            raise
+    return None
 
 
 def sweep(disk: Disk) -> int:
@@ -69,24 +87,6 @@ def sweep(disk: Disk) -> int:
         finally:
             disk.files.close(staging_fd)
     return removed
-
-
-def _try_writing(disk: Disk, root_fd: int) -> str | None:
-    try:
-        fd, temporary = disk.open_staging(root_fd)
-        try:
-            disk.files.write(fd, b"\0")
-            disk.files.sync(fd)
-        finally:
-            disk.files.close(fd)
-            if temporary is not None:
-                disk.files.unlink(temporary, root_fd)
-    except OSError as error:
-        if error.errno in REFUSING:
-            return f"{disk.root}: cannot be written: {error.strerror}"
-        if error.errno not in FULL:
-            raise
-    return None
 
 
 def _exists(disk: Disk, path: str, root_fd: int) -> bool:
@@ -116,4 +116,4 @@ def _sweep_one(disk: Disk, name: str, staging_fd: int) -> bool:
     return True
 
 
-__all__ = ["BadMarker", "Probe", "probe", "sweep"]
+__all__ = ["BadMarker", "Probe", "probe", "sweep", "try_writing"]

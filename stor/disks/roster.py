@@ -54,9 +54,9 @@ class Roster:
         """Whether a marker names other disks than are known by now."""
         return marker is not None and marker.disks != self._uuids
 
-    def forget(self, root: str) -> None:
-        """The marker that was decided on could not be written."""
-        self._uuids.pop(root, None)
+    def marked(self, root: str, marker: Marker) -> None:
+        """The disk at `root` carries `marker`; only now may the others be told of it."""
+        self._uuids[root] = marker.uuid
 
     def _judge_unmarked(self, root: str, empty: bool, writable: bool) -> Judgement:
         if root in self._uuids:
@@ -74,7 +74,8 @@ class Roster:
             )
         if not writable:
             return Judgement()
-        return self._accept(root, Marker.new(self._set_uuids.get(self._sets[root])))
+        marker = Marker.new(self._set_uuids.get(self._sets[root]))
+        return self._accept(root, marker)
 
     def _judge_marked(self, root: str, marker: Marker) -> Judgement:
         known = self._uuids.get(root)
@@ -88,9 +89,9 @@ class Roster:
             return Judgement(refusal=f"{root}: this is the disk that belongs at {twin}")
         if self._set_uuids.get(self._sets[root], marker.set) != marker.set:
             return Judgement(refusal=f"{root}: this disk belongs to another set")
+        self.marked(root, marker)
         return self._accept(root, marker)
 
     def _accept(self, root: str, marker: Marker) -> Judgement:
         self._set_uuids[self._sets[root]] = marker.set
-        self._uuids[root] = marker.uuid
-        return Judgement(attrs.evolve(marker, disks=dict(self._uuids)))
+        return Judgement(attrs.evolve(marker, disks={**self._uuids, root: marker.uuid}))

@@ -7,7 +7,7 @@ from contextlib import suppress
 import attrs
 
 from stor.digest import Digest
-from stor.disks.disk import Disk, Room, read_exactly
+from stor.disks.disk import Disk, Room, read_exactly, write_all
 from stor.errors import Damaged
 
 #: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
@@ -59,12 +59,7 @@ class StagedCopy:
     def write(self, chunks: Iterable[bytes]) -> None:
         """Append `chunks`. Raises `OSError`."""
         for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                written = self.disk.files.write(self._fd, rest)
-                if written <= 0:
-                    raise OSError(errno.EIO, "write(2) wrote nothing")
-                rest = rest[written:]
+            write_all(self.disk.files, self._fd, chunk)
 
     def read_back(self, offset: int, length: int) -> bytes:
         """`length` bytes of what has been written. Raises `Damaged`, `OSError`."""

@@ -60,6 +60,10 @@ class Disk:
         """Take it away from its mount point at once, whoever uses it (umount(8), --lazy)."""
         _run("umount", "--lazy", self.point)
 
+    def remount(self, option):
+        """Change how it is mounted there, such as to `ro` (mount(8), remount)."""
+        _run("mount", "-o", f"remount,bind,{option}", self.point)
+
     def assert_bare_untouched(self):
         """Nothing is, or ever was, in the directory below the mount point.
 
@@ -85,10 +89,18 @@ class HangingDisk(Disk):
     def __init__(self, point, kept):
         super().__init__(point, kept)
         self.unmount()
-        command = [program("bindfs", "bindfs"), "-f", str(kept), str(point)]
         device = os.stat(point).st_dev
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        poll(lambda: os.stat(point).st_dev != device, what="a mount by bindfs")
+        command = [program("bindfs", "bindfs"), "-f", str(kept), str(point)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            poll(lambda: self._runs() and os.stat(point).st_dev != device, what="a bindfs mount")
+            poll(lambda: self._state() == "S", what="an idle bindfs")
+            self._idle = self._system_call()
+        except BaseException:
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def hung(self):
@@ -99,23 +111,37 @@ class HangingDisk(Disk):
         finally:
             self._process.send_signal(signal.SIGCONT)
 
+    def close(self):
+        # Killed, it makes whatever hangs fail (ENOTCONN).
+        self._process.kill()
+        self._process.communicate()
+        super().close()
+
     def _hang(self):
         # A request that bindfs has taken up could not be interrupted, not even by SIGKILL: stop it
-        # while it waits for the next one, in read(2).
+        # while it waits for the next one.
         for _ in range(1000):
             self._process.send_signal(signal.SIGSTOP)
-            process = Path(f"/proc/{self._process.pid}")
-            poll(lambda p=process: p.joinpath("stat").read_text().rpartition(") ")[2][0] == "T")
-            if process.joinpath("syscall").read_text().split()[0] == "0":
+            poll(lambda: self._state() == "T", what="a stopped bindfs")
+            if self._system_call() == self._idle:
                 return
             self._process.send_signal(signal.SIGCONT)
         raise AssertionError("bindfs was never found idle")
 
-    def close(self):
-        # Killed, it makes whatever hangs fail (ENOTCONN).
-        self._process.kill()
-        self._process.wait()
-        super().close()
+    def _runs(self):
+        if self._process.poll() is not None:
+            pytest.fail(f"bindfs: {self._process.stderr.read().strip()}", pytrace=False)
+        return True
+
+    def _state(self):
+        return self._proc("stat").rpartition(") ")[2][0]
+
+    def _system_call(self):
+        """The number of the system call that it is in (proc(5), syscall)."""
+        return self._proc("syscall").split()[0]
+
+    def _proc(self, name):
+        return Path(f"/proc/{self._process.pid}/{name}").read_text()
 
 
 class Mounts:
@@ -124,18 +150,18 @@ class Mounts:
     def __init__(self, directory):
         if os.geteuid() != 0:
             pytest.fail("mounting needs root: run this test as root", pytrace=False)
-        self._directory = Path(directory)
-        self._own_directory = None
+        self._parent = directory
+        self._directory = None
         self._mounted = []
         self._disks = []
 
     def __enter__(self):
-        root_device = os.stat("/").st_dev
-        if os.stat(self._directory).st_dev != root_device:
-            self._own_directory = tempfile.mkdtemp(prefix="stor-mounts-", dir="/var/tmp")
-            self._directory = Path(self._own_directory)
-        if os.stat(self._directory).st_dev != root_device:
-            pytest.fail("neither the tests' directory nor /var/tmp is on the file system of /")
+        # On the file system of `/`, as an unmounted disk is known by that.
+        device = os.stat("/").st_dev
+        parents = [path for path in (self._parent, "/var/tmp") if os.stat(path).st_dev == device]
+        if not parents:
+            pytest.fail(f"neither {self._parent} nor /var/tmp is on the file system of /")
+        self._directory = Path(tempfile.mkdtemp(prefix="mounts-", dir=parents[0]))
         return self
 
     def __exit__(self, *exception):
@@ -145,8 +171,7 @@ class Mounts:
             # A mount point can have more than one file system mounted on it, or none.
             while _mounted(point):
                 _run("umount", "--lazy", point)
-        if self._own_directory is not None:
-            shutil.rmtree(self._own_directory)
+        shutil.rmtree(self._directory)
 
     def tmpfs(self, name, mib=64, options="", below=None):
         """A disk in memory of `mib` MiB; `options` as in tmpfs(5).
@@ -186,7 +211,7 @@ class Mounts:
         return point
 
     def _directory_for(self, name, below=None):
-        path = Path(below or self._directory / "mounts") / name
+        path = Path(below or self._directory) / name
         path.mkdir(parents=True)
         return path
 

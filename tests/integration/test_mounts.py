@@ -15,7 +15,7 @@ from tests.support.network import Response
 UNKNOWN = sha_of(b"a sample that nobody has")
 
 #: What happens to the sets, by their position.
-WHOLE, HALF_AWAY, AWAY, EMPTY_IN_PLACE, SWAPPED, SWAPPED_TOO = range(6)
+WHOLE, HALF_AWAY, AWAY, EMPTY_IN_PLACE, SWAPPED, SWAPPED_TOO, READ_ONLY = SETS = range(7)
 
 #: The next probe finds that a disk is back.
 BACK_SECONDS = 20
@@ -42,17 +42,15 @@ class Sight:
 
 
 class Scene:
-    """A Stor with six sets of two disks, each a file system of its own, and a load on it."""
+    """A Stor with sets of two disks, each a file system of its own, and a load on it."""
 
     def __init__(self, mounts, start):
-        self.sets = [
-            [mounts.tmpfs(f"set{s}-disk{d}", mib=4096) for d in range(2)] for s in range(6)
-        ]
+        self.sets = [[mounts.tmpfs(f"set{s}-disk{d}", mib=4096) for d in range(2)] for s in SETS]
         self.disks = [disk for of_set in self.sets for disk in of_set]
         self.empty = mounts.tmpfs("empty")
         pairs = [[str(disk) for disk in of_set] for of_set in self.sets]
         self.stor = start(storage_pairs=pairs, require_mount=True)
-        self.contents = [os.urandom(1000 + s % 2 * 300_000) for s in range(6)]
+        self.contents = [os.urandom(1000 + s % 2 * 300_000) for s in SETS]
         for content, of_set in zip(self.contents, self.sets, strict=True):
             self.stor.place(content, [disk.point for disk in of_set])
         self.load = Load(self.stor.port)
@@ -119,6 +117,7 @@ def story(mounts, start_in_module):
         time.sleep(0.5)
         # All this happens before the second probe of the disks.
         replaced, swapped = sets[EMPTY_IN_PLACE][0], [sets[SWAPPED][0], sets[SWAPPED_TOO][0]]
+        sets[READ_ONLY][0].remount("ro")
         for disk in (sets[HALF_AWAY][0], replaced, *swapped):
             disk.unmount()
             time.sleep(0.1)
@@ -142,6 +141,7 @@ def story(mounts, start_in_module):
     scene.restart()
     story.misplaced_at_start = scene.offline()
     story.empty_after = used(scene.empty.kept)
+    sets[READ_ONLY][0].remount("rw")
     for disk in (replaced, *swapped):
         disk.unmount()
         disk.mount()
@@ -156,7 +156,7 @@ def story(mounts, start_in_module):
 class TestOneDiskOfASetAway:
     def test_its_samples_and_all_others_are_served(self, story):
         for sight in (story.before, story.half_away):
-            assert sight.statuses == [200] * 6
+            assert sight.statuses == [200] * len(SETS)
             assert [response.body for response in sight.samples] == story.scene.contents
 
     def test_unknown_samples_are_404(self, story):
@@ -174,7 +174,7 @@ class TestOneDiskOfASetAway:
 
 class TestBothDisksOfASetAway:
     def test_its_samples_are_503_and_all_others_are_served(self, story):
-        expected = [200] * 6
+        expected = [200] * len(SETS)
         expected[AWAY] = 503
         assert story.away.statuses == expected
         assert int(story.away.samples[AWAY].headers["retry-after"]) > 0
@@ -196,7 +196,7 @@ class TestBothDisksOfASetAway:
 
 class TestMountedAgain:
     def test_all_is_well_without_a_restart(self, story):
-        assert story.returned.statuses == [200] * 6
+        assert story.returned.statuses == [200] * len(SETS)
         assert story.returned.unknown.status == 404
 
     def test_new_samples_go_there_again(self, story):
@@ -222,9 +222,30 @@ class TestAnotherDiskInItsPlace:
         assert len(story.misplaced) == len(story.misplaced_at_start) == 3
 
     def test_the_right_disks_are_used_again(self, story):
-        assert story.whole_again.statuses == [200] * 6
+        assert story.whole_again.statuses == [200] * len(SETS)
         assert story.whole_again.status.body == b"OK"
-        assert story.scene.sets_posted_to(200) == set(range(6))
+        assert story.scene.sets_posted_to(200) == set(SETS)
+
+
+class TestRemountedReadOnly:
+    def test_it_is_named_and_read(self, story):
+        root = str(story.scene.sets[READ_ONLY][0])
+        (line,) = [line for line in story.returned.status.text.splitlines() if root in line]
+        assert "Read-only file system" in line
+        for sight in (story.half_away, story.away, story.returned):
+            assert sight.samples[READ_ONLY].body == story.scene.contents[READ_ONLY]
+
+    def test_posts_succeed_as_long_as_one_set_is_whole(self, mounts, start):
+        """One dead controller takes more than one disk."""
+        sets = [[mounts.tmpfs(f"dead{s}-disk{d}", mib=4096) for d in range(2)] for s in range(4)]
+        pairs = [[str(disk) for disk in of_set] for of_set in sets]
+        stor = start(storage_pairs=pairs, require_mount=True)
+        for of_set in sets[1:]:
+            of_set[0].remount("ro")
+        answers = [stor.put(os.urandom(size)) for size in (0, 1000, 300_000, 3_000_000) * 5]
+        assert [answer.text for answer in answers if answer.status not in (200, 201)] == []
+        assert stor.staged() == []
+        assert len(stor.samples()) == 2 * 16  # the sample of no bytes is stored once
 
 
 class TestAllTheTime:

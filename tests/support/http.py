@@ -87,6 +87,15 @@ class HeldWorkers:
         return go_on
 
 
+def take_all(connection, limit=None):
+    """Read, a part at a time, until the server has ended the connection."""
+    for _ in range(10_000):
+        if connection.closed:
+            return
+        connection.take(limit)
+    raise AssertionError("the connection does not end")
+
+
 @contextmanager
 def no_bug_logged():
     """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
