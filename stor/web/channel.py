@@ -78,8 +78,10 @@ class StorChannel(HTTPChannel):
         self.setTimeout(None)
 
     def resume_intake(self) -> None:
-        """Read on."""
+        """Read on; what is thrown away after an answer is read in any case."""
         self._intake_paused = False
+        if self.lingering:
+            return
         if not self._waitingForTransport:
             self._networkProducer.resumeProducing()
         if not self._handlingRequest:
@@ -143,6 +145,8 @@ class StorChannel(HTTPChannel):
 
     def requestDone(self, request: StorRequest) -> None:  # noqa: N802
         """An answer is complete; the request may not be, and the client may not have taken it."""
+        # A pause may have ended after the body: what Twisted saved then is no time-out.
+        self._savedTimeOut = self.site.timeOut
         if self._transferDecoder is not None:
             self.requests.remove(request)
             self._linger()
