@@ -14,7 +14,7 @@ run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
 
 test: lint
-	@command -v curl >/dev/null || ./.ci/packages curl
+	@./.ci/packages curl git bindfs mkfs.ext4
 	$(VENV)/bin/python -m pytest
 
 # The long forms: 500 crashes, 100 000 steps of the model, every mutation. Hours, not minutes.

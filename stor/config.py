@@ -5,10 +5,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from threading import Thread
 from typing import Any
 
 import attrs
+
+from stor.paths import is_path, real_path
 
 GIB = 1024**3
 DEFAULT_LISTEN = ("tcp:8080",)
@@ -137,7 +138,9 @@ class _Reader:
         return Config(**values, warnings=tuple(self.warnings))
 
     def _fault(self, path: str, expected: str, found: Any) -> None:
-        self.faults.append(f"{path}: expected {expected}, found {_show(found)}")
+        hidden = isinstance(found, str | list | dict) and path in _SECRET
+        shown = _KINDS[type(found)] if hidden else _show(found)
+        self.faults.append(f"{path}: expected {expected}, found {shown}")
 
     def _missing(self, path: str, expected: str) -> None:
         self.faults.append(f"{path}: missing, expected {expected}")
@@ -168,11 +171,11 @@ class _Reader:
         found = []
         for index, root in enumerate(roots):
             where = f"{path}[{index}]"
-            if not isinstance(root, str) or not os.path.isabs(root) or "\0" in root:
+            if not is_path(root):
                 self._fault(where, "an absolute path", root)
                 continue
             # Two names of one directory would make one copy out of two.
-            real = _real_path(root)
+            real = real_path(root)
             if real in seen:
                 expected = f"a directory of its own (it is the same as {seen[real]})"
                 self._fault(where, expected, root)
@@ -184,7 +187,7 @@ class _Reader:
         pattern = self._text(key, "a regular expression", default=".*")
         try:
             return re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             self._fault(key, f"a regular expression ({error})", pattern)
             return re.compile("")
 
@@ -196,9 +199,7 @@ class _Reader:
         value = self.data["basic_auth"]
         user, colon, password = value.partition(":") if isinstance(value, str) else ("", "", "")
         if not (user and colon and password):
-            # Not _fault: a password does not belong into a log.
-            found = "no colon with text on both sides" if isinstance(value, str) else _show(value)
-            self.faults.append(f"basic_auth: expected {expected}, found {found}")
+            self._fault("basic_auth", expected, value)
         return Credentials(user, password)
 
     def _s3(self, s3_write: str) -> S3 | None:
@@ -346,7 +347,9 @@ class _Reader:
         return str(value)
 
 
-_REAL_PATH_SECONDS = 0.5
+#: What does not belong into a log, not even when it is wrong.
+_KINDS: dict[type, str] = {str: "another text", list: "a list", dict: "an object"}
+_SECRET = ("basic_auth", "secret", "s3_credentials", "s3_credentials.secret_key")
 
 _KEYS = (
     "storage_pairs",
@@ -368,18 +371,11 @@ _KEYS = (
 )
 
 
-def _real_path(path: str) -> str:
-    """The path without symbolic links; as it is when the disk does not say in time."""
-    found: list[str] = []
-    # A hung disk must not hold up the start: what looks at it may never come back.
-    looking = Thread(target=lambda: found.append(os.path.realpath(path)), daemon=True)
-    looking.start()
-    looking.join(_REAL_PATH_SECONDS)
-    return found[0] if found else os.path.normpath(path)
-
-
 def _show(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "something nested too deeply"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -11,6 +11,7 @@ STOR = Path(__file__).parent.parent / "stor"
 ORDER = [
     "digest",
     "errors",
+    "paths",
     "config",
     "worker",
     "content",

@@ -1,25 +1,18 @@
 """Only the disk that belongs at a storage root is used there; any other gets not one byte."""
 
 import errno
-import json
 import os
 import shutil
-from functools import cached_property
 
 import pytest
 
 from stor.disks.disk import DiskAway
 from stor.disks.health import State
-from stor.disks.roster import Roster
 from stor.disks.staged import StagedCopy
 from tests.conformance import QuickFiles, sample
+from tests.support.host import CHANGING, LABELS, SAMPLES, Host, member, states
 from tests.support.http import assert_one_line, no_bug_logged
-from tests.support.rig import FaultyRig, digest_of
-
-LABELS = ("set0/disk0", "set0/disk1", "set1/disk0", "set1/disk1")
-CHANGING = {"create", "open_nameless", "write", "allocate", "set_modified", "name", "rename"}
-CHANGING |= {"make_directory", "remove_directory", "unlink"}
-SAMPLES = [sample(2000, n) for n in range(20)]
+from tests.support.rig import digest_of
 
 
 @pytest.fixture(autouse=True)
@@ -28,51 +21,9 @@ def _no_bug():
         yield
 
 
-class Host:
-    """Disks at their mount points, and the Stors that are started on them one after the other."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def start(self, **options):
-        rig = FaultyRig(self.path, kind=options.pop("kind", QuickFiles), **options)
-        rig.begin()
-        return rig
-
-    @cached_property
-    def filled(self):
-        """The first Stor on this host, when it has stored some samples."""
-        rig = self.start()
-        for content in SAMPLES:
-            assert rig.put(content).status == 201
-        return rig
-
-    def marker(self, label):
-        return json.loads((self.path / label / ".stor" / "disk.json").read_bytes())
-
-    def empty(self, label):
-        """Nothing is mounted there."""
-        shutil.rmtree(self.path / label)
-        (self.path / label).mkdir()
-
-    def swap(self, one, other):
-        """Two disks are mounted at each other's place."""
-        (self.path / one).rename(self.path / "between")
-        (self.path / other).rename(self.path / one)
-        (self.path / "between").rename(self.path / other)
-
-
 @pytest.fixture
 def host(quick_path):
     return Host(quick_path)
-
-
-def member(rig, label):
-    return next(m for m in rig.members if m.root.endswith(label))
-
-
-def states(rig):
-    return {label: member(rig, label).health.state for label in rig.disks}
 
 
 def assert_untouched(rig, label):
@@ -96,20 +47,6 @@ def assert_samples_on(rig, label):
     assert at_home
     for content in at_home:
         assert rig.get(content).body == content
-
-
-def test_first_use_marks_every_disk(host):
-    rig = host.start()
-    markers = {label: host.marker(label) for label in LABELS}
-    assert len({marker["uuid"] for marker in markers.values()}) == 4
-    for label, marker in markers.items():
-        assert marker["disks"] == {str(host.path / o): markers[o]["uuid"] for o in LABELS}
-        assert (marker["set"] == markers["set0/disk0"]["set"]) == label.startswith("set0")
-        assert marker["replaces"] == []
-        assert marker["rebuilding"] is False
-        names = [call.name for call in rig.disks[label].calls if call.path]
-        assert "sync" in names
-    assert set(states(rig).values()) == {State.ONLINE}
 
 
 def test_nothing_changes_when_the_same_disks_come_back(host):
@@ -247,112 +184,6 @@ def test_a_disk_that_was_emptied_while_its_sibling_was_away_is_found_out(host):
     assert "belongs here" in member(rig, "set0/disk0").health.fault
     assert_untouched(rig, "set0/disk0")
     assert os.listdir(host.path / "set0/disk0") == []
-
-
-DAMAGED = [b"", b"{", b"null", b"[]", b'{"uuid": 1}', b"\0" * 100, b"\xff" * 100, b'{"uuid": "x"}']
-
-
-@pytest.mark.parametrize("data", DAMAGED)
-def test_a_damaged_marker_keeps_the_disk_from_being_used(host, data):
-    assert host.filled
-    marker = host.path / "set0/disk0/.stor/disk.json"
-    right = marker.read_bytes()
-    marker.write_bytes(data)
-    rig = host.start()
-    assert ".stor/disk.json is damaged" in member(rig, "set0/disk0").health.fault
-    assert_untouched(rig, "set0/disk0")
-    assert_samples_on(rig, "set0/disk1")
-    assert marker.read_bytes() == data
-    marker.write_bytes(right)
-    rig.rounds(1)
-    assert set(states(rig).values()) == {State.ONLINE}
-
-
-@pytest.mark.parametrize("read_only", [{(0, 0)}, {(0, 0), (0, 1)}])
-def test_a_disk_that_is_not_to_be_written_is_read_without_a_marker(host, read_only):
-    path = host.path / "set0/disk0" / digest_of(SAMPLES[0]).disk_path
-    path.parent.mkdir(parents=True)
-    path.write_bytes(SAMPLES[0])
-    rig = host.start(read_only=read_only)
-    assert states(rig)["set0/disk0"] is State.READ_ONLY
-    assert rig.get(SAMPLES[0]).body == SAMPLES[0]
-    assert rig.request("GET", "/status").body == b"OK"
-    assert not CHANGING & {call.name for call in rig.disks["set0/disk0"].calls}
-
-
-def test_a_crash_before_the_marker_has_its_name_changes_nothing(host):
-    assert host.filled
-    for label in LABELS:
-        (host.path / label / ".stor/disk.json.new").write_bytes(b"half")
-    marker = host.marker("set0/disk0")
-    rig = host.start()
-    assert set(states(rig).values()) == {State.ONLINE}
-    assert host.marker("set0/disk0") == marker
-
-
-def test_a_crash_in_the_middle_of_first_use(host):
-    """Wherever the first use of a disk is interrupted, the next start completes it."""
-
-    class Crashing(QuickFiles):
-        at = 2**62
-
-        def _before(self, name, args):
-            if self.label == "set0/disk0" and len(self.calls) >= self.at:
-                self._raise(name, args, errno.EIO)
-
-    for at in range(len(host.start().disks["set0/disk0"].calls)):
-        shutil.rmtree(host.path)
-        Crashing.at = at
-        host.start(kind=Crashing)
-        rig = host.start()
-        assert set(states(rig).values()) == {State.ONLINE}
-        assert rig.put(b"content").status == 201
-
-
-@pytest.mark.parametrize("call", ["create", "write", "sync", "rename", "make_directory"])
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_marker_that_could_not_be_written_is_written_later(host, call, error):
-    class Failing(QuickFiles):
-        def __init__(self, label, log):
-            super().__init__(label, log)
-            if label == "set0/disk0":
-                self.fail_always(call, error)
-
-    rig = host.start(kind=Failing)
-    rig.heal()
-    rig.rounds(2)
-    assert set(states(rig).values()) == {State.ONLINE}
-    assert host.marker("set0/disk0")["disks"].keys() == {str(host.path / o) for o in LABELS}
-
-
-def test_nobody_is_told_of_a_disk_before_it_carries_its_marker():
-    """Or else a disk whose first marker is lost would not be let in for one that never was."""
-    roster = Roster([["/a", "/b"], ["/c"]])
-    for root in ("/a", "/b", "/c"):
-        assert roster.judge(root, None, empty=True, writable=True).waits
-    roster.patient = False
-    markers = {
-        root: roster.judge(root, None, empty=True, writable=True).marker
-        for root in ("/a", "/b", "/c")
-    }
-    assert [set(marker.disks) for marker in markers.values()] == [{"/a"}, {"/b"}, {"/c"}]
-    assert markers["/a"].set == markers["/b"].set != markers["/c"].set
-    roster.marked("/b", markers["/b"])
-    again = roster.judge("/a", None, empty=True, writable=True).marker
-    assert set(again.disks) == {"/a", "/b"}
-    assert again.set == markers["/b"].set
-    known = roster.judge("/c", markers["/c"], empty=False, writable=True).marker
-    assert set(known.disks) == {"/b", "/c"}
-
-
-def test_a_short_write_leaves_no_short_marker(host):
-    class Short(QuickFiles):
-        def write(self, fd, data):
-            return super().write(fd, data[:100])
-
-    host.start(kind=Short)
-    rig = host.start()
-    assert set(states(rig).values()) == {State.ONLINE}
 
 
 class Unmounted(QuickFiles):

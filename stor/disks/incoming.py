@@ -164,18 +164,14 @@ class Incoming:
             contest.changes += 1
             contest.stored = None
             try:
-                contest.stored, created = await self._begun().commit()
-            except (NoRoom, Unavailable) as error:
-                await self._move(error, whole=True)
-                contest.stored, created = await self._begun().commit()
-            if self._home is not None:
-                self._mirrors.repairs.renewed(self._digest, self._home.mirror)
+                contest.stored, created = await self._commit()
+            except BaseException:
+                await self._begun().discard()  # before anybody else looks at what has a name
+                raise
+            finally:
+                contest.changes += 1
             return contest.stored, created
-        except BaseException:
-            await self._begun().discard()  # before anybody else looks at what has a name
-            raise
         finally:
-            contest.changes += 1
             contest.lock.release()
 
     async def leave(self) -> None:
@@ -188,6 +184,16 @@ class Incoming:
                 await self._write.discard()
         finally:
             self._arrivals.ended(self._digest)
+
+    async def _commit(self) -> tuple[list[str], bool]:
+        try:
+            committed = await self._begun().commit()
+        except (NoRoom, Unavailable) as error:
+            await self._move(error, whole=True)
+            committed = await self._begun().commit()
+        if self._home is not None:
+            self._mirrors.repairs.renewed(self._digest, self._home.mirror)
+        return committed
 
     async def _mend(self, mirror: Mirror) -> list[str]:
         mending = Deferred.fromCoroutine(self._mirrors.repairs.mend(self._digest, mirror))
