@@ -4,7 +4,6 @@ import argparse
 import json
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -15,12 +14,13 @@ from bench.errors import Failed, Missing
 from bench.machine import describe, file_system
 from bench.programs import Programs
 from bench.report import as_json, table
+from bench.temporary import SIGNALS, temporary_directory
 
 
 def main() -> int:
     """0 when all was measured, 1 when something failed, 2 when something is not installed."""
     options = _options()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, _end)
     try:
         programs = Programs.find()
@@ -30,13 +30,13 @@ def main() -> int:
     cores = Cores.choose()
     if not cores.apart:
         _tell("note: only one core, the server and its clients share it")
+    names = dict.fromkeys(options.comparisons or COMPARISONS)
     results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="stor-bench-", dir=options.directory) as temporary:
-        directory = Path(temporary)
+    with temporary_directory(options.directory) as directory:
         if file_system(directory) in ("tmpfs", "overlay"):
             _tell("note: syncing costs little on this file system; --directory names another")
         machine = describe(programs, directory)
-        for name in options.comparisons or COMPARISONS:
+        for name in names:
             comparison = COMPARISONS[name](_made(directory / name), programs, cores)
             try:
                 result = comparison.measure(options.rounds, options.seconds, _tell)
@@ -53,7 +53,7 @@ def main() -> int:
         except OSError as error:
             _tell(f"{options.json}: {error.strerror}")
             return 1
-    return 0 if len(results) == len(options.comparisons or COMPARISONS) else 1
+    return 0 if len(results) == len(names) else 1
 
 
 def _options() -> argparse.Namespace:
@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
         "comparisons", nargs="*", metavar="COMPARISON", help=f"of {', '.join(COMPARISONS)}; all"
     )
     parser.add_argument("--rounds", type=_count, default=5, help="turns of each contender (5)")
-    parser.add_argument("--seconds", type=_count, default=5, help="length of a turn (5)")
+    parser.add_argument("--seconds", type=_count, default=3, help="length of a turn (3)")
     parser.add_argument(
         "--directory", type=_directory, help="where to write: the file system to measure"
     )
@@ -97,6 +97,9 @@ def _tell(line: str) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    _tell("ending, and removing what was written")
+    for further in SIGNALS:
+        signal.signal(further, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from bench.body import Bodies
-from bench.connection import Connection, fetch, head
+from bench.connection import ANSWER_SECONDS, Connection, fetch, head
 from bench.cores import Cores
 from bench.errors import Failed
 from bench.programs import Programs
@@ -52,7 +52,8 @@ class Get:
 
     def run(self, server: Server, seconds: float) -> Done:
         """See `Workload.run`."""
-        options = ["-t", "1", "-c", str(self._clients), "-d", f"{max(1, round(seconds))}s"]
+        length, patience = f"{max(1, round(seconds))}s", f"{ANSWER_SECONDS:.0f}s"
+        options = ["-t", "1", "-c", str(self._clients), "-d", length, "--timeout", patience]
         command = [self._wrk, *options, "-s", str(self._report), server.url(self._digest)]
         with Cores.held(self._cores.client):
             wrk = subprocess.run(command, check=False, capture_output=True, text=True)
