@@ -1,4 +1,4 @@
-"""Disks that become full: of bytes and of inodes, in memory and on ext4."""
+"""Disks that become full, of bytes and of inodes."""
 
 import os
 from collections import Counter
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.load import Connection
+from tests.integration.load import SOAK, Connection
 from tests.integration.mounts import Mounts, free_bytes, used
 from tests.integration.process import MIB, poll, sha_of, upload_head
 from tests.support.http import AUTHORIZED, CHUNKED, chunked
@@ -21,16 +21,10 @@ def mounts(tmp_path):
         yield mounts
 
 
-@pytest.fixture(params=["tmpfs", "ext4"])
-def new_disk(request, mounts):
-    """Mount a new disk of 64 MiB: `new_disk("name")`."""
-    return getattr(mounts, request.param)
-
-
-@pytest.fixture
-def pair(new_disk):
+@pytest.fixture(params=["ext4", "tmpfs"] if SOAK else ["ext4"])
+def pair(request, mounts):
     """Two disks of 64 MiB."""
-    return [new_disk("disk0"), new_disk("disk1")]
+    return [getattr(mounts, request.param)(f"disk{number}") for number in range(2)]
 
 
 def started(start, *sets, **keys):
