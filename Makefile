@@ -17,10 +17,9 @@ test: lint
 	@./.ci/packages curl git bindfs mkfs.ext4
 	$(VENV)/bin/python -m pytest
 
-# The long forms: 500 crashes, 100 000 steps of the model, every mutation. Hours, not minutes.
+# The long forms, such as 500 crashes. Hours, not minutes.
 soak: $(VENV)/installed-test
 	STOR_SOAK=1 $(VENV)/bin/python -m pytest
-	$(VENV)/bin/python -m tests.mutations
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
