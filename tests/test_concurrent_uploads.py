@@ -288,13 +288,27 @@ class OneDisk:
         staged.sync_directories(Digest.of(b"content"))
 
 
-def test_a_name_that_another_upload_relies_on_is_not_taken_away(tmp_path):
+@pytest.mark.parametrize("last", ["first", "second"])
+def test_a_name_that_another_upload_relies_on_is_not_taken_away(tmp_path, last):
     one = OneDisk(tmp_path / "disk")
     one.name(one.first)
     one.name(one.second)
-    one.second.close()
-    one.first.discard()
+    ends = [one.second.close, one.first.discard]
+    for end in ends if last == "first" else reversed(ends):
+        end()
     assert one.path.read_bytes() == b"content"
+
+
+def test_a_name_that_is_relied_on_is_synced_by_each(tmp_path):
+    one = OneDisk(tmp_path / "disk")
+    one.name(one.first)
+    path, seen = Digest.of(b"content").disk_path, len(one.disk.files.calls)
+    one.name(one.second)
+    synced = [call.path for call in one.disk.files.calls[seen:] if call.name == "sync"]
+    assert synced[0] == path
+    assert Digest.of(b"content").directories[-1] in synced[1:]
+    one.first.close()
+    one.second.close()
 
 
 def test_the_copy_of_an_upload_that_succeeded_outlives_one_that_fails(tmp_path):

@@ -59,10 +59,6 @@ def lay(disk, content, damaged=None):
     return path
 
 
-def read_file(path):
-    return Path(path).read_bytes()
-
-
 def tree(disk):
     """Everything on a disk, Stor's own directories left out."""
     return sorted(
@@ -261,7 +257,7 @@ def store(disk, content=SMALL):
 def test_a_staged_copy_becomes_the_file(disk):
     assert store(disk)
     path = path_of(disk, SMALL)
-    assert read_file(path) == SMALL
+    assert Path(path).read_bytes() == SMALL
     assert os.stat(path).st_mtime_ns == MODIFIED_NS
     assert os.stat(path).st_nlink == 1
     assert os.listdir(os.path.join(disk.root, ".stor/tmp")) == []
@@ -326,8 +322,8 @@ def test_a_good_copy_that_is_there_already_stays(disk):
 def test_a_bad_copy_goes_to_quarantine_and_is_replaced(disk, damage):
     path = lay(disk, SMALL, damage(SMALL))
     assert store(disk)
-    assert read_file(path) == SMALL
-    assert [read_file(kept) for kept in quarantined(disk)] == [damage(SMALL)]
+    assert Path(path).read_bytes() == SMALL
+    assert [Path(kept).read_bytes() for kept in quarantined(disk)] == [damage(SMALL)]
 
 
 @pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
@@ -336,7 +332,7 @@ def test_what_is_no_file_goes_to_quarantine_and_is_replaced(disk, make):
     make(path)
     kind = stat.S_IFMT(os.lstat(path).st_mode)
     assert store(disk)
-    assert read_file(path) == SMALL
+    assert Path(path).read_bytes() == SMALL
     assert [stat.S_IFMT(os.lstat(kept).st_mode) for kept in quarantined(disk)] == [kind]
 
 
@@ -344,8 +340,11 @@ def test_quarantine_keeps_every_bad_copy(disk):
     for number in range(5):
         lay(disk, SMALL, b"bad %d" % number)
         assert store(disk)
-    kept = sorted(read_file(path) for path in quarantined(disk))
+    kept = sorted(Path(path).read_bytes() for path in quarantined(disk))
     assert kept == [b"bad %d" % number for number in range(5)]
+    calls = [(call.name, call.path) for call in disk.files.calls]
+    moved = max(place for place, (name, _) in enumerate(calls) if name == "rename")
+    assert ("sync", ".stor/quarantine") in calls[moved:]
 
 
 def test_a_name_is_never_given_over_another_file(disk):
@@ -357,7 +356,7 @@ def test_a_name_is_never_given_over_another_file(disk):
         disk.files.close(fd)
         if temporary:
             disk.files.unlink(temporary, root_fd)
-    assert read_file(path) == b"precious"
+    assert Path(path).read_bytes() == b"precious"
 
 
 def leftover(disk, name, content=b"half a body"):
@@ -383,7 +382,7 @@ def test_the_sweep_keeps_what_another_process_is_writing(root):
     for step in STEPS:
         step(staged, Digest.of(SMALL))
     staged.close()
-    assert read_file(path_of(writer, SMALL)) == SMALL
+    assert Path(path_of(writer, SMALL)).read_bytes() == SMALL
 
 
 def test_a_disk_without_a_staging_directory_has_nothing_to_sweep(root):

@@ -1,5 +1,6 @@
 """Copies to put back, and putting them back."""
 
+import errno
 from collections.abc import Iterable
 
 import attrs
@@ -142,10 +143,10 @@ class Repairs:
                 except Damaged:
                     member.condemned.add(digest)
                     found.lacking.append(member)
-                except OSError:
+                except OSError as error:
                     if not attempt:
                         continue
-                    found.lacking.append(member)
+                    (found.lacking if error.errno == errno.EIO else found.unheard).append(member)
                 except Exception as error:
                     self.log.warn("{root}: {error}", root=member.root, error=str(error))
                     found.unheard.append(member)
@@ -197,7 +198,10 @@ class Repairs:
             except Unmendable as error:
                 # The note stays: the next start learns from it which copies are bad.
                 self.log.error("{error}", error=str(error))
-                self._rest(key)
+                if self._whole(mirror):
+                    self._rest(key)
+                else:  # a disk that is away may hold a good copy
+                    self._due[key] = self._clock.seconds() + RETRY_SECONDS
             except Exception as error:
                 self.log.warn("Repair of {digest}: {error}", digest=str(digest), error=str(error))
                 self._due[key] = self._clock.seconds() + RETRY_SECONDS

@@ -1,5 +1,6 @@
 """Looking for a sample's copies, best first, without waiting for a disk that hangs."""
 
+import errno
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -194,6 +195,8 @@ class Search:
                 self._repairs.report(self._digest, mirror)
             else:
                 self._trouble.append(f"{member.root}: {outcome.value}")
+                if isinstance(outcome.value, OSError) and outcome.value.errno == errno.EIO:
+                    self._repairs.report(self._digest, mirror)
             return None
         self._heard[mirror] += 1
         if outcome is not None:
