@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -41,11 +42,12 @@ class DiskAway(Exception):
 
 @attrs.frozen
 class Room:
-    """What a disk has left."""
+    """What a disk has left. Of two, the one with the higher `number` was measured later."""
 
     free_bytes: int
     free_inodes: int
     block_bytes: int = 4096
+    number: int = 0
 
 
 @attrs.frozen
@@ -131,6 +133,7 @@ class Disk:
         self._forbidden_device = forbidden_device
         self._device: int | None = None
         self._nameless_files = True
+        self._rooms = itertools.count(1)
         self.claims = Claims()
         #: Directories whose entry in their parent is known to be on stable storage.
         self.durable_directories: set[str] = set()
@@ -259,10 +262,11 @@ class Disk:
 
     def room_of(self, fd: int) -> Room:
         """What is left on the file system of an open file or directory."""
+        number = next(self._rooms)  # what was allocated before this is seen by the next call
         status = self.files.fstatvfs(fd)
         # A file system that makes its inodes as it goes (btrfs) says 0 of 0.
         free_inodes = status.f_favail if status.f_files else 2**63
-        return Room(status.f_bavail * status.f_frsize, free_inodes, status.f_frsize)
+        return Room(status.f_bavail * status.f_frsize, free_inodes, status.f_frsize, number)
 
     def open_staging(self, root_fd: int) -> tuple[int, str | None]:
         """A new file that no crash can leave behind, and its temporary name if it needs one."""

@@ -70,9 +70,15 @@ class Health:
         self._errors_in_a_row = 0
         self._held = probe.held
         self.marker = probe.marker
-        self.room, self.device = probe.room, probe.device
+        self.learn(probe.room)
+        self.device = probe.device
         self.rebuilding = probe.marker is not None and probe.marker.rebuilding
         self._change(None, None, probe.refused)
+
+    def learn(self, room: Room) -> None:
+        """Something has looked what is left on the disk; what was measured earlier is no news."""
+        if room.number >= self.room.number:
+            self.room = room
 
     def probe_failed(self, reason: str) -> None:
         """A probe found the disk away, hung or failing."""
@@ -81,6 +87,10 @@ class Health:
     def operation_passed(self) -> None:
         """An operation on the disk did what it should."""
         self._errors_in_a_row = 0
+
+    def write_refused(self, reason: str) -> None:
+        """The file system takes no writes; a probe will say when it does again."""
+        self._change(self._away, self._suspect, reason)
 
     def operation_failed(self, reason: str) -> None:
         """An operation had an I/O error; three in a row and the disk is suspect."""

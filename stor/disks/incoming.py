@@ -1,5 +1,8 @@
 """A sample on its way in: is it stored already, where does it go, who was first."""
 
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
@@ -11,6 +14,8 @@ from stor.disks.repair import Unmendable
 from stor.disks.writing import MirrorWrite
 from stor.errors import NoRoom, Unavailable
 from stor.worker import Unanswered, within
+
+T = TypeVar("T")
 
 #: How long a client waits for a stored sample to be made whole before it is told to come again.
 MEND_SECONDS = 30.0
@@ -145,11 +150,7 @@ class Incoming:
 
     async def add(self, chunks: list[bytes], last: bool) -> None:
         """Write more of the body everywhere. Raises `NoRoom`, `Unavailable`."""
-        try:
-            await self._begun().add(chunks, last)
-        except (NoRoom, Unavailable) as error:
-            await self._move(error)
-            await self._begun().add(chunks, last)
+        await self._persist(lambda write: write.add(chunks, last), whole=False)
 
     async def commit(self) -> tuple[list[str], bool]:
         """Make the sample durable on every disk: its paths, and whether this upload made it.
@@ -186,14 +187,20 @@ class Incoming:
             self._arrivals.ended(self._digest)
 
     async def _commit(self) -> tuple[list[str], bool]:
-        try:
-            committed = await self._begun().commit()
-        except (NoRoom, Unavailable) as error:
-            await self._move(error, whole=True)
-            committed = await self._begun().commit()
+        committed = await self._persist(lambda write: write.commit(), whole=True)
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
         return committed
+
+    async def _persist(
+        self, step: Callable[[MirrorWrite], Coroutine[Any, Any, T]], *, whole: bool
+    ) -> T:
+        """Do a step of the write; where it fails, on the next set, as long as there is one."""
+        while True:
+            try:
+                return await step(self._begun())
+            except (NoRoom, Unavailable) as error:
+                await self._move(error, whole=whole)
 
     async def _mend(self, mirror: Mirror) -> list[str]:
         mending = Deferred.fromCoroutine(self._mirrors.repairs.mend(self._digest, mirror))
@@ -219,28 +226,34 @@ class Incoming:
             else:
                 return
 
-    async def _move(self, reason: NoRoom | Unavailable, *, whole: bool = False) -> None:
+    async def _move(self, reason: NoRoom | Unavailable, *, whole: bool) -> None:
         """Go on with another mirror, from what a good disk of this one can give back.
 
         `whole` means that the body is complete. Raises `reason` when there is nowhere to go.
         """
         old = self._begun()
-        if self._home is not None or not self._elsewhere():
-            raise reason
-        self.log.warn("{error}; moving the upload to another set", error=str(reason))
         try:
-            await self._place()
-            new, size = self._begun(), old.written_bytes
-            for offset in range(0, size, _MOVE_BYTES):
-                length = min(_MOVE_BYTES, size - offset)
-                chunk = await old.read_back(offset, length)
-                await new.add([chunk], whole and offset + length == size)
-            if whole and not size:
-                await new.add([], True)
+            while self._home is None and self._elsewhere():
+                self.log.warn("{error}; moving the upload to another set", error=str(reason))
+                await self._place()
+                try:
+                    return await self._copy(old, self._begun(), whole)
+                except (NoRoom, Unavailable):
+                    await self._begun().discard()
         except (NoRoom, Unavailable):
-            raise reason from None
+            pass  # what sent the upload away says more
         finally:
             await old.discard()
+        raise reason
+
+    async def _copy(self, old: MirrorWrite, new: MirrorWrite, whole: bool) -> None:
+        size = old.written_bytes
+        for offset in range(0, size, _MOVE_BYTES):
+            length = min(_MOVE_BYTES, size - offset)
+            chunk = await old.read_back(offset, length)
+            await new.add([chunk], whole and offset + length == size)
+        if whole and not size:
+            await new.add([], True)
 
     def _elsewhere(self) -> bool:
         return any(

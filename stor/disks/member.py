@@ -1,5 +1,6 @@
 """One disk of a mirror as the reactor sees it: its workers, its health, its probes."""
 
+import errno
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
@@ -17,7 +18,6 @@ from stor.disks.disk import (
     Disk,
     DiskAway,
     OpenCopy,
-    Room,
 )
 from stor.disks.health import Health, State
 from stor.disks.marker import BadMarker, Marker, write_marker
@@ -119,11 +119,8 @@ class Member:
 
     def renew_room(self) -> Deferred[None]:
         """Learn again what is left on the disk. Fails with `Unanswered` when it does not say."""
-
-        def learned(room: Room) -> None:
-            self.health.room = room
-
-        return within(self.clock, ANSWER_SECONDS, self.read(self.disk.room).addCallback(learned))
+        asking = self.read(self.disk.room).addCallback(self.health.learn)
+        return within(self.clock, ANSWER_SECONDS, asking)
 
     def probe(self) -> Deferred[None]:
         """Find out what state the disk is in; fires when that is known.
@@ -159,6 +156,8 @@ class Member:
         elif isinstance(error, DiskAway):
             self._went_away(str(error))
         elif isinstance(error, OSError) and error.errno not in (*FULL, *OUT_OF_RESOURCES):
+            if error.errno == errno.EROFS:  # one is proof enough, and the next probe looks again
+                self.health.write_refused(f"{self.root}: cannot be written: {error.strerror}")
             self.health.operation_failed(str(error))
             self.log.warn("{root}: {error}", root=self.root, error=str(error))
         return outcome

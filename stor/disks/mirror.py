@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.disk import Copy
+from stor.disks.disk import Copy, DiskAway
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.placement import Candidate
 from stor.errors import Damaged
@@ -55,13 +55,19 @@ class Mirror:
         """Ask every disk for its copy of the sample. Never raises."""
         asked = [member for member in self.members if member.health.readable]
         answers = await settle([self._ask(member, digest, length) for member in asked])
-        return Survey(self, list(zip(asked, answers, strict=True)))
+        heard = zip(asked, answers, strict=True)
+        # A disk that turned out to be away is none that is available.
+        return Survey(self, [(m, a) for m, a in heard if not _is_away(a)])
 
     def _ask(self, member: Member, digest: Digest, length: int | None) -> Deferred[Copy | None]:
         if digest in member.condemned:
             return fail(Damaged(f"{member.root}: the copy of {digest} is known to be bad"))
         answer = member.read(member.disk.check, digest, length)
         return within(member.clock, ANSWER_SECONDS, answer)
+
+
+def _is_away(answer: object) -> bool:
+    return isinstance(answer, Failure) and answer.check(DiskAway) is not None
 
 
 @attrs.frozen

@@ -194,7 +194,7 @@ class MirrorWrite:
         outcomes = await settle(steps)
         for slot, outcome in zip(self._slots, outcomes, strict=True):
             if isinstance(outcome, Room):
-                slot.member.health.room = outcome
+                slot.member.health.learn(outcome)
             elif isinstance(outcome, Failure):
                 self._failed.add(slot)
         if all(slot.staged is not None for slot in self._slots):
