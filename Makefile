@@ -15,7 +15,8 @@ run: $(VENV)/installed
 
 test: lint
 	@./.ci/packages curl git bindfs mkfs.ext4
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
+	$(VENV)/bin/python -m pytest tests/integration
 
 # The long forms, such as 500 crashes. Hours, not minutes.
 soak: $(VENV)/installed-test

@@ -35,6 +35,7 @@ setup(
             "mypy-zope>=1.0",
             "pytest>=8.0",
             "pytest-twisted>=1.14",
+            "pytest-xdist>=3.6",
             "ruff>=0.5",
             "treq>=24.9",
         ],

@@ -15,6 +15,17 @@ def pytest_configure(config):
     config.stash[FIGURES] = Counter()
 
 
+def pytest_sessionfinish(session):
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # one of several processes, whose figures are summed up
+        output["figures"] = dict(session.config.stash[FIGURES])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[FIGURES].update(node.workeroutput["figures"])
+
+
 @pytest.fixture(scope="session")
 def figures(request):
     """Counts by what is counted; they stand in the summary."""

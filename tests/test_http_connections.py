@@ -5,7 +5,7 @@ import random
 import pytest
 
 from stor.digest import Digest
-from stor.web.download import STALL_SECONDS
+from stor.web.download import PIECE_BYTES, STALL_SECONDS
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
@@ -158,11 +158,11 @@ def test_a_slow_client_gets_everything(rig, pause):
     connection = rig.connect()
     connection.stop_taking()
     connection.send(get(LARGE))
-    for _ in range(0, len(LARGE), 500_000):
+    for _ in range(0, len(LARGE), PIECE_BYTES):
         assert len(connection.transport.outgoing) < MEBIBYTE
         connection.wait(pause)
         assert not connection.closed
-        connection.take(600_000)
+        connection.take(2 * PIECE_BYTES)
     (response,) = connection.responses()
     assert response.body == LARGE
 
@@ -200,7 +200,7 @@ def test_a_client_that_goes_away_in_the_middle_of_a_download(rig, taken):
     connection = rig.connect()
     connection.stop_taking()
     connection.send(get(LARGE))
-    for _ in range(20):
+    for _ in range(100):
         connection.take(min(500_000, taken - len(connection.received)))
     assert len(connection.received) == taken
     connection.close()

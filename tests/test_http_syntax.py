@@ -168,14 +168,6 @@ def test_one_empty_line_before_a_request_is_ignored(rig):
     assert [response.status for response in connection.responses()] == [200]
 
 
-def test_a_request_that_ends_no_line_is_never_answered_and_times_out(rig):
-    connection = rig.connect()
-    connection.send(b"GET / HTTP/1.1\nHost: x\n\n")
-    assert connection.received == b""
-    connection.wait(60)
-    assert connection.closed
-
-
 LARGE = {
     "request line": f"GET /{'a' * 20000} HTTP/1.1\r\n".encode() + HOST,
     "query": f"GET /{SHA}?{'a' * 20000} HTTP/1.1\r\n".encode() + HOST,

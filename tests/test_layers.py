@@ -38,6 +38,7 @@ ORDER = [
     "web.conditions",
     "web.upload",
     "web.download",
+    "web.pace",
     "web.request",
     "web.channel",
     "web.site",

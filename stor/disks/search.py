@@ -196,7 +196,7 @@ class Search:
             else:
                 self._trouble.append(f"{member.root}: {outcome.value}")
                 if isinstance(outcome.value, OSError) and outcome.value.errno == errno.EIO:
-                    self._repairs.report(self._digest, mirror)
+                    self._incomplete.add(mirror)
             return None
         self._heard[mirror] += 1
         if outcome is not None:

@@ -7,12 +7,19 @@ it, which makes the kernel send a reset that can overtake the answer.
 from http import HTTPStatus
 from typing import Protocol
 
-from twisted.internet.interfaces import IDelayedCall, ISSLTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorTime,
+    ISSLTransport,
+)
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
+from zope.interface import implementer
 
 from stor.web.answer import Answer
+from stor.web.pace import HEAD_SECONDS, WINDOW_BYTES, WINDOW_SECONDS, Pace
 from stor.web.request import SERVER, StorRequest, path_of
 
 #: After an answer that came before the end of the body: so long is the rest read and thrown away,
@@ -29,6 +36,7 @@ class Connections(Protocol):
     """Who knows all channels."""
 
     channels: "set[StorChannel]"
+    clock: IReactorTime
     #: Whether every connection is to end with the answer that is under way.
     draining: bool
     #: Seconds after which a connection without a byte is cut.
@@ -38,6 +46,7 @@ class Connections(Protocol):
         """Forget a channel whose connection has ended."""
 
 
+@implementer(IHalfCloseableProtocol)
 class StorChannel(HTTPChannel):
     """One connection: HTTP/1.1 with pauses, early answers, and clear words for bad requests."""
 
@@ -49,10 +58,12 @@ class StorChannel(HTTPChannel):
         self._linger_end: IDelayedCall | None = None
         self._intake_paused = False
         self._answered: StorRequest | None = None
+        self._half_closed = False
 
     def connectionMade(self) -> None:  # noqa: N802
         """Take part in the site's count of connections."""
         super().connectionMade()
+        self._pace = Pace(self.site.clock.seconds)
         self.site.channels.add(self)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
@@ -61,6 +72,14 @@ class StorChannel(HTTPChannel):
             self._linger_end.cancel()
         super().connectionLost(reason)
         self.site.lost(self)
+
+    def readConnectionLost(self) -> None:  # noqa: N802
+        """The client sends no more; what it has asked for it still gets (shutdown(2), SHUT_WR)."""
+        self._half_closed = True
+        self._end_when_served()
+
+    def writeConnectionLost(self) -> None:  # noqa: N802
+        """We send no more, by our own choice: see `_linger`."""
 
     @property
     def idle(self) -> bool:
@@ -82,6 +101,7 @@ class StorChannel(HTTPChannel):
         self._intake_paused = False
         if self.lingering:
             return
+        self._pace.begin_window()
         if not self._waitingForTransport:
             self._networkProducer.resumeProducing()
         if not self._handlingRequest:
@@ -93,6 +113,7 @@ class StorChannel(HTTPChannel):
         answered, self._answered = self._answered, None
         if answered is not None:
             super().requestDone(answered)
+            self._end_when_served()
         super().resumeProducing()
         if self._intake_paused:
             self._networkProducer.pauseProducing()
@@ -101,8 +122,17 @@ class StorChannel(HTTPChannel):
         """Parse, or throw away what comes after the last answer."""
         if self.lingering:
             self.resetTimeout()
-        else:
-            super().dataReceived(data)
+            return
+        head = self.line_mode and not self._handlingRequest
+        if head and self._pace.head_is_late():
+            self.refuse(_late(f"headers are expected within {HEAD_SECONDS:g} s"))
+            return
+        super().dataReceived(data)
+        if self._busyReceiving or self.lingering:
+            return
+        if self.line_mode and b"\n" in self._buffer:
+            # A line that ends without CR would never end for us, and does for others on the way.
+            self._respondToBadRequestAndDisconnect()
 
     def lineReceived(self, line: bytes) -> None:  # noqa: N802
         """Take the request line or a header line."""
@@ -115,8 +145,12 @@ class StorChannel(HTTPChannel):
 
     def rawDataReceived(self, data: bytes) -> None:  # noqa: N802
         """Take a part of the body."""
-        if not self.lingering:
-            super().rawDataReceived(data)
+        if self.lingering:
+            return
+        if not self._handlingRequest and self._pace.body_is_slow(len(data)):
+            self.refuse(_late(f"{WINDOW_BYTES} bytes are expected every {WINDOW_SECONDS:g} s"))
+            return
+        super().rawDataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802
         """A line is longer than all headers together may be."""
@@ -125,6 +159,7 @@ class StorChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:  # noqa: N802
         """Let the request decide before its body comes, and before any 100 Continue."""
+        self._pace.head_ended()
         request = self.requests[-1]
         self.persistent = self.checkPersistence(request, self._version)
         if self.site.draining:
@@ -156,6 +191,7 @@ class StorChannel(HTTPChannel):
             self.setTimeout(self.site.timeOut)
         else:
             super().requestDone(request)
+            self._end_when_served()
 
     def refuse(self, answer: Answer) -> None:
         """Answer what is no request, and end the connection."""
@@ -203,6 +239,10 @@ class StorChannel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         self.refuse(Answer.line(400, "bad request: this is not HTTP/1.1 as RFC 9112 has it"))
 
+    def _end_when_served(self) -> None:
+        if self._half_closed and (self.lingering or not self._handlingRequest):
+            self.transport.loseConnection()
+
     def _refuse_headers(self) -> None:
         limit = self.totalHeadersSize
         line = f"request line and headers are too large: at most {limit} bytes are accepted"
@@ -218,3 +258,7 @@ class StorChannel(HTTPChannel):
         self._networkProducer.resumeProducing()
         self.setTimeout(LINGER_IDLE_SECONDS)
         self._linger_end = self.callLater(LINGER_SECONDS, self.transport.abortConnection)
+
+
+def _late(expected: str) -> Answer:
+    return Answer.line(408, f"too slow: {expected}")

@@ -13,8 +13,9 @@ from stor.content import Content
 #: thousands of slow clients.
 CHUNK_BYTES = 512 * 1024
 
-#: A client that takes nothing for so long is cut off.
+#: A client that does not take the next piece within so long is cut off: 1 KiB a second.
 STALL_SECONDS = 120.0
+PIECE_BYTES = 128 * 1024
 
 
 class Client(Protocol):
@@ -60,10 +61,11 @@ class Sender:
         try:
             while offset < end and not self.gone:
                 data = await content.read(offset, min(CHUNK_BYTES, end - offset))
-                if not self.gone:
-                    self._client.write(data)
-                    offset += len(data)
-                    await self._taken()
+                for piece in range(0, len(data), PIECE_BYTES):
+                    if not self.gone:
+                        self._client.write(data[piece : piece + PIECE_BYTES])
+                        offset = min(offset + PIECE_BYTES, end)
+                        await self._taken()
         except Exception:
             if offset == begin:
                 raise

@@ -31,6 +31,7 @@ class StorSite(Site):
     def __init__(self, resource: IResource, reception: Reception, reactor: IReactorTime) -> None:
         super().__init__(resource, parsePOSTFormSubmission=False, reactor=reactor)
         self.reception = reception
+        self.clock = reactor
         self.channels: set[StorChannel] = set()
         self.draining = False
         self._drained: Deferred[None] | None = None

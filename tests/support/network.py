@@ -116,6 +116,11 @@ class Connection:
         self._take(limit)
         self.settle()
 
+    def finish_sending(self):
+        """Say that nothing more will be sent, and go on reading."""
+        self.channel.readConnectionLost()
+        self.settle()
+
     def close(self):
         """Disconnect, as a client does that goes away."""
         self._end(ConnectionDone())
