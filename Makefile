@@ -17,8 +17,10 @@ test: lint
 	@./.ci/packages curl git bindfs mkfs.ext4
 	$(VENV)/bin/python -m pytest
 
-# The long forms, such as 500 crashes. Hours, not minutes.
+# The long forms, such as 500 crashes, and the proof that the tests guard what they should. Hours,
+# not minutes.
 soak: $(VENV)/installed-test
+	$(VENV)/bin/python -m tests.mutations
 	STOR_SOAK=1 $(VENV)/bin/python -m pytest
 
 lint: $(VENV)/installed-test
