@@ -18,8 +18,10 @@ test: lint
 	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
 	$(VENV)/bin/python -m pytest tests/integration
 
-# The long forms, such as 500 crashes. Hours, not minutes.
+# The long forms, such as 500 crashes, and the proof that the tests guard what they should. Hours,
+# not minutes.
 soak: $(VENV)/installed-test
+	$(VENV)/bin/python -m tests.mutations
 	STOR_SOAK=1 $(VENV)/bin/python -m pytest
 
 lint: $(VENV)/installed-test

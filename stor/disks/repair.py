@@ -28,17 +28,22 @@ class Unmendable(StorError):
     """No good copy is left to repair from."""
 
 
+class Absent(Unmendable):
+    """No disk of the mirror has anything under the sample's name: it is not kept there."""
+
+
 @attrs.frozen
 class Examination:
     """What reading every copy of a sample in full has shown.
 
-    `good` are the disks with the right bytes; `lacking` those that could have them and do not;
-    `unheard` those that did not say.
+    `good` are the disks with the right bytes; `lacking` those that could have them and do not,
+    `absent` those among them with nothing under the name; `unheard` those that did not say.
     """
 
-    good: dict[Member, Copy]
-    lacking: list[Member]
-    unheard: list[Member]
+    good: dict[Member, Copy] = attrs.field(factory=dict)
+    lacking: list[Member] = attrs.field(factory=list)
+    absent: list[Member] = attrs.field(factory=list)
+    unheard: list[Member] = attrs.field(factory=list)
 
 
 class Repairs:
@@ -102,7 +107,8 @@ class Repairs:
     async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
         """Make the sample whole on every disk of `mirror` that can be written: its paths.
 
-        Raises `Unmendable` when no copy is good, `NoRoom`, `Unavailable`.
+        Raises `Absent` when it is not kept there, `Unmendable` when no copy is good, `NoRoom`,
+        `Unavailable`.
         """
         lock = self._locks.setdefault(mirror, DeferredLock())
         await lock.acquire()
@@ -119,6 +125,8 @@ class Repairs:
 
     async def _mend(self, digest: Digest, mirror: Mirror) -> list[str]:
         found = await self._examine(digest, mirror)
+        if len(found.absent) == len(mirror.members):
+            raise Absent(f"{mirror} does not hold {digest}")
         if not found.good:
             raise Unmendable(f"no good copy of {digest} is left on {mirror}")
         lacking = [member for member in found.lacking if member.writable]
@@ -131,7 +139,7 @@ class Repairs:
         return [f"{m.root}/{digest.disk_path}" for m in mirror.members if m in whole]
 
     async def _examine(self, digest: Digest, mirror: Mirror) -> Examination:
-        found = Examination({}, [], [])
+        found = Examination()
         for member in mirror.members:
             if not member.health.readable:
                 found.unheard.append(member)
@@ -153,6 +161,7 @@ class Repairs:
                 else:
                     if copy is None:
                         found.lacking.append(member)
+                        found.absent.append(member)
                     else:
                         found.good[member] = copy
                         member.condemned.discard(digest)
@@ -195,6 +204,9 @@ class Repairs:
             key = (digest, mirror)
             try:
                 await self.mend(digest, mirror)
+            except Absent:  # a disk of another set than the sample's could not be read for a moment
+                self._rest(key)
+                self._forget(digest, mirror)
             except Unmendable as error:
                 # The note stays: the next start learns from it which copies are bad.
                 self.log.error("{error}", error=str(error))

@@ -123,10 +123,11 @@ class Rig:
         return Connection(self.site, self.clock)
 
     def request(self, method, path, headers=(), body=None, version="HTTP/1.1"):
-        """One request on a connection of its own; its response."""
+        """One request on a connection of its own; its response, whole or cut off."""
         connection = self.connect()
         connection.send(request_bytes(method, path, headers, body, version))
         (response,) = connection.responses([method])
+        assert response.complete or connection.aborted, "an answer ends as if it were whole"
         return response
 
     def put(self, content, name=None, method="POST", headers=()):

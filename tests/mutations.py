@@ -1,0 +1,360 @@
+"""Proof that the tests guard what Stor promises: each promise is broken, and a test turns red.
+
+`python -m tests.mutations` takes the guards out of a copy of the source, one at a time.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import attrs
+
+REPOSITORY = Path(__file__).parent.parent
+
+#: So long a few tests take at most; what takes longer hangs.
+RUN_SECONDS = 120
+
+_COPIED = ("stor", "tests", "twisted", "pyproject.toml")
+_PASSED, _FAILED = 0, 1  # pytest's exit codes; all others mean that the tests did not run
+
+
+@attrs.frozen
+class Mutation:
+    """One guard taken out: `old` stands in `file` exactly once; one of `tests` notices `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def apply(self, source: str) -> str:
+        """`source` without the guard. Raises `ValueError` unless it is there exactly once."""
+        found = source.count(self.old)
+        if found != 1:
+            raise ValueError(
+                f"{self.name}: {self.old!r} stands {found} times in {self.file}; "
+                "tests/mutations.py is to be brought up to date"
+            )
+        return source.replace(self.old, self.new)
+
+
+_DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_when_it_is_answered"
+_UPKEEP = "tests/test_durable_upkeep.py"
+_MOUNT = "tests/test_disk.py::test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written"
+_LOST_COPY = (
+    "tests/test_store_conformance.py"
+    "::test_a_copy_that_is_lost_is_put_back_before_the_sample_counts_as_stored"
+)
+
+SYNCS = (
+    Mutation(
+        "fsync(2) itself",
+        "stor/disks/files.py",
+        "os.fsync(fd)",
+        "pass",
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of a new copy",
+        "stor/disks/staged.py",
+        "self.disk.files.sync(self._fd)",
+        "pass",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync of a copy that is relied on",
+        "stor/disks/staged.py",
+        "            files.sync(fd)\n",
+        "            pass\n",
+        ("tests/test_concurrent_uploads.py::test_a_name_that_is_relied_on_is_synced_by_each",),
+    ),
+    Mutation(
+        "sync of the directory with the name",
+        "stor/disks/staged.py",
+        "if child is None or child not in durable:",
+        "if child is not None and child not in durable:",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync of new parent directories",
+        "stor/disks/staged.py",
+        "if child is None or child not in durable:",
+        "if child is None:",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync of directories before the answer",
+        "stor/disks/writing.py",
+        "await self._everywhere(lambda slot: slot.run(slot.copy.sync_directories, digest))",
+        "pass",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync at the end of a body",
+        "stor/disks/writing.py",
+        "        if modified_ns is not None:\n            staged.sync(modified_ns)\n",
+        "",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync after a name is taken back",
+        "stor/disks/staged.py",
+        "        self.disk.sync_directory(digest.directories[-1], self._root_fd)\n",
+        "",
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of any directory",
+        "stor/disks/disk.py",
+        "            self.files.sync(fd)\n        finally:\n            self.files.close(fd)\n\n",
+        "            pass\n        finally:\n            self.files.close(fd)\n\n",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync of the reason in quarantine",
+        "stor/disks/disk.py",
+        '            write_all(self.files, fd, f"{reason}\\n".encode())\n'
+        "            self.files.sync(fd)\n",
+        '            write_all(self.files, fd, f"{reason}\\n".encode())\n',
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of the quarantine",
+        "stor/disks/disk.py",
+        "for directory in (QUARANTINE_DIRECTORY, digest.directories[-1]):",
+        "for directory in (digest.directories[-1],):",
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of where a bad copy was",
+        "stor/disks/disk.py",
+        "for directory in (QUARANTINE_DIRECTORY, digest.directories[-1]):",
+        "for directory in (QUARANTINE_DIRECTORY,):",
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of Stor's own directories",
+        "stor/disks/disk.py",
+        'for path in (OWN_DIRECTORY, "."):',
+        "for path in ():",
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of a marker",
+        "stor/disks/marker.py",
+        "            files.sync(fd)\n",
+        "",
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of a marker's name",
+        "stor/disks/marker.py",
+        'for directory in (OWN_DIRECTORY, "."):',
+        "for directory in ():",
+        (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of a probe's byte",
+        "stor/disks/probe.py",
+        "                disk.files.sync(fd)\n",
+        "",
+        ("tests/test_health.py::test_a_probe_that_fails_makes_a_disk_offline_until_one_passes",),
+    ),
+    Mutation(
+        "sync of what is to be repaired",
+        "stor/disks/repair.py",
+        "        disk.sync_directory(REPAIR_DIRECTORY, root_fd)\n",
+        "",
+        (_UPKEEP,),
+    ),
+)
+
+CHECKS = (
+    Mutation(
+        "hash of a body",
+        "stor/web/upload.py",
+        "if hasher.digest() != digest.raw:",
+        "if False:",
+        ("tests/test_http_bodies.py::test_a_mismatch_names_both_hashes_and_keeps_nothing",),
+    ),
+    Mutation(
+        "hash of a copy that is read",
+        "stor/disks/disk.py",
+        "if offset + length == self.copy.size and hasher.digest() != self.digest.raw:",
+        "if False:",
+        ("tests/test_disk.py::test_a_damaged_small_copy_is_never_opened",),
+    ),
+    Mutation(
+        "last part held back until the hash is right",
+        "stor/disks/disk.py",
+        "if offset + length == self.copy.size and hasher.digest() != self.digest.raw:",
+        "if offset == self.copy.size and hasher.digest() != self.digest.raw:",
+        ("tests/test_disk.py::test_the_last_part_of_a_damaged_large_copy_is_never_read",),
+    ),
+    Mutation(
+        "hash of what streams",
+        "stor/content.py",
+        "hasher = None if self._part else self._hasher.copy()",
+        "hasher = None",
+        ("tests/test_content.py::test_with_a_wrong_hash_the_last_part_is_withheld",),
+    ),
+    Mutation(
+        "cut where no good copy is left",
+        "stor/web/download.py",
+        "            self._client.abort()\n",
+        "            pass\n",
+        (
+            "tests/test_corruption.py"
+            "::test_two_bad_copies_are_an_error_until_it_is_posted_again[middle bit-3145728]",
+        ),
+    ),
+    Mutation(
+        "copy on every disk, as seen by an upload",
+        "stor/disks/incoming.py",
+        "whole = not (survey.lacking or survey.unequal or survey.trouble or mending)",
+        "whole = not (survey.unequal or survey.trouble or mending)",
+        (_LOST_COPY,),
+    ),
+    Mutation(
+        "copy on every disk, as seen by a mirror",
+        "stor/disks/mirror.py",
+        "return [m for m, answer in self.answers if not isinstance(answer, Copy) and m.writable]",
+        "return []",
+        (_LOST_COPY,),
+    ),
+    Mutation(
+        "copies of one size",
+        "stor/disks/incoming.py",
+        "whole = not (survey.lacking or survey.unequal or survey.trouble or mending)",
+        "whole = not (survey.lacking or survey.trouble or mending)",
+        ("tests/test_corruption.py::test_posting_again_repairs_a_copy_of_the_wrong_size",),
+    ),
+    Mutation(
+        "copy that is being put back",
+        "stor/disks/incoming.py",
+        "whole = not (survey.lacking or survey.unequal or survey.trouble or mending)",
+        "whole = not (survey.lacking or survey.unequal or survey.trouble)",
+        (
+            "tests/test_commit_order.py"
+            "::test_a_copy_that_is_put_back_is_durable_when_the_sample_counts_as_stored",
+        ),
+    ),
+    Mutation(
+        "root on the file system of /",
+        "stor/disks/disk.py",
+        "if device == self._forbidden_device:",
+        "if False:",
+        (_MOUNT,),
+    ),
+    Mutation(
+        "another file system than before",
+        "stor/disks/disk.py",
+        "if not probing and device != self._device:",
+        "if False:",
+        (_MOUNT,),
+    ),
+    Mutation(
+        "no name over an existing one",
+        "stor/disks/files.py",
+        "        os.link(f",
+        "        if os.access(path, os.F_OK, dir_fd=directory_fd):\n"
+        "            os.unlink(path, dir_fd=directory_fd)\n"
+        "        os.link(f",
+        ("tests/test_disk.py::test_a_name_is_never_given_over_another_file",),
+    ),
+    Mutation(
+        "good copy that is there already stays",
+        "stor/disks/staged.py",
+        "reason = self._unfit(digest)",
+        'reason = "never looked at"',
+        ("tests/test_disk.py::test_a_good_copy_that_is_there_already_stays",),
+    ),
+    Mutation(
+        "name of an upload that failed is taken back",
+        "stor/disks/staged.py",
+        "self.disk.claims.fail(digest, lambda: self._unlink(digest))",
+        "self.disk.claims.fail(digest, lambda: None)",
+        ("tests/test_disk.py::test_discard_leaves_nothing_after_a_failure_anywhere",),
+    ),
+    Mutation(
+        "name that another upload relies on",
+        "stor/disks/claims.py",
+        "if not claim.copies and claim.made and not claim.kept:",
+        "if claim.made:",
+        (
+            "tests/test_concurrent_uploads.py::test_a_name_that_another_upload_relies_on_is_not_taken_away",
+        ),
+    ),
+)
+
+MUTATIONS = SYNCS + CHECKS
+
+
+class Trials:
+    """A copy of the source in which guards are taken out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        for name in _COPIED:
+            if (REPOSITORY / name).is_dir():
+                shutil.copytree(REPOSITORY / name, path / name, ignore=_CACHES)
+            else:
+                shutil.copy(REPOSITORY / name, path / name)
+
+    def run(self, tests: tuple[str, ...], mutation: Mutation | None = None) -> str | None:
+        """The first test that fails, `None` when all pass. Raises `RuntimeError` when none runs."""
+        # All anew: bytecode is told from older bytecode by size and whole seconds only.
+        shutil.rmtree(self._path / "stor")
+        shutil.copytree(REPOSITORY / "stor", self._path / "stor", ignore=_CACHES)
+        if mutation is not None:
+            file = self._path / mutation.file
+            file.write_text(mutation.apply(file.read_text()))
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+            cwd=self._path,
+            env={**os.environ, "PYTHONPATH": str(self._path), "STOR_SOAK": ""},
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+        )
+        if ran.returncode == _PASSED:
+            return None
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", ran.stdout, re.MULTILINE)
+        if ran.returncode != _FAILED or failed is None:
+            raise RuntimeError(f"the tests did not run:\n{ran.stdout}{ran.stderr}")
+        return failed[1]
+
+
+_CACHES = shutil.ignore_patterns("__pycache__", ".hypothesis")
+
+
+def main() -> int:
+    """Try every mutation; 0 when a test notices each of them."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as path:
+        trials = Trials(Path(path))
+        unmutated = tuple(dict.fromkeys(test for m in MUTATIONS for test in m.tests))
+        failed = trials.run(unmutated)
+        if failed is not None:
+            print(f"{failed} fails although nothing is changed", file=sys.stderr)
+            return 1
+        survivors = 0
+        for mutation in MUTATIONS:
+            killer = trials.run(mutation.tests, mutation)
+            survivors += killer is None
+            verdict = "SURVIVED" if killer is None else f"killed by {killer}"
+            print(f"{mutation.name}: {verdict}", flush=True)
+    seconds = time.monotonic() - begun
+    print(f"{len(MUTATIONS)} mutations, {survivors} survived ({seconds:.0f} s)")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
