@@ -5,7 +5,10 @@
 SHELL = /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+SWIFT_VENV ?= .venv-swift
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
+  --strip-extras --no-emit-index-url --no-emit-find-links
 
 .DELETE_ON_ERROR:
 .PHONY: run test soak lint format lock bench clean
@@ -13,8 +16,8 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
 
-test: lint
-	@./.ci/packages curl git bindfs mkfs.ext4
+	@./.ci/packages curl git bindfs mkfs.ext4 openssl memcached \
+	  ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
 	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
 	$(VENV)/bin/python -m pytest tests/integration
 
@@ -36,15 +39,15 @@ format: $(VENV)/installed-test
 lock: $(VENV)/installed-test
 	$(PIP) install pip-tools
 	cd $(CURDIR) && for extra in "" "--extra=test"; do \
-	  $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
-	    --no-emit-index-url --no-emit-find-links $$extra \
-	    --output-file=requirements$${extra:+-test}.txt setup.py || exit 1; done
+	  $(COMPILE) $$extra --output-file=requirements$${extra:+-test}.txt setup.py || exit 1; done
+	cd $(CURDIR) && $(COMPILE) --output-file=tests/engines/swift-requirements.txt \
+	  tests/engines/swift-requirements.in
 
 bench: $(VENV)/installed-test
 	$(VENV)/bin/python -m bench
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SWIFT_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@./.ci/packages $(PYTHON)
@@ -61,4 +64,13 @@ $(VENV)/installed: $(VENV)/bin/python setup.py requirements.txt
 $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
 	@echo "Installing what the tests need into $(VENV) ..."
 	$(PIP) install --require-hashes -r requirements-test.txt
+	@touch $@
+
+# OpenStack Swift, for the tests: an S3 engine that needs other versions than Stor does.
+$(SWIFT_VENV)/installed: tests/engines/swift-requirements.txt
+	@./.ci/packages $(PYTHON)
+	@echo "Installing Swift into $(SWIFT_VENV) ..."
+	$(PYTHON) -m venv --clear $(SWIFT_VENV)
+	$(SWIFT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
+	  --require-hashes -r tests/engines/swift-requirements.txt
 	@touch $@

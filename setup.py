@@ -22,9 +22,12 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "attrs>=23.2",
+        "boto3>=1.35",
+        "klein>=24.8",
+        "pymemcache>=4.0",
+        "treq>=24.9",
         # 25.5 can leave form bodies alone, which curl --data-binary sends.
         "Twisted>=25.5",
-        "klein>=24.8",
         "werkzeug>=3.0",
         "zope.interface>=6.0",
     ],
@@ -37,7 +40,6 @@ setup(
             "pytest-twisted>=1.14",
             "pytest-xdist>=3.6",
             "ruff>=0.5",
-            "treq>=24.9",
         ],
     },
 )

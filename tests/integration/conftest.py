@@ -7,6 +7,9 @@ import os
 import attrs
 import pytest
 
+from tests.engines.ceph import Ceph
+from tests.engines.memcached import Memcached
+from tests.engines.swift import Swift
 from tests.integration.process import Stor
 
 
@@ -59,6 +62,27 @@ def big_file(tmp_path_factory):
             file.write(piece)
     yield BigFile(path, hasher.hexdigest(), 120_000_000)
     path.unlink()
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory):
+    """OpenStack Swift on one node."""
+    with Swift(tmp_path_factory.mktemp("engines") / "swift") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory):
+    """Ceph on three nodes."""
+    with Ceph(tmp_path_factory.mktemp("engines") / "ceph", nodes=3) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def memcached(tmp_path_factory):
+    """A memcached for all tests; one that is to fail is the test's own."""
+    with Memcached(tmp_path_factory.mktemp("engines") / "memcached") as server:
+        yield server
 
 
 def _configured_below(directory):
