@@ -16,6 +16,7 @@ COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-un
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
 
+test: lint $(SWIFT_VENV)/installed
 	@./.ci/packages curl git bindfs mkfs.ext4 openssl memcached \
 	  ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
 	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
@@ -23,7 +24,7 @@ run: $(VENV)/installed
 
 # The long forms, such as 500 crashes, and the proof that the tests guard what they should. Hours,
 # not minutes.
-soak: $(VENV)/installed-test
+soak: $(VENV)/installed-test $(SWIFT_VENV)/installed
 	$(VENV)/bin/python -m tests.mutations
 	STOR_SOAK=1 $(VENV)/bin/python -m pytest
 
