@@ -12,6 +12,7 @@ from stor.config import Config, ConfigError, load
 from stor.disks.disk import Disk, DiskAway
 from stor.disks.files import Files
 from stor.disks.marker import BadMarker, Marker, read_marker, write_marker
+from stor.options import check_endpoints
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,21 +28,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     adopting.add_argument("--config", default=os.environ.get("CONFIG_FILE"), metavar="FILE")
     adopting.add_argument("root", metavar="ROOT", help="a storage root of the configuration")
+    checking = commands.add_parser(
+        "check-config",
+        help="say whether a configuration can be used",
+        description="Read a configuration and list every fault; the disks are not looked at.",
+    )
+    checking.add_argument(
+        "config", nargs="?", default=os.environ.get("CONFIG_FILE"), metavar="FILE"
+    )
     given = parser.parse_args(arguments)
     if not given.config:
-        parser.error("no configuration: give --config FILE or set $CONFIG_FILE")
+        parser.error("no configuration: name a FILE or set $CONFIG_FILE")
     try:
-        print(adopt(load(given.config), os.path.normpath(given.root), Files()))
+        config = load(given.config)
+        if given.command == "check-config":
+            print(check(config))
+        else:
+            print(adopt(config, os.path.normpath(given.root), Files()))
     except ConfigError as error:
         for fault in error.faults:
             print(f"stor: {fault}", file=sys.stderr)
     except (DiskAway, BadMarker) as error:
         print(f"stor: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"stor: {given.root}: {error.strerror}", file=sys.stderr)
+        print(f"stor: {error.filename or given.config}: {error.strerror}", file=sys.stderr)
     else:
         return 0
     return 1
+
+
+def check(config: Config) -> str:
+    """What a configuration comes to, and what is to be thought of. Raises `ConfigError`."""
+    # Sockets of the service manager are there for the service alone (sd_listen_fds(3)).
+    check_endpoints([one for one in config.listen if not one.startswith("systemd:")], None)
+    roots = sum(map(len, config.sets))
+    summary = f"The configuration can be used: {len(config.sets)} sets of {roots} disks in all"
+    return "\n".join([*[f"warning: {warning}" for warning in config.warnings], summary])
 
 
 def adopt(config: Config, root: str, files: Files) -> str:

@@ -15,6 +15,7 @@ GIB = 1024**3
 DEFAULT_LISTEN = ("tcp:8080",)
 S3_WRITES = ("never", "copy", "only")
 TIERS = ("disk", "s3")
+LOG_FORMATS = ("text", "journal", "json")
 
 #: Keys of the older Stor that have no meaning any more.
 RETIRED = ("log", "cleanup_tempdir_period", "rabbitmq_uri")
@@ -74,6 +75,7 @@ class Config:
     reserve_bytes: int = GIB
     max_upload_bytes: int | None = None
     require_mount: bool = True
+    log_format: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -116,7 +118,7 @@ class _Reader:
         self.warnings += [
             f"{key}: does nothing in this Stor" for key in RETIRED if key in self.data
         ]
-        s3_write = self._choice("s3_write", S3_WRITES, "never")
+        s3_write = self._choice("s3_write", S3_WRITES, None) or "never"
         values: dict[str, Any] = {
             "sets": self._sets(required=s3_write != "only"),
             "writable": self._regex("writable_pairs_regex"),
@@ -131,6 +133,7 @@ class _Reader:
             "reserve_bytes": self._integer("reserve_bytes", GIB, 0),
             "max_upload_bytes": self._integer("max_upload_bytes", None, 0),
             "require_mount": self._boolean("require_mount", True),
+            "log_format": self._choice("log_format", LOG_FORMATS, None),
         }
         self._text("secret", "", default="")
         if self.faults:
@@ -339,8 +342,10 @@ class _Reader:
             return default
         return bool(value)
 
-    def _choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.data.get(key, default)
+    def _choice(self, key: str, choices: tuple[str, ...], default: str | None) -> str | None:
+        if key not in self.data:
+            return default
+        value = self.data[key]
         if value not in choices:
             self._fault(key, "one of " + ", ".join(f'"{choice}"' for choice in choices), value)
             return default
@@ -366,6 +371,7 @@ _KEYS = (
     "reserve_bytes",
     "max_upload_bytes",
     "require_mount",
+    "log_format",
     "secret",
     *RETIRED,
 )

@@ -72,6 +72,8 @@ class Content(Generic[S]):
         self.size = source.size
         self.modified_ns = source.modified_ns
         self.whole = source.whole
+        #: Where the first byte comes from.
+        self.place = source.place
         self._source: S | None = source
         self._copies = copies
         self._clock = clock

@@ -130,7 +130,7 @@ class Disk:
         """`forbidden_device`: the `st_dev` that means "not mounted", with `require_mount`."""
         self.root = root
         self.files = files
-        self._forbidden_device = forbidden_device
+        self.forbidden_device = forbidden_device
         self._device: int | None = None
         self._nameless_files = True
         self._rooms = itertools.count(1)
@@ -175,7 +175,7 @@ class Disk:
         return fd
 
     def _check_mount(self, device: int, probing: bool) -> None:
-        if device == self._forbidden_device:
+        if device == self.forbidden_device:
             raise DiskAway(
                 f"{self.root}: not mounted, it is on the file system of / "
                 "(mount the disk, or set require_mount to false)"

@@ -67,7 +67,7 @@ class Member:
         #: Samples whose copy here is known to be bad: never served, replaced when possible.
         self.condemned: set[Digest] = set()
         self._workers = workers
-        self._roster = roster
+        self.roster = roster
         self._probing = False
         self._swept = False
         self._operations = 0
@@ -166,7 +166,7 @@ class Member:
         run, disk = self._workers.prober.run, self.disk
         writable = self.health.writable
         found = await run(probe, disk)
-        judgement = self._roster.judge(
+        judgement = self.roster.judge(
             self.root, found.marker, empty=found.empty, writable=writable and not found.held
         )
         if judgement.waits and judgement.refusal is not None:
@@ -196,7 +196,7 @@ class Member:
                 return found
             refused = f"{self.root}: cannot be written: {error.strerror}"
             return attrs.evolve(found, refused=refused)
-        self._roster.marked(self.root, marker)
+        self.roster.marked(self.root, marker)
         return attrs.evolve(found, marker=marker)
 
     def _probe_passed(self, found: Probe) -> None:

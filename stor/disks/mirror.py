@@ -20,7 +20,7 @@ class Mirror:
     def __init__(self, members: Sequence[Member], own_file_systems: bool = True) -> None:
         """`own_file_systems`: two copies on one file system are worth a warning."""
         self.members = tuple(members)
-        self._own_file_systems = own_file_systems
+        self.own_file_systems = own_file_systems
         #: Bytes and samples that uploads in flight will take and no disk shows yet.
         self.reserved_bytes = 0
         self.reserved_samples = 0
@@ -42,7 +42,7 @@ class Mirror:
     def warnings(self) -> list[str]:
         """What does not stop the mirror and should be mended; a line each."""
         devices = [m.health.device for m in self.members if m.health.device is not None]
-        if self._own_file_systems and len(set(devices)) < len(devices):
+        if self.own_file_systems and len(set(devices)) < len(devices):
             return [f"{self}: two copies of a set are on one file system; one dead disk takes both"]
         return []
 

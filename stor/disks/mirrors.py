@@ -41,6 +41,13 @@ class Mirrors:
         self._now_ns = now_ns
         self._rng = rng
 
+    def reconfigure(self, mirrors: Sequence[Mirror], roster: Roster, reserve_bytes: int) -> None:
+        """From now on these are the mirrors. What is under way on others goes on there."""
+        self.mirrors = tuple(mirrors)
+        self._roster = roster
+        self._reserve_bytes = reserve_bytes
+        self.repairs.reconfigure(self.mirrors, reserve_bytes)
+
     @property
     def members(self) -> list[Member]:
         """Every disk."""

@@ -1,7 +1,7 @@
 """Copies to put back, and putting them back."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
@@ -70,6 +70,11 @@ class Repairs:
     def waiting(self) -> int:
         """How many samples are to be repaired."""
         return len(self._due)
+
+    def reconfigure(self, mirrors: Collection[Mirror], reserve_bytes: int) -> None:
+        """Only samples of these mirrors are to be repaired from now on."""
+        self._reserve_bytes = reserve_bytes
+        self._due = {key: due for key, due in self._due.items() if key[1] in mirrors}
 
     def report(self, digest: Digest, mirror: Mirror) -> None:
         """A copy of the sample on `mirror` is missing or bad."""
@@ -213,16 +218,16 @@ class Repairs:
                 if self._whole(mirror):
                     self._rest(key)
                 else:  # a disk that is away may hold a good copy
-                    self._due[key] = self._clock.seconds() + RETRY_SECONDS
+                    self._later(key)
             except Exception as error:
                 self.log.warn("Repair of {digest}: {error}", digest=str(digest), error=str(error))
-                self._due[key] = self._clock.seconds() + RETRY_SECONDS
+                self._later(key)
             else:
                 if self._whole(mirror):
                     self._rest(key)
                     self._forget(digest, mirror)
                 else:
-                    self._due[key] = self._clock.seconds() + RETRY_SECONDS
+                    self._later(key)
 
     def _next_due(self, mirror: Mirror) -> Digest | None:
         now = self._clock.seconds()
@@ -242,8 +247,12 @@ class Repairs:
             for member in mirror.members
         )
 
+    def _later(self, key: tuple[Digest, Mirror]) -> None:
+        if key in self._due:  # not when the configuration has no such mirror any more
+            self._due[key] = self._clock.seconds() + RETRY_SECONDS
+
     def _rest(self, key: tuple[Digest, Mirror]) -> None:
-        del self._due[key]
+        self._due.pop(key, None)
         self._rested[key] = self._clock.seconds() + RETRY_SECONDS
 
     def _note(self, digest: Digest, mirror: Mirror) -> None:

@@ -50,6 +50,10 @@ class Roster:
             return self._judge_unmarked(root, empty, writable)
         return self._judge_marked(root, marker)
 
+    def heed(self, root: str, marker: Marker | None) -> None:
+        """Learn from a disk that is in use already, when the configuration is read again."""
+        self.judge(root, marker, empty=False, writable=False)
+
     def outdated(self, marker: Marker | None) -> bool:
         """Whether a marker names other disks than are known by now."""
         return marker is not None and marker.disks != self._uuids

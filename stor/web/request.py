@@ -15,6 +15,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from stor import __version__
+from stor.web.access import Served
 from stor.web.answer import Answer
 from stor.web.upload import Head, Upload
 
@@ -45,6 +46,12 @@ class StorRequest(Request):
         self._unwanted_bytes = 0
         self._length: int | None = 0
         self._awaits_continue = False
+        #: Where the sample came from, for the access log.
+        self.source = "-"
+        self._begun_seconds = 0.0
+        self._received_bytes = 0
+        self._peer = "-"
+        self._told = True
 
     @property
     def name(self) -> str:
@@ -64,6 +71,9 @@ class StorRequest(Request):
         self.path = path_of(target) or b"/"
         self.content = BytesIO()
         self.site = self.channel.site
+        self._begun_seconds = self.site.clock.seconds()
+        self._peer = getattr(self.channel.getPeer(), "host", "-")
+        self._told = False
         self.complete = length == 0
         self._length = length
         expect = self.requestHeaders.getRawHeaders(b"Expect", [])
@@ -92,6 +102,7 @@ class StorRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802
         """A piece of the body, in the order of the wire."""
+        self._received_bytes += len(data)
         if self.upload is not None:
             self.upload.receive(data)
             return
@@ -127,8 +138,14 @@ class StorRequest(Request):
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
         """The client is gone."""
+        self._tell("cut")
         super().connectionLost(reason)
         self.abandon()
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        super().finish()
+        self._tell("done")
 
     def abandon(self) -> None:
         """Nothing more of the body will come."""
@@ -183,6 +200,25 @@ class StorRequest(Request):
         if not self.gone:
             self.channel.transport.abortConnection()
 
+    def _tell(self, outcome: str) -> None:
+        """Tell, once, what became of the request."""
+        if self._told:
+            return
+        self._told = True
+        self.site.served(
+            Served(
+                self._peer,
+                self.method.decode("ascii"),
+                _printable(self.uri),
+                self.code if self.startedWriting else 0,
+                self.sentLength,
+                self._received_bytes,
+                self.site.clock.seconds() - self._begun_seconds,
+                outcome,
+                self.source,
+            )
+        )
+
     def _answered(self, answer: Answer) -> Answer:
         self.answer_early(answer)
         return answer
@@ -190,6 +226,12 @@ class StorRequest(Request):
     def _refuse_body(self) -> None:
         method = self.method.decode("ascii")
         self.answer_early(Answer.line(413, f"too large: {method} is expected to have no body"))
+
+
+def _printable(target: bytes) -> str:
+    """The target as text that ends no line of a log."""
+    text = target.decode("ascii", "backslashreplace")
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def path_of(target: bytes) -> bytes | None:

@@ -124,6 +124,7 @@ class Api:
                 request.set_head(200, _sample_headers(digest, now, found.size))
                 return b""
         content = await self._store.open(digest)
+        request.source = content.place
         return await self._send(request, content)
 
     async def _send(self, request: StorRequest, content: Content[Any]) -> bytes:

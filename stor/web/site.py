@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from stor.web.access import Observer
 from stor.web.channel import StorChannel
 from stor.web.request import Reception, StorRequest
 
@@ -28,10 +29,18 @@ class StorSite(Site):
     protocol = StorChannel
     requestFactory = StorRequest
 
-    def __init__(self, resource: IResource, reception: Reception, reactor: IReactorTime) -> None:
+    def __init__(
+        self,
+        resource: IResource,
+        reception: Reception,
+        reactor: IReactorTime,
+        served: Observer = lambda served: None,
+    ) -> None:
+        """`served` is told of every request that is over."""
         super().__init__(resource, parsePOSTFormSubmission=False, reactor=reactor)
         self.reception = reception
         self.clock = reactor
+        self.served = served
         self.channels: set[StorChannel] = set()
         self.draining = False
         self._drained: Deferred[None] | None = None

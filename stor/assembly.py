@@ -1,0 +1,143 @@
+"""The parts of a Stor, put together as a configuration says, and anew when it changes."""
+
+import os
+import random
+import time
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.web.resource import IResource
+
+from stor.config import Config
+from stor.disks.disk import Disk
+from stor.disks.files import Files
+from stor.disks.health import Health
+from stor.disks.member import Member, Workers
+from stor.disks.mirror import Mirror
+from stor.disks.mirrors import Mirrors
+from stor.disks.roster import Roster
+from stor.store import Store
+from stor.web.auth import Authenticator
+from stor.web.routes import Api
+from stor.web.upload import Uploads
+from stor.worker import ThreadWorker, settle
+
+#: Threads a disk, for reading and for writing each: enough for its queue to be sorted.
+DISK_THREADS = 4
+
+
+@attrs.frozen
+class Fleet:
+    """The disks of a configuration."""
+
+    mirrors: list[Mirror]
+    roster: Roster
+
+    @property
+    def members(self) -> list[Member]:
+        """Every disk."""
+        return [member for mirror in self.mirrors for member in mirror.members]
+
+
+class Assembly:
+    """Everything that answers requests, but for the sockets."""
+
+    def __init__(self, chosen: Config, reactor: Any) -> None:
+        self._reactor = reactor
+        self._files = Files()
+        self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
+        #: Fires when the disks' states are known first.
+        self.ready: Deferred[None] = Deferred()
+        fleet = self._fleet(chosen, [])
+        self.mirrors = Mirrors(
+            fleet.mirrors,
+            fleet.roster,
+            reserve_bytes=chosen.reserve_bytes,
+            clock=reactor,
+            now_ns=time.time_ns,
+            rng=random.SystemRandom(),
+        )
+        unasked = "s3: configured, and not asked yet by this Stor" if chosen.s3 else None
+        self.store = Store(self.mirrors, self.ready, unasked)
+        self._uploads = Uploads(
+            self.store,
+            _authenticator(chosen),
+            self._hashing,
+            max_upload_bytes=chosen.max_upload_bytes,
+        )
+        self.api = Api(self.store, self._uploads, reactor)
+
+    def resource(self) -> IResource:
+        """What a Site serves."""
+        return self.api.resource()
+
+    async def reconfigure(self, chosen: Config) -> None:
+        """Put another configuration in force. Requests that are under way end under the old one.
+
+        A disk that stays keeps its state, its threads and what is being written to it; one that
+        is new is looked at first. The threads of one that is left out stay for what they may
+        still be asked for, idle.
+        """
+        before = self.mirrors.members
+        fleet = self._fleet(chosen, self.mirrors.mirrors)
+        fleet.roster.patient = False
+        for member in fleet.members:
+            if member in before:
+                fleet.roster.heed(member.root, member.health.marker)
+        new = [member for member in fleet.members if member not in before]
+        for _ in range(2):  # the first look may have to wait for what the others know
+            await settle([m.probe() for m in new if not m.health.readable])
+        for member in fleet.members:
+            member.roster = fleet.roster
+            member.disk.forbidden_device = _forbidden_device(chosen)
+            member.health.writable = bool(chosen.writable.search(member.root))
+        for mirror in fleet.mirrors:
+            mirror.own_file_systems = chosen.require_mount
+        self.mirrors.reconfigure(fleet.mirrors, fleet.roster, chosen.reserve_bytes)
+        self._uploads.authenticator = _authenticator(chosen)
+        self._uploads.max_upload_bytes = chosen.max_upload_bytes
+        await self.mirrors.begin()
+
+    def stop(self) -> None:
+        """Let all threads end once they are idle. Never waits for one."""
+        for member in self.mirrors.members:
+            member.stop()
+        self._hashing.stop()
+
+    def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
+        roster = Roster(chosen.sets)
+        mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
+        members = {member.root: member for mirror in known for member in mirror.members}
+
+        def member(root: str) -> Member:
+            return members.get(root) or self._member(root, chosen, roster)
+
+        return Fleet(
+            [
+                mirrors.get(roots)
+                or Mirror([member(root) for root in roots], own_file_systems=chosen.require_mount)
+                for roots in chosen.sets
+            ],
+            roster,
+        )
+
+    def _member(self, root: str, chosen: Config, roster: Roster) -> Member:
+        reactor = self._reactor
+        health = Health(reactor.seconds, writable=bool(chosen.writable.search(root)))
+        workers = Workers(
+            readers=ThreadWorker(reactor, f"read {root}", DISK_THREADS),
+            writers=ThreadWorker(reactor, f"write {root}", DISK_THREADS),
+            prober=ThreadWorker(reactor, f"probe {root}", 1),
+        )
+        disk = Disk(root, self._files, _forbidden_device(chosen))
+        return Member(disk, health, workers, reactor, roster)
+
+
+def _forbidden_device(chosen: Config) -> int | None:
+    """The file system that no disk is on, with `require_mount`."""
+    return os.stat("/").st_dev if chosen.require_mount else None
+
+
+def _authenticator(chosen: Config) -> Authenticator:
+    return Authenticator(chosen.credentials.user, chosen.credentials.password)

@@ -1,0 +1,94 @@
+"""Log lines: for a terminal, for the journal, and for programs."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    eventAsText,
+    formatEvent,
+)
+from zope.interface import implementer
+
+#: sd-daemon(3): the priority that a line begins with.
+_PRIORITIES = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+
+#: What a line for programs has beside its text, where an event has it.
+_FIELDS = (
+    *("peer", "method", "path", "status", "sent_bytes", "received_bytes", "milliseconds"),
+    *("outcome", "source", "root", "digest", "error"),
+)
+
+
+@implementer(ILogObserver)
+class LineObserver:
+    """Writes each event to a stream as one line, a traceback as several in the journal."""
+
+    def __init__(self, stream: TextIO, line_of: Callable[[LogEvent], str]) -> None:
+        self._stream = stream
+        self._line_of = line_of
+
+    def __call__(self, event: LogEvent) -> None:
+        """See `twisted.logger.ILogObserver`."""
+        line = self._line_of(event)
+        if line:
+            self._stream.write(line)
+            self._stream.flush()
+
+
+def observer_for(
+    log_format: str | None, environment: Mapping[str, str], stream: TextIO
+) -> LineObserver | None:
+    """The observer for a configured format, or for the journal when `stream` goes there.
+
+    `None` stands for what the command line of twistd says.
+    """
+    if log_format is None and _is_journal(environment, stream):
+        log_format = "journal"
+    lines = {"journal": journal_line, "json": json_line}.get(log_format or "text")
+    return None if lines is None else LineObserver(stream, lines)
+
+
+def journal_line(event: LogEvent) -> str:
+    """The event with the prefix that the journal takes its priority from."""
+    priority = _PRIORITIES.get(event.get("log_level", LogLevel.info), 6)
+    return "".join(f"<{priority}>{line}\n" for line in _text(event).splitlines())
+
+
+def json_line(event: LogEvent) -> str:
+    """The event as one JSON object."""
+    now = datetime.fromtimestamp(event["log_time"], UTC)
+    found: dict[str, Any] = {
+        "time": now.isoformat(timespec="milliseconds"),
+        "level": event.get("log_level", LogLevel.info).name,
+        "logger": event.get("log_namespace", ""),
+        "message": _text(event),
+    }
+    found |= {name: event[name] for name in _FIELDS if name in event}
+    return json.dumps(found, default=str) + "\n"
+
+
+def _text(event: LogEvent) -> str:
+    if "log_failure" in event:
+        return eventAsText(event, includeTimestamp=False, includeSystem=False)
+    return formatEvent(event)
+
+
+def _is_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether `stream` is connected to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

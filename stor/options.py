@@ -1,0 +1,62 @@
+"""The command line of `twistd stor`, and the configuration that it asks for."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.endpoints import serverFromString
+from twisted.python.usage import Options as UsageOptions
+
+from stor import config
+from stor.config import Config, ConfigError
+from stor.quickstart import data_configuration
+
+
+class Options(UsageOptions):
+    """`twistd stor` on the command line."""
+
+    optParameters = [  # noqa: RUF012 - the name and shape that Twisted asks for
+        ["config", "c", None, "The configuration file (JSON); $CONFIG_FILE when not given."],
+        ["data", "d", None, "Run without configuration, with all disks under this directory."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen on this Twisted endpoint, such as tcp:8080; instead of the configured ones."""
+        self["listen"].append(endpoint)
+
+
+def configuration(options: Options, environment: Mapping[str, str]) -> Config:
+    """The configuration that the command line or `$CONFIG_FILE` names. Raises `ConfigError`."""
+    path, data = options["config"], options["data"]
+    if path and data:
+        raise ConfigError(["--config and --data: expected one of them, found both"])
+    if data:
+        return data_configuration(os.path.abspath(data), options["listen"])
+    path = path or environment.get("CONFIG_FILE")
+    if not path:
+        raise ConfigError(["no configuration: give --config FILE, $CONFIG_FILE or --data DIR"])
+    chosen = config.load(path)
+    if options["listen"]:
+        chosen = attrs.evolve(chosen, listen=tuple(options["listen"]))
+    if chosen.s3_write != "never":
+        raise ConfigError([f'{path}: s3_write: expected "never", S3 is not written to yet'])
+    return chosen
+
+
+def check_endpoints(descriptions: Sequence[str], reactor: Any) -> None:
+    """Raise `ConfigError` for descriptions of endpoints that Twisted does not understand."""
+    faults = []
+    for description in descriptions:
+        try:
+            serverFromString(reactor, description)
+        except Exception as error:
+            # Endpoint parsers raise whatever comes to them.
+            expected = 'a Twisted endpoint such as "tcp:8080"'
+            faults.append(f'listen: expected {expected}, found "{description}": {error}')
+    if faults:
+        raise ConfigError(faults)

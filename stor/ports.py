@@ -1,0 +1,75 @@
+"""The sockets that a Stor listens on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.python.failure import Failure
+
+from stor.worker import settle
+
+#: Connections that wait to be taken.
+BACKLOG = 1024
+
+
+class CannotListen(Exception):
+    """A socket could not be had; the message says which and why."""
+
+
+class Ports:
+    """The listening sockets, by the descriptions of their endpoints."""
+
+    def __init__(self, factory: IProtocolFactory, reactor: Any) -> None:
+        self._factory = factory
+        self._reactor = reactor
+        self._open: dict[str, IListeningPort] = {}
+
+    @property
+    def addresses(self) -> list[object]:
+        """Where clients find the service, in the configured order."""
+        return [port.getHost() for port in self._open.values()]
+
+    def listen(self, descriptions: Sequence[str]) -> None:
+        """Listen on these endpoints. Raises `CannotListen` for the first that is not to be had."""
+        for description in descriptions:
+            if description not in self._open:
+                self._open[description] = self._listen(description)
+
+    async def change(self, descriptions: Sequence[str]) -> None:
+        """Listen on these endpoints and no others. Raises `CannotListen`; then all is as before."""
+        before = dict(self._open)
+        try:
+            self.listen(descriptions)
+        except CannotListen:
+            await self._close(set(self._open) - set(before))
+            raise
+        await self._close(set(before) - set(descriptions))
+        self._open = {description: self._open[description] for description in descriptions}
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        await self._close(set(self._open))
+
+    async def _close(self, descriptions: set[str]) -> None:
+        ports = [self._open.pop(description) for description in descriptions]
+        await settle([maybeDeferred(port.stopListening) for port in ports])
+
+    def _listen(self, description: str) -> IListeningPort:
+        outcomes: list[IListeningPort | Failure] = []
+        endpoint = serverFromString(self._reactor, _with_backlog(description))
+        # Every server endpoint of Twisted answers at once.
+        endpoint.listen(self._factory).addBoth(outcomes.append)
+        (outcome,) = outcomes
+        if isinstance(outcome, Failure):
+            reason = getattr(outcome.value, "socketError", outcome.value)
+            raise CannotListen(f"listen: {description}: {reason}")
+        return outcome
+
+
+def _with_backlog(description: str) -> str:
+    """A burst of connections waits in the kernel, where Twisted alone would let 50 wait."""
+    if description.startswith(("tcp:", "ssl:")) and "backlog=" not in description:
+        return f"{description}:backlog={BACKLOG}"
+    return description

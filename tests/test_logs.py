@@ -1,0 +1,82 @@
+"""Log lines for the journal and for programs."""
+
+import io
+import json
+import os
+import tempfile
+
+import pytest
+from twisted.logger import Logger
+
+from stor.logs import LineObserver, journal_line, json_line, observer_for
+from stor.web.access import AccessLog, Served
+
+SERVED = Served("192.0.2.1", "GET", "/x", 206, 10, 0, 0.0125, "cut", "/mnt/data1")
+
+
+def logged(line_of, write):
+    """What `write(log)` leaves in the stream."""
+    stream = io.StringIO()
+    write(Logger(namespace="stor.test", observer=LineObserver(stream, line_of)))
+    return stream.getvalue()
+
+
+def fail(log):
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        log.failure("while {doing}", doing="testing")
+
+
+@pytest.mark.parametrize(
+    ("level", "prefix"),
+    [("debug", 7), ("info", 6), ("warn", 4), ("error", 3), ("critical", 2)],
+)
+def test_the_journal_learns_the_priority(level, prefix):
+    written = logged(journal_line, lambda log: getattr(log, level)("{n} disks", n=3))
+    assert written == f"<{prefix}>3 disks\n"
+
+
+def test_every_line_of_a_traceback_has_its_priority():
+    lines = logged(journal_line, fail).splitlines()
+    assert len(lines) > 3
+    assert all(line.startswith("<2>") for line in lines)
+    assert any("ValueError: two" in line for line in lines)
+
+
+def test_a_program_gets_one_object_an_event():
+    for write in (fail, lambda log: log.warn("{root} is away", root="/mnt/a", hidden=object())):
+        written = logged(json_line, write)
+        assert written.count("\n") == 1
+        found = json.loads(written)
+        assert found["logger"] == "stor.test"
+        assert found["time"].endswith("+00:00")
+        assert "hidden" not in found
+    assert (found["level"], found["message"], found["root"]) == ("warn", "/mnt/a is away", "/mnt/a")
+
+
+def test_a_request_is_one_line():
+    class Access(AccessLog):
+        log = None
+
+    def write(log):
+        access = Access()
+        access.log = log
+        access(SERVED)
+
+    assert logged(journal_line, write).count("\n") == 1
+    found = json.loads(logged(json_line, write))
+    assert (found["status"], found["sent_bytes"], found["milliseconds"]) == (206, 10, 12.5)
+    assert (found["outcome"], found["source"]) == ("cut", "/mnt/data1")
+
+
+def test_the_journal_is_recognised():
+    with tempfile.TemporaryFile("w") as stream, tempfile.TemporaryFile("w") as other:
+        status = os.fstat(stream.fileno())
+        environment = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        assert observer_for(None, environment, stream) is not None
+        assert observer_for("text", environment, stream) is None
+        assert observer_for(None, environment, other) is None
+        assert observer_for(None, {}, stream) is None
+        assert observer_for(None, environment, io.StringIO()) is None
+        assert observer_for("json", {}, other) is not None
