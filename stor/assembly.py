@@ -81,12 +81,12 @@ class Assembly:
         """
         before = self.mirrors.members
         fleet = self._fleet(chosen, self.mirrors.mirrors)
-        fleet.roster.patient = False
         for member in fleet.members:
             if member in before:
                 fleet.roster.heed(member.root, member.health.marker)
         new = [member for member in fleet.members if member not in before]
-        for _ in range(2):  # the first look may have to wait for what the others know
+        for patient in (True, False):  # the first look may have to wait for what the others know
+            fleet.roster.patient = patient
             await settle([m.probe() for m in new if not m.health.readable])
         for member in fleet.members:
             member.roster = fleet.roster
