@@ -16,7 +16,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Artistic-1.0-Perl OR GPL-1.0-or-later",
-    packages=["stor", "stor.disks", "stor.web", "twisted.plugins"],
+    packages=["stor", "stor.disks", "stor.s3", "stor.web", "twisted.plugins"],
     package_data={"stor": ["py.typed"]},
     entry_points={"console_scripts": ["stor = stor.cli:main"]},
     python_requires=">=3.11",

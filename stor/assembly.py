@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.web.resource import IResource
 
-from stor.config import Config
+from stor.config import S3, Config
 from stor.disks.disk import Disk
 from stor.disks.files import Files
 from stor.disks.health import Health
@@ -17,6 +17,9 @@ from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.roster import Roster
+from stor.s3.bucket import Bucket
+from stor.s3.client import S3Client
+from stor.s3.http import http_client
 from stor.store import Store
 from stor.web.auth import Authenticator
 from stor.web.routes import Api
@@ -25,6 +28,9 @@ from stor.worker import ThreadWorker, settle
 
 #: Threads a disk, for reading and for writing each: enough for its queue to be sorted.
 DISK_THREADS = 4
+
+#: Threads for the calls of boto3. Bodies that are read need none.
+S3_THREADS = 8
 
 
 @attrs.frozen
@@ -47,6 +53,8 @@ class Assembly:
         self._reactor = reactor
         self._files = Files()
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
+        self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
+        self._s3: S3 | None = None
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
         fleet = self._fleet(chosen, [])
@@ -58,8 +66,8 @@ class Assembly:
             now_ns=time.time_ns,
             rng=random.SystemRandom(),
         )
-        unasked = "s3: configured, and not asked yet by this Stor" if chosen.s3 else None
-        self.store = Store(self.mirrors, self.ready, unasked)
+        self.store = Store(self.mirrors, self.ready)
+        self._set_tiers(chosen)
         self._uploads = Uploads(
             self.store,
             _authenticator(chosen),
@@ -95,15 +103,35 @@ class Assembly:
         for mirror in fleet.mirrors:
             mirror.own_file_systems = chosen.require_mount
         self.mirrors.reconfigure(fleet.mirrors, fleet.roster, chosen.reserve_bytes)
+        self._set_tiers(chosen)
         self._uploads.authenticator = _authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
         await self.mirrors.begin()
+
+    async def look_after(self) -> None:
+        """See how all storages are, and take up what waits for that. Never raises."""
+        probes = [Deferred.fromCoroutine(self.mirrors.probe())]
+        if self.store.bucket is not None:
+            probes.append(Deferred.fromCoroutine(self.store.bucket.probe()))
+        await settle(probes)
 
     def stop(self) -> None:
         """Let all threads end once they are idle. Never waits for one."""
         for member in self.mirrors.members:
             member.stop()
         self._hashing.stop()
+        self._s3_worker.stop()
+
+    def _set_tiers(self, chosen: Config) -> None:
+        self.store.order = chosen.lookup_order
+        if chosen.s3 == self._s3:
+            return
+        self._s3 = chosen.s3
+        self.store.bucket = None
+        if chosen.s3 is not None:
+            client = S3Client(chosen.s3, S3_THREADS)
+            http = http_client(self._reactor, chosen.s3.ca_file)
+            self.store.bucket = Bucket(client, self._s3_worker, http, self._reactor)
 
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
         roster = Roster(chosen.sets)

@@ -46,6 +46,7 @@ class S3:
     endpoint: str
     bucket: str = "samples"
     region: str | None = None
+    ca_file: str | None = None
 
 
 @attrs.frozen
@@ -212,7 +213,7 @@ class _Reader:
         value = self.data.get("s3_credentials")
         if value is None and not enabled:
             return None
-        known = ("access_key", "secret_key", "host", "bucket", "region")
+        known = ("access_key", "secret_key", "host", "bucket", "region", "ca_file")
         if not isinstance(value, dict):
             expected = "an object with access_key, secret_key and host"
             if "s3_credentials" in self.data:
@@ -231,6 +232,7 @@ class _Reader:
             self._s3_endpoint(host) if host else "",
             text("bucket", default="samples"),
             text("region", default="") or None,
+            text("ca_file", default="") or None,
         )
         return s3 if enabled else None
 

@@ -169,7 +169,7 @@ class StorService(Service):
             self.log.warn("{warning}", warning=warning)
 
     def _probe(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._assembly.mirrors.probe()).addErrback(self._bug)
+        return Deferred.fromCoroutine(self._assembly.look_after()).addErrback(self._bug)
 
     def _begin(self) -> None:
         """The first probes are over, or have had their time."""

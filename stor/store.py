@@ -1,5 +1,6 @@
 """The tiers as one store: all that the web wing knows of where samples are."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -10,8 +11,9 @@ from stor.digest import Digest
 from stor.disks.incoming import Arrivals
 from stor.disks.member import Member
 from stor.disks.mirrors import Mirrors
-from stor.disks.search import Search
 from stor.errors import Damaged, NotFound, StorError, Unavailable
+from stor.s3.bucket import Bucket
+from stor.s3.search import S3Search
 
 
 class Incoming(Protocol):
@@ -51,43 +53,129 @@ class Status:
     repairs: dict[str, int]
 
 
+class Search(Protocol):
+    """One tier's copies of one sample, best first, as `stor.content.Copies` wants them."""
+
+    attempts: int
+    #: What is wrong with copies that were found.
+    damaged: list[str]
+
+    @property
+    def unanswered(self) -> str | None:
+        """Why the tier could hold the sample all the same, `None` when it has answered."""
+
+    async def look(self) -> Any | None:
+        """The next copy by its name, with `size` and `modified_ns`. Never raises."""
+
+    async def next(self) -> Any | None:
+        """The next copy as a `stor.content.Source`. Never raises."""
+
+    async def twin(self, source: Any) -> Any | None:
+        """Another copy that is kept beside `source`."""
+
+    def condemn(self, source: Any, reason: str) -> None:
+        """The copy is bad."""
+
+    def suspect(self, source: Any) -> None:
+        """The copy could not be read."""
+
+    def close(self) -> None:
+        """No more are wanted."""
+
+
+class Lookup:
+    """One sample's copies in all tiers, in the order of the tiers. Has the face of a `Search`."""
+
+    def __init__(self, searches: Sequence[Search]) -> None:
+        self._searches = searches
+        self._givers: dict[Any, Search] = {}
+
+    async def look(self) -> Any | None:
+        """See `Search.look`."""
+        for search in self._searches:
+            found = await search.look()
+            if found is not None:
+                return found
+        return None
+
+    async def next(self) -> Any | None:
+        """See `Search.next`."""
+        for search in self._searches:
+            source = await search.next()
+            if source is not None:
+                self._givers[source] = search
+                return source
+        return None
+
+    async def twin(self, source: Any) -> Any | None:
+        """See `Search.twin`."""
+        search = self._givers[source]
+        twin = await search.twin(source)
+        if twin is not None:
+            self._givers[twin] = search
+        return twin
+
+    def condemn(self, source: Any, reason: str) -> None:
+        """See `Search.condemn`."""
+        self._givers[source].condemn(source, reason)
+
+    def suspect(self, source: Any) -> None:
+        """See `Search.suspect`."""
+        self._givers[source].suspect(source)
+
+    def close(self) -> None:
+        """See `Search.close`."""
+        for search in self._searches:
+            search.close()
+
+    def missing(self) -> StorError:
+        """Why there is no copy to give."""
+        unanswered = [search.unanswered for search in self._searches if search.unanswered]
+        if unanswered:
+            reasons = "; ".join(unanswered)
+            return Unavailable(f"a storage that could hold the sample did not answer: {reasons}")
+        damaged = [reason for search in self._searches for reason in search.damaged]
+        if damaged:
+            return Damaged(f"damaged: no good copy is left ({'; '.join(damaged)})")
+        return NotFound()
+
+
 class Store:
     """Find, open and take samples."""
 
-    def __init__(self, mirrors: Mirrors, ready: Deferred[None], unasked: str | None = None) -> None:
-        """`ready` fires when the disks' states are known first; nothing is answered before.
-
-        `unasked` names a place that could hold samples and cannot be asked.
-        """
+    def __init__(self, mirrors: Mirrors, ready: Deferred[None]) -> None:
+        """`ready` fires when the disks' states are known first; nothing is answered before."""
         self._mirrors = mirrors
         self._ready = ready
         self._arrivals = Arrivals(mirrors, ready)
-        self._unasked = unasked
+        #: The bucket, where there is one, and the order in which the tiers are asked.
+        self.bucket: Bucket | None = None
+        self.order: Sequence[str] = ("disk",)
 
     async def find(self, digest: Digest) -> Found:
         """The sample's size and time, without reading it. Raises like `open`."""
         await self._ready
-        search = self._mirrors.search(digest)
+        lookup = self._lookup(digest, part=True)
         try:
-            copy = await search.look()
+            copy = await lookup.look()
         finally:
-            search.close()
+            lookup.close()
         if copy is None:
-            raise self._missing(search)
+            raise lookup.missing()
         return Found(copy.size, copy.modified_ns)
 
-    async def open(self, digest: Digest) -> Content[Any]:
-        """The sample, ready to be read. The caller closes it.
+    async def open(self, digest: Digest, *, part: bool = False) -> Content[Any]:
+        """The sample, ready to be read. The caller closes it. `part`: it may not be read whole.
 
         Raises `NotFound` when every place answered and none has it, `Unavailable` when one did
         not answer, `Damaged` when there are copies and none is good.
         """
         await self._ready
-        search = self._mirrors.search(digest)
-        source = await search.next()
+        lookup = self._lookup(digest, part=part)
+        source = await lookup.next()
         if source is None:
-            raise self._missing(search)
-        return Content(digest, source, search, self._mirrors.clock)
+            raise lookup.missing()
+        return Content(digest, source, lookup, self._mirrors.clock)
 
     def expect(self, digest: Digest, length: int | None) -> Incoming:
         """Begin to take a sample; `length` in bytes when it is known."""
@@ -100,8 +188,8 @@ class Store:
             for member in self._mirrors.members
             if member.health.fault
         ]
-        if self._unasked:
-            problems.append(self._unasked)
+        if self.bucket is not None and self.bucket.fault is not None:
+            problems.append(self.bucket.fault)
         sets = [
             {
                 "writable": mirror.writable,
@@ -115,14 +203,14 @@ class Store:
             problems, warnings, sets, {"waiting": repairs.waiting, "done": repairs.mended_total}
         )
 
-    def _missing(self, search: Search) -> StorError:
-        unanswered = search.unanswered
-        if unanswered is None and search.damaged:
-            return Damaged(f"damaged: no good copy is left ({'; '.join(search.damaged)})")
-        unanswered = unanswered or self._unasked
-        if unanswered is not None:
-            return Unavailable(f"a storage that could hold the sample did not answer: {unanswered}")
-        return NotFound()
+    def _lookup(self, digest: Digest, *, part: bool) -> Lookup:
+        searches: list[Search] = []
+        for tier in self.order:
+            if tier == "disk":
+                searches.append(self._mirrors.search(digest))
+            elif self.bucket is not None:
+                searches.append(S3Search(self.bucket, digest, part=part))
+        return Lookup(searches)
 
     def _picture(self, member: Member) -> dict[str, Any]:
         health = member.health

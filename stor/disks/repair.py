@@ -9,11 +9,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stor.digest import Digest, MalformedDigest
-from stor.disks.disk import REPAIR_DIRECTORY, Copy, Disk
+from stor.digest import Digest
+from stor.disks.disk import REPAIR_DIRECTORY, Copy
 from stor.disks.health import State
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror
+from stor.disks.notes import forget, note, noted
 from stor.disks.writing import MirrorWrite
 from stor.errors import Damaged, StorError
 from stor.worker import settle, within
@@ -101,7 +102,7 @@ class Repairs:
         """Learn what an earlier process was to repair. Never raises."""
         members = [member for member in mirror.members if member.health.readable]
         notes = [
-            within(self._clock, ANSWER_SECONDS, member.read(_noted, member.disk))
+            within(self._clock, ANSWER_SECONDS, member.read(noted, member.disk, REPAIR_DIRECTORY))
             for member in members
         ]
         for found in await settle(notes):
@@ -258,55 +259,14 @@ class Repairs:
     def _note(self, digest: Digest, mirror: Mirror) -> None:
         for member in mirror.members:
             if member.writable:
-                noting = member.write(_note, member.disk, digest)
+                noting = member.write(note, member.disk, REPAIR_DIRECTORY, digest)
                 noting.addErrback(self._unnoted, member)
 
     def _forget(self, digest: Digest, mirror: Mirror) -> None:
         for member in mirror.members:
             if member.writable:
-                forgetting = member.write(_forget, member.disk, digest)
+                forgetting = member.write(forget, member.disk, REPAIR_DIRECTORY, digest)
                 forgetting.addErrback(self._unnoted, member)
 
     def _unnoted(self, failure: Failure, member: Member) -> None:
         self.log.warn("{root}: {error}", root=member.root, error=str(failure.value))
-
-
-def _note(disk: Disk, digest: Digest) -> None:
-    """Remember on a disk that a sample is to be repaired."""
-    with disk.entered() as root_fd:
-        path = f"{REPAIR_DIRECTORY}/{digest}"
-        try:
-            fd = disk.in_own_directory(root_fd, lambda: disk.files.create(path, root_fd))
-        except FileExistsError:
-            return
-        disk.files.close(fd)
-        disk.sync_directory(REPAIR_DIRECTORY, root_fd)
-
-
-def _forget(disk: Disk, digest: Digest) -> None:
-    """The sample is whole again."""
-    with disk.entered() as root_fd:
-        try:
-            disk.files.unlink(f"{REPAIR_DIRECTORY}/{digest}", root_fd)
-        except FileNotFoundError:
-            return
-
-
-def _noted(disk: Disk) -> list[Digest]:
-    """What is noted on a disk."""
-    with disk.entered() as root_fd:
-        try:
-            fd = disk.files.open_directory(REPAIR_DIRECTORY, root_fd)
-        except FileNotFoundError:
-            return []
-        try:
-            names = disk.files.list(fd)
-        finally:
-            disk.files.close(fd)
-    digests = []
-    for name in names:
-        try:
-            digests.append(Digest.parse(name))
-        except MalformedDigest:
-            continue  # not a note of ours
-    return digests

@@ -123,7 +123,8 @@ class Api:
             if request.method == b"HEAD":
                 request.set_head(200, _sample_headers(digest, now, found.size))
                 return b""
-        content = await self._store.open(digest)
+        part = request.getHeader(b"range") is not None
+        content = await self._store.open(digest, part=part)
         request.source = content.place
         return await self._send(request, content)
 

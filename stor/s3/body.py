@@ -1,0 +1,94 @@
+"""The body of an HTTP answer, read no faster than it is wanted."""
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+
+#: With so many bytes waiting the connection is not read on; two hundred slow clients hold little.
+BUFFER_BYTES = 64 * 1024
+
+#: What has come is given out after so long, also when more is wanted: a slow engine is no silence.
+GATHER_SECONDS = 2.0
+
+
+class Body(Protocol):
+    """Takes a response's body (`IResponse.deliverBody`); `take` gives it out, in order."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._chunks: list[bytes] = []
+        self._waiting_bytes = 0
+        self._wanted_bytes = 0
+        self._taker: Deferred[bytes] | None = None
+        self._gathering: IDelayedCall | None = None
+        self._paused = False
+        self._over: Failure | None = None
+        self.closed = False
+
+    def take(self, limit: int) -> Deferred[bytes]:
+        """From 1 to `limit` bytes, `b""` at the end of a complete body.
+
+        Fails when the body is cut before its end. One call at a time.
+        """
+        self._taker = Deferred()
+        self._wanted_bytes = min(limit, BUFFER_BYTES)
+        taker = self._taker
+        self._gathering = self._clock.callLater(GATHER_SECONDS, self._gathered)
+        self._give(gathered=False)
+        return taker
+
+    def close(self) -> None:
+        """No more is wanted; ends the connection when the body has not ended."""
+        self.closed = True
+        transport: Any = self.transport
+        if self._over is None and transport is not None:
+            transport.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        """See `twisted.internet.protocol.Protocol`."""
+        if self.closed:
+            return
+        self._chunks.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= BUFFER_BYTES and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+        self._give(gathered=False)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        """The body has ended, whole or not."""
+        self._over = reason
+        self._give(gathered=True)
+
+    @property
+    def _producer(self) -> Any:
+        return self.transport
+
+    def _gathered(self) -> None:
+        self._give(gathered=True)
+
+    def _give(self, *, gathered: bool) -> None:
+        taker = self._taker
+        if taker is None:
+            return
+        late = self._gathering is None or not self._gathering.active()
+        enough = self._waiting_bytes >= self._wanted_bytes
+        if not (enough or self._over is not None or (self._waiting_bytes and (gathered or late))):
+            return
+        self._taker = None
+        if self._gathering is not None and self._gathering.active():
+            self._gathering.cancel()
+        data = b"".join(self._chunks)
+        given, rest = data[: self._wanted_bytes], data[self._wanted_bytes :]
+        self._chunks, self._waiting_bytes = [rest] if rest else [], len(rest)
+        if self._paused and self._waiting_bytes < BUFFER_BYTES and self._over is None:
+            self._paused = False
+            self._producer.resumeProducing()
+        if given or self._over is None or self._over.check(ResponseDone):
+            taker.callback(given)
+        else:
+            taker.errback(self._over)

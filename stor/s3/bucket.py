@@ -1,0 +1,235 @@
+"""The samples in a bucket: looked up and read without a thread each, written through a pool."""
+
+import calendar
+from email.utils import parsedate
+from typing import Any
+
+import attrs
+from hyperlink import EncodedURL
+from treq.client import HTTPClient
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+
+from stor.digest import Digest
+from stor.errors import Unavailable
+from stor.s3.body import Body
+from stor.s3.client import S3Client, S3Failed
+from stor.s3.source import S3Source
+from stor.worker import Unanswered, Worker, within
+
+#: An engine that has not answered by then has not answered. Clients wait for headers for 10 s.
+ANSWER_SECONDS = 7.0
+
+#: Samples up to this size are read and verified before their first byte, if they come in time.
+SMALL_BYTES = 256 * 1024
+SMALL_SECONDS = 3.0
+
+#: So many failures in a row, and the engine is not asked again before it passes a probe.
+FAILURES_UNTIL_DOWN = 3
+
+#: A copy with the wrong bytes is asked for again after so long.
+CONDEMNED_SECONDS = 300.0
+
+_TRIES = 2
+_ERROR_BYTES = 4096
+
+
+@attrs.frozen
+class Stat:
+    """What an engine says of a sample without giving it."""
+
+    size: int
+    modified_ns: int
+
+
+class Condemned:
+    """Samples that are known to be bad; each for a while, since others may mend them."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._until: dict[Digest, float] = {}
+
+    def add(self, digest: Digest) -> None:
+        """Remember one."""
+        now = self._clock.seconds()
+        self._until = {known: until for known, until in self._until.items() if until > now}
+        self._until[digest] = now + CONDEMNED_SECONDS
+
+    def discard(self, digest: Digest) -> None:
+        """It has been stored anew."""
+        self._until.pop(digest, None)
+
+    def __contains__(self, digest: object) -> bool:
+        until = self._until.get(digest) if isinstance(digest, Digest) else None
+        return until is not None and until > self._clock.seconds()
+
+
+class Bucket:
+    """One bucket of one engine; `fault` says why it is not available, if it is not."""
+
+    log = Logger()
+
+    def __init__(
+        self, client: S3Client, worker: Worker, http: HTTPClient, clock: IReactorTime
+    ) -> None:
+        self.client = client
+        self.worker = worker
+        self.fault: str | None = "s3: not asked yet"
+        #: Samples whose copy is known to be bad.
+        self.condemned = Condemned(clock)
+        self.requests = 0
+        self.errors = 0
+        self._http = http
+        self._clock = clock
+        self._failures = 0
+        self._probing = False
+
+    def place(self, digest: Digest) -> str:
+        """Where a sample is, as clients are told."""
+        return f"s3://{self.client.bucket}/{digest.s3_key}"
+
+    async def probe(self) -> None:
+        """See whether the bucket can be used. Never raises; one at a time."""
+        if self._probing:
+            return
+        self._probing = True
+        try:
+            await within(self._clock, ANSWER_SECONDS, self.worker.run(self.client.check))
+        except Exception as error:
+            self._down(_text(error))
+        else:
+            if self.fault is not None:
+                self.log.info("s3: bucket {bucket} is in use", bucket=self.client.bucket)
+            self.fault, self._failures = None, 0
+        finally:
+            self._probing = False
+
+    async def look(self, digest: Digest) -> Stat | None:
+        """Size and time of a sample, `None` when the bucket has none. Raises `Unavailable`."""
+        response = await self._get("HEAD", digest)
+        return None if response is None else _stat(response)
+
+    async def open(self, digest: Digest, *, part: bool) -> S3Source | None:
+        """The sample, `None` when the bucket has none. Raises `Unavailable`, `Damaged`.
+
+        With `part` the first read, which may begin anywhere, is what asks for content.
+        """
+        if part:
+            stat = await self.look(digest)
+            return (
+                None if stat is None else S3Source(self, digest, stat.size, stat.modified_ns, None)
+            )
+        response = await self._get("GET", digest)
+        if response is None:
+            return None
+        stat = _stat(response)
+        source = S3Source(self, digest, stat.size, stat.modified_ns, self._deliver(response))
+        if stat.size <= SMALL_BYTES:
+            await source.gather(self._clock, SMALL_SECONDS)
+        return source
+
+    async def body(self, digest: Digest, offset: int, size: int) -> Body:
+        """The sample from `offset` on, for `S3Source`. Raises `S3Failed`."""
+        wanted = {"Range": f"bytes={offset}-"} if offset else {}
+        try:
+            response = await self._get("GET", digest, wanted)
+        except Unavailable as error:
+            raise S3Failed(str(error)) from error
+        if response is None:
+            raise S3Failed("s3: the sample was there and is gone")
+        body = self._deliver(response)
+        expected = 206 if offset else 200
+        if response.code != expected or response.length != size - offset:
+            body.close()
+            raise S3Failed(f"s3: asked for byte {offset} on, got {response.code}")
+        return body
+
+    async def _get(
+        self, method: str, digest: Digest, headers: dict[str, str] | None = None
+    ) -> Any | None:
+        if self.fault is not None:
+            raise Unavailable(self.fault)
+        self.requests += 1
+        asking = Deferred.fromCoroutine(self._ask(method, digest, headers or {}))
+        # Cancelling ends the connection: a request to an engine that hangs would stay for ever.
+        asking.addTimeout(ANSWER_SECONDS, self._clock)
+        try:
+            response = await asking
+        except Exception as error:
+            self.errors += 1
+            self._failures += 1
+            if self._failures >= FAILURES_UNTIL_DOWN:
+                self._down(_text(error))
+            raise Unavailable(_text(error)) from error
+        self._failures = 0
+        return response
+
+    async def _ask(self, method: str, digest: Digest, headers: dict[str, str]) -> Any | None:
+        for tries_left in reversed(range(_TRIES)):
+            url = await self.worker.run(self.client.sign, method, digest)
+            try:
+                response = await self._http.request(
+                    method,
+                    EncodedURL.from_text(url),
+                    headers=Headers({name: [value] for name, value in headers.items()}),
+                    unbuffered=True,
+                    allow_redirects=False,
+                )
+            except Exception:
+                if not tries_left:
+                    raise
+                continue
+            if response.code in (200, 206):
+                return response
+            code = await self._error_code(response)
+            if response.code == 404 and code != "NoSuchBucket":
+                return None
+            if response.code < 500 or not tries_left:
+                raise S3Failed(f"s3: {method}: {code or 'refused'} ({response.code})")
+        return None
+
+    async def _error_code(self, response: Any) -> str:
+        """The code in the body of an error (a short XML document), `""` when there is none."""
+        body = self._deliver(response)
+        text = b""
+        try:
+            while len(text) < _ERROR_BYTES and (data := await body.take(_ERROR_BYTES)):
+                text += data
+        except Exception as error:
+            self.log.debug("s3: {error}", error=str(error))
+        finally:
+            body.close()
+        _, begun, rest = text.partition(b"<Code>")
+        return rest.partition(b"</Code>")[0].decode("ascii", "replace") if begun else ""
+
+    def _deliver(self, response: Any) -> Body:
+        body = Body(self._clock)
+        response.deliverBody(body)
+        return body
+
+    def _down(self, reason: str) -> None:
+        if self.fault != reason:
+            self.log.error("s3 is not available: {reason}", reason=reason)
+        self.fault = reason
+
+
+def _stat(response: Any) -> Stat:
+    def header(name: str) -> str:
+        return str((response.headers.getRawHeaders(name) or [""])[0])
+
+    length = header("Content-Length")
+    if not length.isdecimal():
+        raise Unavailable("s3: an answer without Content-Length")
+    modified = parsedate(header("Last-Modified"))
+    seconds = calendar.timegm(modified) if modified else 0
+    return Stat(int(length), seconds * 10**9)
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, Unanswered | defer.TimeoutError):
+        return f"s3: no answer within {ANSWER_SECONDS:g} s"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if text.startswith("s3: ") else f"s3: {text}"

@@ -1,0 +1,33 @@
+"""The HTTP client for bodies."""
+
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+
+CONNECT_SECONDS = 3.0
+
+#: Connections that are kept open for the next request.
+_KEPT = 32
+
+
+def http_client(reactor: Any, ca_file: str | None) -> HTTPClient:
+    """A client with a pool of its own; `ca_file` has the certificates to trust (PEM).
+
+    Without it those of the system are trusted. Raises `OSError`, `ValueError`.
+    """
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool.maxPersistentPerHost = _KEPT
+    # The pool would send a request again that a connection ended under; `Bucket` does that.
+    pool.retryAutomatically = False
+    trust = None if ca_file is None else trustRootFromCertificates(_certificates(ca_file))
+    policy = BrowserLikePolicyForHTTPS(trust)
+    return HTTPClient(Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=pool))
+
+
+def _certificates(path: str) -> list[Certificate]:
+    with open(path, "rb") as file:
+        text = file.read()
+    end = b"-----END CERTIFICATE-----"
+    return [Certificate.loadPEM(part + end) for part in text.split(end)[:-1]]
