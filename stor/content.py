@@ -24,7 +24,7 @@ class Source(Protocol):
     whole: bytes | None
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
-        """Exactly `length` bytes from `offset`, given to `hasher` too.
+        """From 1 to `length` bytes from `offset`, given to `hasher` too.
 
         With a hasher the read that reaches the end fails with `Damaged` when the hash of all
         bytes is not the sample's.
@@ -89,7 +89,7 @@ class Content(Generic[S]):
         self._part = True
 
     async def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, from the first copy that has them.
+        """From 1 to `length` bytes from `offset`, from the first copy that has them.
 
         Raises `Damaged` when no good copy is left, or when the bytes given out so far turn out
         not to be the sample's, and `Unavailable` when a copy is left that could not be read, or

@@ -2,9 +2,8 @@
 
 import calendar
 from email.utils import parsedate
-from typing import Any
+from typing import Any, TypeVar
 
-import attrs
 from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet import defer
@@ -12,13 +11,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH
 
 from stor.digest import Digest
 from stor.errors import Unavailable
 from stor.s3.body import Body
-from stor.s3.client import S3Client, S3Failed
+from stor.s3.client import S3Client, S3Failed, Stat
 from stor.s3.source import S3Source
 from stor.worker import Unanswered, Worker, within
+
+T = TypeVar("T")
 
 #: An engine that has not answered by then has not answered. Clients wait for headers for 10 s.
 ANSWER_SECONDS = 7.0
@@ -35,14 +37,6 @@ CONDEMNED_SECONDS = 300.0
 
 _TRIES = 2
 _ERROR_BYTES = 4096
-
-
-@attrs.frozen
-class Stat:
-    """What an engine says of a sample without giving it."""
-
-    size: int
-    modified_ns: int
 
 
 class Condemned:
@@ -109,8 +103,15 @@ class Bucket:
 
     async def look(self, digest: Digest) -> Stat | None:
         """Size and time of a sample, `None` when the bucket has none. Raises `Unavailable`."""
-        response = await self._get("HEAD", digest)
-        return None if response is None else _stat(response)
+        # A HEAD's Content-Length is not to be had from Twisted's client; a part tells of the whole.
+        response = await self._get("GET", digest, {"Range": "bytes=0-0"})
+        if response is None:
+            return None
+        if response.code == 416:  # it is empty
+            return await self._guard(self.worker.run(self.client.head, digest))
+        self._deliver(response).close()
+        size = _whole_size(response) if response.code == 206 else response.length
+        return Stat(size, _modified_ns(response))
 
     async def open(self, digest: Digest, *, part: bool) -> S3Source | None:
         """The sample, `None` when the bucket has none. Raises `Unavailable`, `Damaged`.
@@ -125,9 +126,9 @@ class Bucket:
         response = await self._get("GET", digest)
         if response is None:
             return None
-        stat = _stat(response)
-        source = S3Source(self, digest, stat.size, stat.modified_ns, self._deliver(response))
-        if stat.size <= SMALL_BYTES:
+        body = self._deliver(response)
+        source = S3Source(self, digest, response.length, _modified_ns(response), body)
+        if source.size <= SMALL_BYTES:
             await source.gather(self._clock, SMALL_SECONDS)
         return source
 
@@ -152,8 +153,12 @@ class Bucket:
     ) -> Any | None:
         if self.fault is not None:
             raise Unavailable(self.fault)
-        self.requests += 1
         asking = Deferred.fromCoroutine(self._ask(method, digest, headers or {}))
+        return await self._guard(asking)
+
+    async def _guard(self, asking: Deferred[T]) -> T:
+        """The answer of the engine, in time. Raises `Unavailable`."""
+        self.requests += 1
         # Cancelling ends the connection: a request to an engine that hangs would stay for ever.
         asking.addTimeout(ANSWER_SECONDS, self._clock)
         try:
@@ -183,8 +188,12 @@ class Bucket:
                     raise
                 continue
             if response.code in (200, 206):
+                if response.length is UNKNOWN_LENGTH:
+                    raise S3Failed("s3: an answer without Content-Length")
                 return response
             code = await self._error_code(response)
+            if response.code == 416:
+                return response
             if response.code == 404 and code != "NoSuchBucket":
                 return None
             if response.code < 500 or not tries_left:
@@ -216,16 +225,19 @@ class Bucket:
         self.fault = reason
 
 
-def _stat(response: Any) -> Stat:
-    def header(name: str) -> str:
-        return str((response.headers.getRawHeaders(name) or [""])[0])
+def _whole_size(response: Any) -> int:
+    """The size of a sample of which a part was asked for (RFC 9110, 14.4)."""
+    content_range = str((response.headers.getRawHeaders("Content-Range") or [""])[0])
+    size = content_range.rpartition("/")[2]
+    if not size.isdecimal():
+        raise Unavailable("s3: a part without the size of the whole")
+    return int(size)
 
-    length = header("Content-Length")
-    if not length.isdecimal():
-        raise Unavailable("s3: an answer without Content-Length")
-    modified = parsedate(header("Last-Modified"))
-    seconds = calendar.timegm(modified) if modified else 0
-    return Stat(int(length), seconds * 10**9)
+
+def _modified_ns(response: Any) -> int:
+    text = str((response.headers.getRawHeaders("Last-Modified") or [""])[0])
+    modified = parsedate(text)
+    return calendar.timegm(modified) * 10**9 if modified else 0
 
 
 def _text(error: BaseException) -> str:

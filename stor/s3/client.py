@@ -34,6 +34,14 @@ class S3Failed(Exception):
 
 
 @attrs.frozen
+class Stat:
+    """What an engine says of a sample without giving it."""
+
+    size: int
+    modified_ns: int
+
+
+@attrs.frozen
 class Part:
     """A part of a multipart upload that the engine has."""
 
@@ -67,15 +75,15 @@ class S3Client:
         """See that the bucket is there and ours to use. Raises `S3Failed`."""
         self._call("head_bucket", Bucket=self.bucket)
 
-    def size(self, digest: Digest) -> int | None:
-        """The bytes of the sample, `None` when there is none. Raises `S3Failed`."""
+    def head(self, digest: Digest) -> Stat | None:
+        """Size and time of the sample, `None` when there is none. Raises `S3Failed`."""
         try:
             found = self._call("head_object", Bucket=self.bucket, Key=digest.s3_key)
         except S3Failed as error:
             if error.status == 404:
                 return None
             raise
-        return int(found["ContentLength"])
+        return Stat(int(found["ContentLength"]), int(found["LastModified"].timestamp()) * 10**9)
 
     def put(self, digest: Digest, content: bytes) -> bool:
         """Store a small sample, its checksum confirmed; whether it was not there before.

@@ -4,12 +4,23 @@ from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.client import (
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    _HTTP11ClientFactory,
+)
 
 CONNECT_SECONDS = 3.0
 
 #: Connections that are kept open for the next request.
 _KEPT = 32
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    """A connection is no event for the log."""
+
+    noisy = False
 
 
 def http_client(reactor: Any, ca_file: str | None) -> HTTPClient:
@@ -18,6 +29,7 @@ def http_client(reactor: Any, ca_file: str | None) -> HTTPClient:
     Without it those of the system are trusted. Raises `OSError`, `ValueError`.
     """
     pool = HTTPConnectionPool(reactor, persistent=True)
+    pool._factory = _QuietFactory
     pool.maxPersistentPerHost = _KEPT
     # The pool would send a request again that a connection ended under; `Bucket` does that.
     pool.retryAutomatically = False

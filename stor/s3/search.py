@@ -4,7 +4,8 @@ from twisted.logger import Logger
 
 from stor.digest import Digest
 from stor.errors import Damaged, Unavailable
-from stor.s3.bucket import Bucket, Stat
+from stor.s3.bucket import Bucket
+from stor.s3.client import Stat
 from stor.s3.source import S3Source
 
 

@@ -1,5 +1,6 @@
 """One sample on its way to a client."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -61,10 +62,10 @@ class Sender:
         try:
             while offset < end and not self.gone:
                 data = await content.read(offset, min(CHUNK_BYTES, end - offset))
-                for piece in range(0, len(data), PIECE_BYTES):
+                for piece in _pieces(data):
                     if not self.gone:
-                        self._client.write(data[piece : piece + PIECE_BYTES])
-                        offset = min(offset + PIECE_BYTES, end)
+                        self._client.write(piece)
+                        offset += len(piece)
                         await self._taken()
         except Exception:
             if offset == begin:
@@ -107,3 +108,8 @@ class Sender:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    for begin in range(0, len(data), PIECE_BYTES):
+        yield data[begin : begin + PIECE_BYTES]
