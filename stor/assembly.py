@@ -16,10 +16,14 @@ from stor.disks.health import Health
 from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
+from stor.disks.outbox import Outbox
 from stor.disks.roster import Roster
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
 from stor.s3.http import http_client
+from stor.s3.incoming import S3Arrivals
+from stor.s3.queue import CopyQueue
+from stor.s3.spool import Spool
 from stor.store import Store
 from stor.web.auth import Authenticator
 from stor.web.routes import Api
@@ -31,6 +35,9 @@ DISK_THREADS = 4
 
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
+
+#: Threads for bodies that wait on a local disk until S3 has them.
+SPOOL_THREADS = 4
 
 
 @attrs.frozen
@@ -54,6 +61,7 @@ class Assembly:
         self._files = Files()
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
+        self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
         self._s3: S3 | None = None
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
@@ -67,6 +75,10 @@ class Assembly:
             rng=random.SystemRandom(),
         )
         self.store = Store(self.mirrors, self.ready)
+        self._disk_arrivals = self.store.arrivals
+        self._copies = CopyQueue(self.store.open_on_disk, reactor)
+        self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, self._copies.add)
+        self._copies.outbox = self._outbox
         self._set_tiers(chosen)
         self._uploads = Uploads(
             self.store,
@@ -106,32 +118,55 @@ class Assembly:
         self._set_tiers(chosen)
         self._uploads.authenticator = _authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
+        await self.begin()
+
+    async def begin(self) -> None:
+        """The first look is over: judge the disks that waited, and recall what is to be done."""
         await self.mirrors.begin()
+        if self.mirrors.outbox is not None:
+            await self._outbox.recall()
 
     async def look_after(self) -> None:
         """See how all storages are, and take up what waits for that. Never raises."""
         probes = [Deferred.fromCoroutine(self.mirrors.probe())]
         if self.store.bucket is not None:
-            probes.append(Deferred.fromCoroutine(self.store.bucket.probe()))
+            probes.append(Deferred.fromCoroutine(self._look_at(self.store.bucket)))
         await settle(probes)
+
+    async def _look_at(self, bucket: Bucket) -> None:
+        was_away = bucket.fault is not None
+        await bucket.probe()
+        if was_away and bucket.fault is None:
+            self._copies.resume()
 
     def stop(self) -> None:
         """Let all threads end once they are idle. Never waits for one."""
         for member in self.mirrors.members:
             member.stop()
         self._hashing.stop()
+        self._copies.stop()
         self._s3_worker.stop()
+        self._spool_worker.stop()
 
     def _set_tiers(self, chosen: Config) -> None:
-        self.store.order = chosen.lookup_order
-        if chosen.s3 == self._s3:
-            return
-        self._s3 = chosen.s3
-        self.store.bucket = None
-        if chosen.s3 is not None:
-            client = S3Client(chosen.s3, S3_THREADS)
-            http = http_client(self._reactor, chosen.s3.ca_file)
-            self.store.bucket = Bucket(client, self._s3_worker, http, self._reactor)
+        store = self.store
+        store.order = chosen.lookup_order
+        if chosen.s3 != self._s3:
+            self._s3 = chosen.s3
+            store.bucket = None
+            if chosen.s3 is not None:
+                client = S3Client(chosen.s3, S3_THREADS)
+                http = http_client(self._reactor, chosen.s3.ca_file)
+                store.bucket = Bucket(client, self._s3_worker, http, self._reactor)
+        copies = chosen.s3_write == "copy"
+        store.copies = self._copies if copies else None
+        self._copies.bucket = store.bucket if copies else None
+        self.mirrors.outbox = self._outbox if copies else None
+        if chosen.s3_write == "only" and store.bucket is not None:
+            spool = Spool(chosen.spool_directory, chosen.spool_bytes, self._spool_worker)
+            store.arrivals = S3Arrivals(store.bucket, spool)
+        else:
+            store.arrivals = self._disk_arrivals
 
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
         roster = Roster(chosen.sets)

@@ -1,18 +1,19 @@
 """The configuration: JSON in, frozen values out, every fault at once."""
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from stor.paths import is_path, real_path
+from stor.reader import Reader, show
 
 GIB = 1024**3
 DEFAULT_LISTEN = ("tcp:8080",)
+DEFAULT_SPOOL = "/var/lib/stor/spool"
 S3_WRITES = ("never", "copy", "only")
 TIERS = ("disk", "s3")
 LOG_FORMATS = ("text", "journal", "json")
@@ -77,6 +78,8 @@ class Config:
     max_upload_bytes: int | None = None
     require_mount: bool = True
     log_format: str | None = None
+    spool_directory: str = DEFAULT_SPOOL
+    spool_bytes: int = 10 * GIB
     warnings: tuple[str, ...] = ()
 
 
@@ -102,27 +105,22 @@ def parse(text: str) -> Config:
     except RecursionError as error:
         raise ConfigError(["not a configuration: nested too deeply"]) from error
     if not isinstance(data, dict):
-        raise ConfigError([f"expected a JSON object, found {_show(data)}"])
+        raise ConfigError([f"expected a JSON object, found {show(data)}"])
     return _Reader(data).config()
 
 
-@attrs.define
-class _Reader:
-    """Collects faults instead of stopping at the first."""
-
-    data: Mapping[str, Any]
-    faults: list[str] = attrs.field(factory=list)
-    warnings: list[str] = attrs.field(factory=list)
+class _Reader(Reader):
+    """Reads the keys of a configuration."""
 
     def config(self) -> Config:
-        self._refuse_unknown("", self.data, _KEYS)
+        self.refuse_unknown("", self.data, _KEYS)
         self.warnings += [
             f"{key}: does nothing in this Stor" for key in RETIRED if key in self.data
         ]
-        s3_write = self._choice("s3_write", S3_WRITES, None) or "never"
+        s3_write = self.choice("s3_write", S3_WRITES, None) or "never"
         values: dict[str, Any] = {
             "sets": self._sets(required=s3_write != "only"),
-            "writable": self._regex("writable_pairs_regex"),
+            "writable": self.regex("writable_pairs_regex"),
             "credentials": self._basic_auth(),
             "s3": self._s3(s3_write),
             "s3_write": s3_write,
@@ -130,86 +128,66 @@ class _Reader:
             "memcached_servers": self._memcached_servers(),
             "statsite": self._statsite(),
             "listen": self._listen(),
-            "workers": self._integer("workers", 1, 1),
-            "reserve_bytes": self._integer("reserve_bytes", GIB, 0),
-            "max_upload_bytes": self._integer("max_upload_bytes", None, 0),
-            "require_mount": self._boolean("require_mount", True),
-            "log_format": self._choice("log_format", LOG_FORMATS, None),
+            "workers": self.integer("workers", 1, 1),
+            "reserve_bytes": self.integer("reserve_bytes", GIB, 0),
+            "max_upload_bytes": self.integer("max_upload_bytes", None, 0),
+            "require_mount": self.boolean("require_mount", True),
+            "spool_directory": self.path("spool_directory", DEFAULT_SPOOL),
+            "spool_bytes": self.integer("spool_bytes", 10 * GIB, 1),
+            "log_format": self.choice("log_format", LOG_FORMATS, None),
         }
-        self._text("secret", "", default="")
+        self.text("secret", "", default="")
         if self.faults:
             raise ConfigError(self.faults)
         return Config(**values, warnings=tuple(self.warnings))
-
-    def _fault(self, path: str, expected: str, found: Any) -> None:
-        hidden = isinstance(found, str | list | dict) and path in _SECRET
-        shown = _KINDS[type(found)] if hidden else _show(found)
-        self.faults.append(f"{path}: expected {expected}, found {shown}")
-
-    def _missing(self, path: str, expected: str) -> None:
-        self.faults.append(f"{path}: missing, expected {expected}")
-
-    def _refuse_unknown(self, path: str, found: Mapping[str, Any], known: tuple[str, ...]) -> None:
-        for key in found:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-                self.faults.append(f'{path}{key}: unknown key, did you mean "{near[0]}"?')
 
     def _sets(self, *, required: bool) -> tuple[tuple[str, ...], ...]:
         expected = 'a list of sets such as [["/mnt/data1", "/mnt/data2"]]'
         sets = self.data.get("storage_pairs")
         if sets is None and "storage_pairs" not in self.data:
             if required:
-                self._missing("storage_pairs", expected)
+                self.missing("storage_pairs", expected)
             return ()
         if not isinstance(sets, list) or (required and not sets):
-            self._fault("storage_pairs", expected, sets)
+            self.fault("storage_pairs", expected, sets)
             return ()
         seen: dict[str, str] = {}
         return tuple(self._set(f"storage_pairs[{i}]", roots, seen) for i, roots in enumerate(sets))
 
     def _set(self, path: str, roots: Any, seen: dict[str, str]) -> tuple[str, ...]:
         if not isinstance(roots, list) or not roots:
-            self._fault(path, "a list of one or more absolute paths", roots)
+            self.fault(path, "a list of one or more absolute paths", roots)
             return ()
         found = []
         for index, root in enumerate(roots):
             where = f"{path}[{index}]"
             if not is_path(root):
-                self._fault(where, "an absolute path", root)
+                self.fault(where, "an absolute path", root)
                 continue
             # Two names of one directory would make one copy out of two.
             real = real_path(root)
             if real in seen:
                 expected = f"a directory of its own (it is the same as {seen[real]})"
-                self._fault(where, expected, root)
+                self.fault(where, expected, root)
             seen[real] = where
             found.append(os.path.normpath(root))
         return tuple(found)
 
-    def _regex(self, key: str) -> re.Pattern[str]:
-        pattern = self._text(key, "a regular expression", default=".*")
-        try:
-            return re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            self._fault(key, f"a regular expression ({error})", pattern)
-            return re.compile("")
-
     def _basic_auth(self) -> Credentials:
         expected = '"user:password"'
         if "basic_auth" not in self.data:
-            self._missing("basic_auth", expected)
+            self.missing("basic_auth", expected)
             return Credentials("", "")
         value = self.data["basic_auth"]
         user, colon, password = value.partition(":") if isinstance(value, str) else ("", "", "")
         if not (user and colon and password):
-            self._fault("basic_auth", expected, value)
+            self.fault("basic_auth", expected, value)
         return Credentials(user, password)
 
     def _s3(self, s3_write: str) -> S3 | None:
-        enabled = self._boolean("s3_enabled", False)
+        enabled = self.boolean("s3_enabled", False)
         if s3_write != "never" and not enabled:
-            self._fault("s3_write", '"never" without s3_enabled', s3_write)
+            self.fault("s3_write", '"never" without s3_enabled', s3_write)
         value = self.data.get("s3_credentials")
         if value is None and not enabled:
             return None
@@ -217,12 +195,12 @@ class _Reader:
         if not isinstance(value, dict):
             expected = "an object with access_key, secret_key and host"
             if "s3_credentials" in self.data:
-                self._fault("s3_credentials", expected, value)
+                self.fault("s3_credentials", expected, value)
             else:
-                self._missing("s3_credentials", expected)
+                self.missing("s3_credentials", expected)
             return None
-        self._refuse_unknown("s3_credentials.", value, known)
-        text: Callable[..., str] = lambda key, **default: self._text(  # noqa: E731
+        self.refuse_unknown("s3_credentials.", value, known)
+        text: Callable[..., str] = lambda key, **default: self.text(  # noqa: E731
             f"s3_credentials.{key}", "a text that is not empty", value, **default
         )
         host = text("host")
@@ -244,21 +222,21 @@ class _Reader:
                 f"s3_credentials.host: {host} has no scheme, http is used; https://{host} encrypts"
             )
             return f"http://{host}"
-        self._fault("s3_credentials.host", "a name, name:port or http(s) URL without a path", host)
+        self.fault("s3_credentials.host", "a name, name:port or http(s) URL without a path", host)
         return ""
 
     def _lookup_order(self) -> tuple[str, ...]:
         order = self.data.get("lookup_order", list(TIERS))
         valid = isinstance(order, list) and all(isinstance(tier, str) for tier in order)
         if not valid or not order or len(set(order)) < len(order) or not set(order) <= set(TIERS):
-            self._fault("lookup_order", 'a list of "disk" and "s3", each at most once', order)
+            self.fault("lookup_order", 'a list of "disk" and "s3", each at most once', order)
             return TIERS
         return tuple(order)
 
     def _memcached_servers(self) -> tuple[tuple[str, int], ...]:
         servers = self.data.get("memcached_servers", [])
         if not isinstance(servers, list):
-            self._fault("memcached_servers", "a list of host or host:port", servers)
+            self.fault("memcached_servers", "a list of host or host:port", servers)
             return ()
         found = []
         for index, server in enumerate(servers):
@@ -266,7 +244,7 @@ class _Reader:
                 r"(?:\[([0-9a-fA-F:]+)\]|([^\s:/]+))(?::(\d{1,5}))?", server
             )
             if not match or not 0 < int(match[3] or 11211) < 65536:
-                self._fault(f"memcached_servers[{index}]", "host or host:port", server)
+                self.fault(f"memcached_servers[{index}]", "host or host:port", server)
             else:
                 found.append((match[1] or match[2], int(match[3] or 11211)))
         return tuple(found)
@@ -276,87 +254,29 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, dict):
-            self._fault("statsite", "an object with host, port, prefix and sample_rate", value)
+            self.fault("statsite", "an object with host, port, prefix and sample_rate", value)
             return None
-        self._refuse_unknown("statsite.", value, ("host", "port", "prefix", "sample_rate"))
+        self.refuse_unknown("statsite.", value, ("host", "port", "prefix", "sample_rate"))
         rate = value.get("sample_rate", 1)
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
-            self._fault("statsite.sample_rate", "a number above 0 and up to 1", rate)
+            self.fault("statsite.sample_rate", "a number above 0 and up to 1", rate)
         return Statsite(
-            self._text("statsite.host", "a host name", value),
-            self._integer("statsite.port", 8125, 1, 65535, value) or 0,
-            self._text("statsite.prefix", "a text", value, default="stor"),
+            self.text("statsite.host", "a host name", value),
+            self.integer("statsite.port", 8125, 1, 65535, value) or 0,
+            self.text("statsite.prefix", "a text", value, default="stor"),
             rate,
         )
 
     def _listen(self) -> tuple[str, ...]:
         listen = self.data.get("listen", list(DEFAULT_LISTEN))
         if not isinstance(listen, list) or not listen:
-            self._fault("listen", 'a list of endpoints such as ["tcp:8080"]', listen)
+            self.fault("listen", 'a list of endpoints such as ["tcp:8080"]', listen)
             return DEFAULT_LISTEN
         for index, endpoint in enumerate(listen):
             if not isinstance(endpoint, str) or not re.match(r"[a-z][a-z0-9-]*:.", endpoint):
-                self._fault(f"listen[{index}]", 'a Twisted endpoint such as "tcp:8080"', endpoint)
+                self.fault(f"listen[{index}]", 'a Twisted endpoint such as "tcp:8080"', endpoint)
         return tuple(str(endpoint) for endpoint in listen)
 
-    def _text(
-        self,
-        path: str,
-        expected: str,
-        data: Mapping[str, Any] | None = None,
-        default: str | None = None,
-    ) -> str:
-        key = path.rpartition(".")[2]
-        data = self.data if data is None else data
-        if key not in data:
-            if default is None:
-                self._missing(path, expected)
-            return default or ""
-        value = data[key]
-        if not isinstance(value, str) or (not value and default is None):
-            self._fault(path, expected or "a text", value)
-            return default or ""
-        return value
-
-    def _integer(
-        self,
-        path: str,
-        default: int | None,
-        least: int,
-        most: int = 2**63 - 1,
-        data: Mapping[str, Any] | None = None,
-    ) -> int | None:
-        data = self.data if data is None else data
-        value = data.get(path.rpartition(".")[2], default)
-        if value is None and default is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            upper = f" up to {most}" if most < 2**63 - 1 else ""
-            self._fault(path, f"a whole number from {least}{upper or ' on'}", value)
-            return default
-        return value
-
-    def _boolean(self, key: str, default: bool) -> bool:
-        value = self.data.get(key, default)
-        # The older Stor's example writes true, its users also wrote 1 and 0.
-        if value not in (True, False):
-            self._fault(key, "true or false", value)
-            return default
-        return bool(value)
-
-    def _choice(self, key: str, choices: tuple[str, ...], default: str | None) -> str | None:
-        if key not in self.data:
-            return default
-        value = self.data[key]
-        if value not in choices:
-            self._fault(key, "one of " + ", ".join(f'"{choice}"' for choice in choices), value)
-            return default
-        return str(value)
-
-
-#: What does not belong into a log, not even when it is wrong.
-_KINDS: dict[type, str] = {str: "another text", list: "a list", dict: "an object"}
-_SECRET = ("basic_auth", "secret", "s3_credentials", "s3_credentials.secret_key")
 
 _KEYS = (
     "storage_pairs",
@@ -374,17 +294,11 @@ _KEYS = (
     "max_upload_bytes",
     "require_mount",
     "log_format",
+    "spool_directory",
+    "spool_bytes",
     "secret",
     *RETIRED,
 )
-
-
-def _show(value: Any) -> str:
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        return "something nested too deeply"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

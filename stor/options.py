@@ -43,8 +43,6 @@ def configuration(options: Options, environment: Mapping[str, str]) -> Config:
     chosen = config.load(path)
     if options["listen"]:
         chosen = attrs.evolve(chosen, listen=tuple(options["listen"]))
-    if chosen.s3_write != "never":
-        raise ConfigError([f'{path}: s3_write: expected "never", S3 is not written to yet'])
     return chosen
 
 

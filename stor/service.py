@@ -177,7 +177,7 @@ class StorService(Service):
             self._first_probes.cancel()
         if not self._begun:
             self._begun = True
-            begin = Deferred.fromCoroutine(self._assembly.mirrors.begin()).addErrback(self._bug)
+            begin = Deferred.fromCoroutine(self._assembly.begin()).addErrback(self._bug)
             begin.addCallback(lambda _: self._greet())
 
     def _greet(self) -> None:

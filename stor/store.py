@@ -8,11 +8,12 @@ from twisted.internet.defer import Deferred
 
 from stor.content import Content
 from stor.digest import Digest
-from stor.disks.incoming import Arrivals
+from stor.disks.incoming import Arrivals as DiskArrivals
 from stor.disks.member import Member
 from stor.disks.mirrors import Mirrors
 from stor.errors import Damaged, NotFound, StorError, Unavailable
 from stor.s3.bucket import Bucket
+from stor.s3.queue import CopyQueue
 from stor.s3.search import S3Search
 
 
@@ -35,6 +36,13 @@ class Incoming(Protocol):
         """The end, good or bad: what is not committed leaves nothing behind. Never raises."""
 
 
+class Arrivals(Protocol):
+    """The samples that are being put."""
+
+    def expect(self, digest: Digest, length: int | None) -> Incoming:
+        """Begin to put a sample; `length` in bytes when it is known."""
+
+
 @attrs.frozen
 class Found:
     """What a client is told of a sample without reading it."""
@@ -51,6 +59,7 @@ class Status:
     warnings: list[str]
     sets: list[dict[str, Any]]
     repairs: dict[str, int]
+    s3: dict[str, Any] | None = None
 
 
 class Search(Protocol):
@@ -147,7 +156,10 @@ class Store:
         """`ready` fires when the disks' states are known first; nothing is answered before."""
         self._mirrors = mirrors
         self._ready = ready
-        self._arrivals = Arrivals(mirrors, ready)
+        #: Where new samples go.
+        self.arrivals: Arrivals = DiskArrivals(mirrors, ready)
+        #: Copies that are still to be sent to S3, where they are.
+        self.copies: CopyQueue | None = None
         #: The bucket, where there is one, and the order in which the tiers are asked.
         self.bucket: Bucket | None = None
         self.order: Sequence[str] = ("disk",)
@@ -171,7 +183,9 @@ class Store:
         not answer, `Damaged` when there are copies and none is good.
         """
         await self._ready
-        lookup = self._lookup(digest, part=part)
+        return await self._open(self._lookup(digest, part=part), digest)
+
+    async def _open(self, lookup: Lookup, digest: Digest) -> Content[Any]:
         source = await lookup.next()
         if source is None:
             raise lookup.missing()
@@ -179,7 +193,7 @@ class Store:
 
     def expect(self, digest: Digest, length: int | None) -> Incoming:
         """Begin to take a sample; `length` in bytes when it is known."""
-        return self._arrivals.expect(digest, length)
+        return self.arrivals.expect(digest, length)
 
     def status(self) -> Status:
         """How the storages are, as last seen: never asks a disk."""
@@ -200,7 +214,11 @@ class Store:
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
         repairs = self._mirrors.repairs
         return Status(
-            problems, warnings, sets, {"waiting": repairs.waiting, "done": repairs.mended_total}
+            problems,
+            warnings,
+            sets,
+            {"waiting": repairs.waiting, "done": repairs.mended_total},
+            self._s3_picture(),
         )
 
     def _lookup(self, digest: Digest, *, part: bool) -> Lookup:
@@ -211,6 +229,26 @@ class Store:
             elif self.bucket is not None:
                 searches.append(S3Search(self.bucket, digest, part=part))
         return Lookup(searches)
+
+    def _s3_picture(self) -> dict[str, Any] | None:
+        if self.bucket is None:
+            return None
+        picture: dict[str, Any] = {
+            "bucket": self.bucket.client.bucket,
+            "available": self.bucket.fault is None,
+            "reason": self.bucket.fault,
+        }
+        if self.copies is not None:
+            picture["copies"] = {
+                "waiting": len(self.copies),
+                "oldest_seconds": round(self.copies.age_seconds, 1),
+                "sent": self.copies.sent_total,
+            }
+        return picture
+
+    async def open_on_disk(self, digest: Digest) -> Content[Any]:
+        """The sample from the disks alone. Raises like `open`."""
+        return await self._open(Lookup([self._mirrors.search(digest)]), digest)
 
     def _picture(self, member: Member) -> dict[str, Any]:
         health = member.health

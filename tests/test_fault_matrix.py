@@ -74,7 +74,7 @@ class Trial:
         assert not rig.staged()
         for mirror in rig.mirrors.mirrors:
             assert (mirror.reserved_bytes, mirror.reserved_samples) == (0, 0)
-        assert rig.store._arrivals._contests == {}
+        assert rig.store.arrivals._contests == {}
         assert rig.uploads.buffered_bytes == 0
         assert rig.mirrors.repairs.waiting == 0
         assert descriptors() == self.descriptors

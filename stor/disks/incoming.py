@@ -187,10 +187,17 @@ class Incoming:
             self._arrivals.ended(self._digest)
 
     async def _commit(self) -> tuple[list[str], bool]:
-        committed = await self._persist(lambda write: write.commit(), whole=True)
+        committed = await self._persist(self._name, whole=True)
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
+        if self._mirrors.outbox is not None:
+            self._mirrors.outbox.announce(self._digest)
         return committed
+
+    async def _name(self, write: MirrorWrite) -> tuple[list[str], bool]:
+        if self._mirrors.outbox is not None:
+            await self._mirrors.outbox.add(self._digest, write.mirror)
+        return await write.commit()
 
     async def _persist(
         self, step: Callable[[MirrorWrite], Coroutine[Any, Any, T]], *, whole: bool

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from stor.digest import Digest
 from stor.disks.member import Member
 from stor.disks.mirror import Mirror, Survey
+from stor.disks.outbox import Outbox
 from stor.disks.placement import choose
 from stor.disks.rebuild import Rebuilds
 from stor.disks.repair import Repairs
@@ -36,6 +37,8 @@ class Mirrors:
         self.clock = clock
         self.repairs = Repairs(clock, reserve_bytes)
         self.rebuilds = Rebuilds(self.repairs)
+        #: Where samples are noted that are to be sent elsewhere, if they are.
+        self.outbox: Outbox | None = None
         self._roster = roster
         self._reserve_bytes = reserve_bytes
         self._now_ns = now_ns

@@ -85,11 +85,12 @@ class S3Client:
             raise
         return Stat(int(found["ContentLength"]), int(found["LastModified"].timestamp()) * 10**9)
 
-    def put(self, digest: Digest, content: bytes) -> bool:
+    def put(self, digest: Digest, content: bytes, replace: bool) -> bool:
         """Store a small sample, its checksum confirmed; whether it was not there before.
 
-        Raises `S3Failed`.
+        With `replace` whatever is there is overwritten. Raises `S3Failed`.
         """
+        condition = {} if replace else {"IfNoneMatch": "*"}
         try:
             self._call(
                 "put_object",
@@ -100,7 +101,7 @@ class S3Client:
                 ContentMD5=_md5(content),
                 ChecksumSHA256=base64.b64encode(digest.raw).decode("ascii"),
                 ContentType="application/octet-stream",
-                IfNoneMatch="*",
+                **condition,
             )
         except S3Failed as error:
             if error.status in (409, 412):  # another was quicker (RFC 9110, 13.1.2)

@@ -76,6 +76,7 @@ class Api:
                 "warnings": status.warnings,
                 "sets": status.sets,
                 "repairs": status.repairs,
+                "s3": status.s3,
             }
             body = json.dumps(picture, indent=2).encode() + b"\n"
             return request.apply(Answer(code, body, "application/json", headers))

@@ -1,0 +1,154 @@
+"""Copies that are still to be sent to S3."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from stor.content import Content
+from stor.digest import Digest
+from stor.errors import NotFound
+from stor.s3.bucket import Bucket
+from stor.s3.sending import send
+
+#: Samples that are sent at once.
+_SENDERS = 4
+
+#: After its n-th failure a sample waits 2**n seconds, at most so long.
+_LONGEST_PAUSE_SECONDS = 600.0
+
+
+class Outbox(Protocol):
+    """Where the samples that are to be sent are kept over restarts."""
+
+    async def forget(self, digest: Digest) -> None:
+        """It has been sent. Never raises."""
+
+
+@attrs.define
+class _Waiting:
+    """A sample that is to be sent: since when, in seconds, and when it is tried next."""
+
+    since: float
+    due: float
+    failures: int = 0
+    sending: bool = False
+
+
+class CopyQueue:
+    """Sends samples to a bucket, a few at a time, until each is there.
+
+    What is to be sent outlives the process in the outbox; this is the order of doing it.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, open_sample: Callable[[Digest], Awaitable[Content[Any]]], clock: IReactorTime
+    ) -> None:
+        """`open_sample` gives a sample from the disks; raises like `Store.open`."""
+        self.bucket: Bucket | None = None
+        self.outbox: Outbox | None = None
+        self.sent_total = 0
+        self._open = open_sample
+        self._clock = clock
+        self._waiting: dict[Digest, _Waiting] = {}
+        self._sending = 0
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def age_seconds(self) -> float:
+        """How long the oldest sample has been waiting."""
+        oldest = min((w.since for w in self._waiting.values()), default=None)
+        return 0.0 if oldest is None else self._clock.seconds() - oldest
+
+    def add(self, digest: Digest) -> None:
+        """A sample is to be sent."""
+        now = self._clock.seconds()
+        if digest not in self._waiting:
+            self._waiting[digest] = _Waiting(now, now)
+            self._start()
+
+    def resume(self) -> None:
+        """S3 can be used again: nothing waits for its pause to end."""
+        for waiting in self._waiting.values():
+            waiting.due = min(waiting.due, self._clock.seconds())
+        self._start()
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self.bucket = None
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _start(self) -> None:
+        while self.bucket is not None and self._sending < _SENDERS:
+            now = self._clock.seconds()
+            ready = (d for d, w in self._waiting.items() if not w.sending and w.due <= now)
+            digest = next(ready, None)
+            if digest is None:
+                break
+            self._sending += 1
+            self._waiting[digest].sending = True
+            Deferred.fromCoroutine(self._send(digest, self.bucket)).addErrback(self._bug)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        due = min((w.due for w in self._waiting.values() if not w.sending), default=None)
+        if due is not None and self.bucket is not None and self._sending < _SENDERS:
+            delay = max(0.0, due - self._clock.seconds())
+            self._timer = self._clock.callLater(delay, self._start)
+
+    async def _send(self, digest: Digest, bucket: Bucket) -> None:
+        waiting = self._waiting[digest]
+        try:
+            await self._copy(digest, bucket)
+        except NotFound:  # a note that a crash has left, without a sample
+            await self._done(digest)
+        except Exception as error:
+            waiting.failures += 1
+            pause = min(2.0**waiting.failures, _LONGEST_PAUSE_SECONDS)
+            waiting.due = self._clock.seconds() + pause
+            self.log.warn(
+                "Not sent to S3 yet: {digest}: {error}", digest=str(digest), error=str(error)
+            )
+        else:
+            self.sent_total += 1
+            await self._done(digest)
+        finally:
+            waiting.sending = False
+            self._sending -= 1
+            self._start()
+
+    async def _copy(self, digest: Digest, bucket: Bucket) -> None:
+        there = await bucket.look(digest)
+        content = await self._open(digest)
+        try:
+            if there is not None and there.size == content.size:
+                return
+            whole = content.whole
+
+            async def read(offset: int, length: int) -> bytes:
+                if whole is not None:
+                    return whole[offset : offset + length]
+                return await content.read(offset, length)
+
+            await send(bucket, digest, content.size, read, replace=there is not None)
+        finally:
+            content.close()
+
+    async def _done(self, digest: Digest) -> None:
+        self._waiting.pop(digest, None)
+        if self.outbox is not None:
+            await self.outbox.forget(digest)
+
+    def _bug(self, failure: Any) -> None:
+        self.log.failure("Sending to S3", failure)
