@@ -1,9 +1,7 @@
 """A Stor whose disks fail by chance, beside a model of what it has acknowledged."""
 
-import errno
 import json
 import os
-import random
 import shutil
 import sys
 from collections import Counter
@@ -24,7 +22,8 @@ from hypothesis.stateful import (
 )
 
 from stor.disks.disk import SMALL_BYTES
-from tests.conformance import QuickFiles, descriptors, sample
+from tests.conformance import descriptors, sample
+from tests.support.chance import Chance, Unreliable
 from tests.support.http import no_bug_logged, upload_head
 from tests.support.rig import FaultyRig, digest_of
 
@@ -34,46 +33,7 @@ DIGESTS = {name: digest_of(content) for name, content in CONTENTS.items()}
 PATHS = {name: digest.disk_path for name, digest in DIGESTS.items()}
 LABELS = ("set0/disk0", "set0/disk1", "set1/disk0", "set1/disk1")
 
-ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOENT")
-CALLS_A_FAULT = 256
-
 NAMES = st.sampled_from(sorted(CONTENTS))
-
-
-class Chance:
-    """Which calls fail: one of 256 while it is `on`. `hits` are those that did."""
-
-    def __init__(self, seed):
-        self._rng = random.Random(seed)
-        self.on = False
-        self.hits = []
-
-    def draw(self, label, name):
-        """An error's name, "short write", or `None` for a call that is to succeed."""
-        if not self.on or self._rng.randrange(CALLS_A_FAULT):
-            return None
-        fault = self._rng.choice((*ERRORS, "short write") if name == "write" else ERRORS)
-        self.hits.append((label, name, fault))
-        return fault
-
-
-class Unreliable(QuickFiles):
-    """The system calls of a disk that fails by chance."""
-
-    def __init__(self, chance, nameless, label, log):
-        super().__init__(label, log)
-        self._chance = chance
-        if not nameless:
-            self.fail_always("open_nameless", errno.EOPNOTSUPP)
-
-    def _before(self, name, args):
-        fault = self._chance.draw(self.label, name)
-        if fault == "short write":
-            fd, data = args
-            return fd, data[: max(1, len(data) // 2)]
-        if fault is not None:
-            self._raise(name, args, getattr(errno, fault))
-        return super()._before(name, args)
 
 
 DAMAGES = {

@@ -201,23 +201,6 @@ def test_an_upload_over_a_copy_that_cannot_be_put_back_says_so(quick_path):
     assert_whole(rig, content)
 
 
-@pytest.mark.parametrize("disk", ["set0/disk0", "set0/disk1"])
-@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ENOENT])
-def test_an_upload_that_puts_a_copy_back_is_answered_whatever_fails(quick_path, disk, error):
-    content = sample(3 * MIB)
-    for n in range(100):
-        rig = stor(quick_path / f"{n}")
-        rig.put(content)
-        rig.copies(content)[1].unlink()
-        rig.disks[disk].fail_at(n, error)
-        assert rig.put(content).status in (200, 201, 503)
-        if rig.disks[disk].failed is None:
-            break
-        rig.probe()
-        assert rig.get(content).body == content
-    assert 20 < n < 99
-
-
 def test_without_a_good_copy_nothing_is_moved(quick_path):
     rig = stor(quick_path)
     content = sample(5000)
