@@ -233,7 +233,7 @@ def test_an_upload_that_puts_a_copy_back_is_answered(quick_path, disk, fault, fi
         assert [path.read_bytes() for path in rig.copies(content)] == [content] * 2
         shutil.rmtree(quick_path / f"{n}")
         figures["uploads with one fault"] += 1
-    assert n > 20
+    assert n > 10
 
 
 DOWNLOADS = {

@@ -202,7 +202,9 @@ class Model(RuleBasedStateMachine):
                     assert self.kept_aside(label, name), f"{label} has lost {name}"
         self.harmed.clear()
         staged = {path for path in self.rig.staged() if path not in self.staged}
-        assert not staged or any(call == "unlink" for _, call, _ in hits), f"left behind: {staged}"
+        assert not staged or any(call == "unlink" for _, call, _ in hits), (
+            f"left: {staged} after {hits}"
+        )
         self.staged |= staged
         for mirror in self.rig.mirrors.mirrors:
             assert (mirror.reserved_bytes, mirror.reserved_samples) == (0, 0)
@@ -367,7 +369,7 @@ class Model(RuleBasedStateMachine):
 
 
 def test_nothing_acknowledged_is_ever_lost(quick_path, figures, soak):
-    steps, runs = (100, 1100) if soak else (50, 60)
+    steps, runs = (100, 1500) if soak else (50, 60)
     before = figures["steps of the model"]
     run_state_machine_as_test(
         type("Model", (Model,), {"path": quick_path, "figures": figures}),
