@@ -8,6 +8,7 @@ import pytest
 from stor.digest import Digest
 from stor.disks.disk import Disk
 from stor.disks.files import Files
+from stor.disks.probe import try_writing
 from stor.disks.staged import StagedCopy
 from tests.conformance import QuickFiles, sample
 from tests.support.rig import FaultyRig
@@ -90,6 +91,18 @@ def test_each_step_is_durable_before_the_next_one_relies_on_it(tmp_path, upkeep)
     calls = iter([(call.name, call.path) for call in files.calls])
     for step in steps:
         assert step in calls, f"{step} is missing, or comes too early"
+
+
+@pytest.mark.parametrize("call", ["lock", "write", "sync"])
+def test_a_file_that_cannot_even_be_closed_is_not_left_behind(tmp_path, call):
+    disk = disk_at(tmp_path / "disk")
+    disk.files.fail_always("open_nameless", errno.EOPNOTSUPP)
+    assert try_writing(disk) is None
+    disk.files.fail_always(call, errno.EIO)
+    disk.files.fail_always("close", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        try_writing(disk)
+    assert os.listdir(tmp_path / "disk/.stor/tmp") == []
 
 
 def test_a_sync_is_the_kernel_s():

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import shutil
+from itertools import count
 
 import pytest
 
@@ -210,6 +211,29 @@ def test_an_upload_goes_to_the_other_set(quick_path, case, fault, figures, soak)
 @pytest.mark.parametrize("case", CASES)
 def test_an_upload_without_another_set_leaves_nothing(quick_path, case, fault, figures, soak):
     every_upload(quick_path, case, (2,), fault, figures, soak)
+
+
+@pytest.mark.parametrize("disk", ["set0/disk0", "set0/disk1"])
+@pytest.mark.parametrize("fault", ERRORS)
+def test_an_upload_that_puts_a_copy_back_is_answered(quick_path, disk, fault, figures):
+    content = sample(300_000)
+    for n in count():
+        rig = FaultyRig(quick_path / f"{n}", (2,), kind=QuickFiles)
+        rig.put(content)
+        rig.copies(content)[1].unlink()
+        rig.disks[disk].fail_at(n, getattr(errno, fault))
+        with no_bug_logged():
+            assert rig.put(content).status in (200, 201, 503, 507)
+        if rig.disks[disk].failed is None:
+            break
+        rig.heal()
+        rig.probe()
+        assert rig.get(content).body == content
+        assert rig.put(content).status == 200
+        assert [path.read_bytes() for path in rig.copies(content)] == [content] * 2
+        shutil.rmtree(quick_path / f"{n}")
+        figures["uploads with one fault"] += 1
+    assert n > 10
 
 
 DOWNLOADS = {

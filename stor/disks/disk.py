@@ -292,7 +292,8 @@ class Disk:
         try:
             self.files.lock(fd)
         except BaseException:
-            self.files.close(fd)
+            with suppress(OSError):  # what was never written cannot be lost
+                self.files.close(fd)
             self.files.unlink(name, root_fd)
             raise
         return fd, name

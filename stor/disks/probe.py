@@ -1,6 +1,7 @@
 """Using a disk once, to learn what state it is in."""
 
 import re
+from contextlib import suppress
 
 import attrs
 
@@ -58,7 +59,8 @@ def try_writing(disk: Disk) -> str | None:
                 disk.files.write(fd, b"\0")
                 disk.files.sync(fd)
             finally:
-                disk.files.close(fd)
+                with suppress(OSError):  # close(2) reports nothing that sync has not
+                    disk.files.close(fd)
                 if temporary is not None:
                     disk.files.unlink(temporary, root_fd)
     except OSError as error:

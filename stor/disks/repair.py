@@ -10,14 +10,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.disk import REPAIR_DIRECTORY, Copy
+from stor.disks.disk import REPAIR_DIRECTORY, Copy, DiskAway
 from stor.disks.health import State
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror
 from stor.disks.notes import forget, note, noted
 from stor.disks.writing import MirrorWrite
-from stor.errors import Damaged, StorError
-from stor.worker import settle, within
+from stor.errors import Damaged, StorError, Unavailable
+from stor.worker import Busy, settle, within
 
 #: A repair that could not be finished is not tried again before.
 RETRY_SECONDS = 60.0
@@ -137,7 +137,12 @@ class Repairs:
             raise Unmendable(f"no good copy of {digest} is left on {mirror}")
         lacking = [member for member in found.lacking if member.writable]
         if lacking:
-            await self._put_back(digest, mirror, found, lacking)
+            try:
+                await self._put_back(digest, mirror, found, lacking)
+            except (Damaged, DiskAway, Busy, OSError) as error:
+                raise Unavailable(
+                    f"a copy could not be read to put others back: {error}"
+                ) from error
             self.mended_total += 1
             roots = ", ".join(member.root for member in lacking)
             self.log.info("Repaired {digest} on {roots}", digest=str(digest), roots=roots)

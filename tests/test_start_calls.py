@@ -1,0 +1,36 @@
+"""A start asks the disks the same, however many samples they hold."""
+
+from tests.conformance import QuickFiles
+from tests.support.rig import FaultyRig
+
+
+def calls_of_a_start(path):
+    """The calls of each disk until a Stor has begun: their names and paths."""
+    rig = FaultyRig(path, kind=QuickFiles)
+    rig.begin()
+    return {
+        label: [(call.name, call.path) for call in files.calls]
+        for label, files in rig.disks.items()
+    }
+
+
+def test_a_start_is_the_same_with_500_samples_and_with_none(quick_path):
+    calls_of_a_start(quick_path)  # the first start marks the disks
+    empty = calls_of_a_start(quick_path)
+    filled = FaultyRig(quick_path, kind=QuickFiles)
+    for number in range(500):
+        assert filled.put(b"%d" % number).status == 201
+    assert len(filled.samples()) == 1000
+    assert calls_of_a_start(quick_path) == empty
+
+
+def test_a_start_looks_into_no_directory_of_samples(quick_path):
+    filled = FaultyRig(quick_path, kind=QuickFiles)
+    for number in range(20):
+        assert filled.put(b"%d" % number).status == 201
+    roots = [str(root) for root in filled.roots]
+    for calls in calls_of_a_start(quick_path).values():
+        assert len(calls) > 10
+        for name, path in calls:
+            assert path in (*roots, ".", "(nameless)", None) or path.startswith(".stor"), name
+            assert name != "list" or path in (".stor/tmp", ".stor/repair")
