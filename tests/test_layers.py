@@ -32,6 +32,8 @@ ORDER = [
     "disks.search",
     "disks.mirrors",
     "disks.incoming",
+    "memcached",
+    "location",
     "store",
     "web.answer",
     "web.auth",
