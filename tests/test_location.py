@@ -106,6 +106,14 @@ def test_the_least_recently_used_are_the_first_to_go():
     assert found == [HERE, None, HERE, None, HERE]
 
 
+def test_a_lookup_in_vain_takes_no_room():
+    rig = Rig(recent_limit=1)
+    rig.locations.remember(DIGEST, HERE)
+    assert rig.where(digests(1)[0]) is None
+    assert result_of(rig.locations.where(DIGEST)) == HERE
+    assert rig.client.calls == [("set", KEY), ("get", f"stor:2:{digests(1)[0]}")]
+
+
 def test_only_places_that_there_are_can_be_remembered():
     with pytest.raises(KeyError):
         Rig().locations.remember(DIGEST, "host:/mnt/unknown")
