@@ -48,6 +48,8 @@ ORDER = [
     "s3.queue",
     "s3.spool",
     "s3.incoming",
+    "memcached",
+    "location",
     "store",
     "web.answer",
     "web.auth",

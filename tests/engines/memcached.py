@@ -25,7 +25,7 @@ class Memcached(Group):
         return self
 
     def __exit__(self, *reason):
-        self.stop()
+        self.kill()  # at once: it has nothing to save
 
     def _listens(self):
         with socket.socket() as sock:
