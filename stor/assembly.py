@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import time
 from typing import Any
 
@@ -18,6 +19,9 @@ from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.outbox import Outbox
 from stor.disks.roster import Roster
+from stor.location import S3 as S3_PLACE
+from stor.location import Locations, mirror_place
+from stor.memcached import Memcached, connected
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
 from stor.s3.http import http_client
@@ -63,6 +67,7 @@ class Assembly:
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
         self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
         self._s3: S3 | None = None
+        self._known_places: object = None
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
         fleet = self._fleet(chosen, [])
@@ -145,12 +150,15 @@ class Assembly:
             member.stop()
         self._hashing.stop()
         self._copies.stop()
+        if self.store.locations is not None:
+            self.store.locations.stop()
         self._s3_worker.stop()
         self._spool_worker.stop()
 
     def _set_tiers(self, chosen: Config) -> None:
         store = self.store
         store.order = chosen.lookup_order
+        self._set_locations(chosen)
         if chosen.s3 != self._s3:
             self._s3 = chosen.s3
             store.bucket = None
@@ -167,6 +175,34 @@ class Assembly:
             store.arrivals = S3Arrivals(store.bucket, spool)
         else:
             store.arrivals = self._disk_arrivals
+
+    def _set_locations(self, chosen: Config) -> None:
+        host = socket.gethostname()
+        places = {
+            mirror_place(host, [member.root for member in mirror.members]): mirror
+            for mirror in self.mirrors.mirrors
+        }
+        known = (chosen.memcached_servers, list(places), chosen.s3 is not None)
+        self.store.places = places
+        if known == self._known_places:
+            return
+        self._known_places = known
+        if self.store.locations is not None:
+            self.store.locations.stop()
+        names = [*places, *([S3_PLACE] if chosen.s3 is not None else [])]
+        self.store.locations = None
+        if len(names) > 1:  # where there is one place to look, nobody has to remember it
+            self.store.locations = Locations(names, self._memcached(chosen), self._reactor)
+
+    def _memcached(self, chosen: Config) -> list[Memcached]:
+        reactor = self._reactor
+        names = [(f"{host}:{port}", host, port) for host, port in chosen.memcached_servers]
+        return [
+            Memcached(
+                name, connected(host, port), ThreadWorker(reactor, f"memcached {name}", 1), reactor
+            )
+            for name, host, port in names
+        ]
 
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
         roster = Roster(chosen.sets)

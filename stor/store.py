@@ -1,17 +1,21 @@
 """The tiers as one store: all that the web wing knows of where samples are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from stor import location
 from stor.content import Content
 from stor.digest import Digest
 from stor.disks.incoming import Arrivals as DiskArrivals
 from stor.disks.member import Member
+from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
-from stor.errors import Damaged, NotFound, StorError, Unavailable
+from stor.errors import NotFound, StorError
+from stor.location import Locations
+from stor.lookup import Lookup, Search
 from stor.s3.bucket import Bucket
 from stor.s3.queue import CopyQueue
 from stor.s3.search import S3Search
@@ -62,93 +66,6 @@ class Status:
     s3: dict[str, Any] | None = None
 
 
-class Search(Protocol):
-    """One tier's copies of one sample, best first, as `stor.content.Copies` wants them."""
-
-    attempts: int
-    #: What is wrong with copies that were found.
-    damaged: list[str]
-
-    @property
-    def unanswered(self) -> str | None:
-        """Why the tier could hold the sample all the same, `None` when it has answered."""
-
-    async def look(self) -> Any | None:
-        """The next copy by its name, with `size` and `modified_ns`. Never raises."""
-
-    async def next(self) -> Any | None:
-        """The next copy as a `stor.content.Source`. Never raises."""
-
-    async def twin(self, source: Any) -> Any | None:
-        """Another copy that is kept beside `source`."""
-
-    def condemn(self, source: Any, reason: str) -> None:
-        """The copy is bad."""
-
-    def suspect(self, source: Any) -> None:
-        """The copy could not be read."""
-
-    def close(self) -> None:
-        """No more are wanted."""
-
-
-class Lookup:
-    """One sample's copies in all tiers, in the order of the tiers. Has the face of a `Search`."""
-
-    def __init__(self, searches: Sequence[Search]) -> None:
-        self._searches = searches
-        self._givers: dict[Any, Search] = {}
-
-    async def look(self) -> Any | None:
-        """See `Search.look`."""
-        for search in self._searches:
-            found = await search.look()
-            if found is not None:
-                return found
-        return None
-
-    async def next(self) -> Any | None:
-        """See `Search.next`."""
-        for search in self._searches:
-            source = await search.next()
-            if source is not None:
-                self._givers[source] = search
-                return source
-        return None
-
-    async def twin(self, source: Any) -> Any | None:
-        """See `Search.twin`."""
-        search = self._givers[source]
-        twin = await search.twin(source)
-        if twin is not None:
-            self._givers[twin] = search
-        return twin
-
-    def condemn(self, source: Any, reason: str) -> None:
-        """See `Search.condemn`."""
-        self._givers[source].condemn(source, reason)
-
-    def suspect(self, source: Any) -> None:
-        """See `Search.suspect`."""
-        self._givers[source].suspect(source)
-
-    def close(self) -> None:
-        """See `Search.close`."""
-        for search in self._searches:
-            search.close()
-
-    def missing(self) -> StorError:
-        """Why there is no copy to give."""
-        unanswered = [search.unanswered for search in self._searches if search.unanswered]
-        if unanswered:
-            reasons = "; ".join(unanswered)
-            return Unavailable(f"a storage that could hold the sample did not answer: {reasons}")
-        damaged = [reason for search in self._searches for reason in search.damaged]
-        if damaged:
-            return Damaged(f"damaged: no good copy is left ({'; '.join(damaged)})")
-        return NotFound()
-
-
 class Store:
     """Find, open and take samples."""
 
@@ -163,17 +80,23 @@ class Store:
         #: The bucket, where there is one, and the order in which the tiers are asked.
         self.bucket: Bucket | None = None
         self.order: Sequence[str] = ("disk",)
+        #: Where samples were last seen, and the mirrors that its places are.
+        self.locations: Locations | None = None
+        self.places: Mapping[str, Mirror] = {}
+        mirrors.noticed = self._noticed
 
     async def find(self, digest: Digest) -> Found:
         """The sample's size and time, without reading it. Raises like `open`."""
         await self._ready
-        lookup = self._lookup(digest, part=True)
+        hint = await self._where(digest)
+        lookup = self._lookup(digest, hint, part=True)
         try:
             copy = await lookup.look()
         finally:
             lookup.close()
         if copy is None:
-            raise lookup.missing()
+            raise self._missing(digest, lookup, hint)
+        self._seen(digest, lookup)
         return Found(copy.size, copy.modified_ns)
 
     async def open(self, digest: Digest, *, part: bool = False) -> Content[Any]:
@@ -183,12 +106,12 @@ class Store:
         not answer, `Damaged` when there are copies and none is good.
         """
         await self._ready
-        return await self._open(self._lookup(digest, part=part), digest)
-
-    async def _open(self, lookup: Lookup, digest: Digest) -> Content[Any]:
+        hint = await self._where(digest)
+        lookup = self._lookup(digest, hint, part=part)
         source = await lookup.next()
         if source is None:
-            raise lookup.missing()
+            raise self._missing(digest, lookup, hint)
+        self._seen(digest, lookup)
         return Content(digest, source, lookup, self._mirrors.clock)
 
     def expect(self, digest: Digest, length: int | None) -> Incoming:
@@ -221,14 +144,42 @@ class Store:
             self._s3_picture(),
         )
 
-    def _lookup(self, digest: Digest, *, part: bool) -> Lookup:
+    async def _where(self, digest: Digest) -> str | None:
+        return None if self.locations is None else await self.locations.where(digest)
+
+    def _lookup(self, digest: Digest, hint: str | None, *, part: bool) -> Lookup:
         searches: list[Search] = []
         for tier in self.order:
             if tier == "disk":
-                searches.append(self._mirrors.search(digest))
+                searches.append(self._mirrors.search(digest, self.places.get(hint or "")))
             elif self.bucket is not None:
-                searches.append(S3Search(self.bucket, digest, part=part))
+                searches.insert(
+                    0 if hint == location.S3 else len(searches),
+                    S3Search(self.bucket, digest, part=part),
+                )
         return Lookup(searches)
+
+    def _seen(self, digest: Digest, lookup: Lookup) -> None:
+        if self.locations is None:
+            return
+        mirror = lookup.mirror
+        place = location.S3 if mirror is None else self._place_of(mirror)
+        if place is not None:
+            self.locations.remember(digest, place)
+
+    def _noticed(self, digest: Digest, mirror: Mirror) -> None:
+        place = self._place_of(mirror)
+        if self.locations is not None and place is not None:
+            self.locations.remember(digest, place)
+
+    def _place_of(self, mirror: Mirror) -> str | None:
+        return next((place for place, known in self.places.items() if known is mirror), None)
+
+    def _missing(self, digest: Digest, lookup: Lookup, hint: str | None) -> StorError:
+        error = lookup.missing()
+        if self.locations is not None and hint is not None and isinstance(error, NotFound):
+            self.locations.forget(digest, hint)
+        return error
 
     def _s3_picture(self) -> dict[str, Any] | None:
         if self.bucket is None:
@@ -248,7 +199,11 @@ class Store:
 
     async def open_on_disk(self, digest: Digest) -> Content[Any]:
         """The sample from the disks alone. Raises like `open`."""
-        return await self._open(Lookup([self._mirrors.search(digest)]), digest)
+        lookup = Lookup([self._mirrors.search(digest)])
+        source = await lookup.next()
+        if source is None:
+            raise lookup.missing()
+        return Content(digest, source, lookup, self._mirrors.clock)
 
     def _picture(self, member: Member) -> dict[str, Any]:
         health = member.health

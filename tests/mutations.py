@@ -168,8 +168,8 @@ SYNCS = (
     ),
     Mutation(
         "sync of what is to be repaired",
-        "stor/disks/repair.py",
-        "        disk.sync_directory(REPAIR_DIRECTORY, root_fd)\n",
+        "stor/disks/notes.py",
+        "        disk.sync_directory(directory, root_fd)\n",
         "",
         (_UPKEEP,),
     ),
@@ -248,7 +248,7 @@ CHECKS = (
     Mutation(
         "root on the file system of /",
         "stor/disks/disk.py",
-        "if device == self._forbidden_device:",
+        "if device == self.forbidden_device:",
         "if False:",
         (_MOUNT,),
     ),

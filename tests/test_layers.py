@@ -50,6 +50,7 @@ ORDER = [
     "s3.incoming",
     "memcached",
     "location",
+    "lookup",
     "store",
     "web.answer",
     "web.auth",

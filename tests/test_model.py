@@ -209,7 +209,7 @@ class Model(RuleBasedStateMachine):
         for mirror in self.rig.mirrors.mirrors:
             assert (mirror.reserved_bytes, mirror.reserved_samples) == (0, 0)
         assert self.rig.uploads.buffered_bytes == 0
-        assert self.rig.store._arrivals._contests == {}
+        assert self.rig.store.arrivals._contests == {}
         self.figures["steps of the model"] += 1
 
     def teardown(self):

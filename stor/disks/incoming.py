@@ -190,6 +190,7 @@ class Incoming:
         committed = await self._persist(self._name, whole=True)
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
+        self._mirrors.noticed(self._digest, self._begun().mirror)
         if self._mirrors.outbox is not None:
             self._mirrors.outbox.announce(self._digest)
         return committed

@@ -39,6 +39,8 @@ class Mirrors:
         self.rebuilds = Rebuilds(self.repairs)
         #: Where samples are noted that are to be sent elsewhere, if they are.
         self.outbox: Outbox | None = None
+        #: Told where a new sample is.
+        self.noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
         self._roster = roster
         self._reserve_bytes = reserve_bytes
         self._now_ns = now_ns
@@ -75,9 +77,9 @@ class Mirrors:
         for mirror in self.mirrors:
             await self.repairs.recall(mirror)
 
-    def search(self, digest: Digest) -> Search:
-        """The sample's copies, best first."""
-        return Search(self.mirrors, digest, self.repairs, self.clock, self._rng)
+    def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
+        """The sample's copies, best first; those on the mirror `hint` before all others."""
+        return Search(self.mirrors, digest, self.repairs, self.clock, self._rng, hint)
 
     async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
         """Ask every disk of every mirror for its copy of the sample, all at once."""

@@ -53,9 +53,12 @@ class Search:
         repairs: Repairs,
         clock: IReactorTime,
         rng: random.Random,
+        hint: Mirror | None = None,
     ) -> None:
+        """`hint` is the mirror where the sample probably is."""
         self.attempts = 0
         self.damaged: list[str] = []
+        self.mirror: Mirror | None = None
         self._digest = digest
         self._mirrors = mirrors
         self._repairs = repairs
@@ -68,7 +71,7 @@ class Search:
         self._waiting: list[_Attempt] = []
         self._wake: Deferred[None] | None = None
         self._closed = False
-        self._candidates = iter(_ranked(mirrors, rng))
+        self._candidates = iter(_ranked(mirrors, rng, hint))
 
     async def look(self) -> Copy | None:
         """The next copy by its name, not read; `None` when there are no more. Never raises."""
@@ -88,7 +91,7 @@ class Search:
 
     async def twin(self, source: DiskSource) -> DiskSource | None:
         """Another copy on the mirror that holds `source`. Never raises."""
-        mirror = self._mirror_of(source)
+        mirror = self.mirror_of(source)
         rest = list(self._candidates)
         self._candidates = iter([candidate for candidate in rest if candidate[0] is mirror])
         found = await self.next()
@@ -104,7 +107,7 @@ class Search:
 
     def suspect(self, source: DiskSource) -> None:
         """The copy could not be read: have it looked at."""
-        self._repairs.report(self._digest, self._mirror_of(source))
+        self._repairs.report(self._digest, self.mirror_of(source))
 
     def close(self) -> None:
         """No more copies are wanted; those that come too late are closed."""
@@ -123,7 +126,8 @@ class Search:
                 return reasons or f"{mirror}: no answer from a disk that is whole"
         return None
 
-    def _mirror_of(self, source: DiskSource) -> Mirror:
+    def mirror_of(self, source: DiskSource) -> Mirror:
+        """The mirror that `source` is on."""
         return next(mirror for mirror in self._mirrors if source.member in mirror.members)
 
     @property
@@ -202,6 +206,7 @@ class Search:
         if outcome is not None:
             if mirror in self._incomplete:
                 self._repairs.report(self._digest, mirror)
+            self.mirror = mirror
             return outcome
         if member.trusted:
             self._answered.add(mirror)
@@ -209,13 +214,16 @@ class Search:
         return None
 
 
-def _ranked(mirrors: Sequence[Mirror], rng: random.Random) -> list[tuple[Mirror, Member]]:
+def _ranked(
+    mirrors: Sequence[Mirror], rng: random.Random, hint: Mirror | None
+) -> list[tuple[Mirror, Member]]:
     ranked: list[tuple[bool, bool, int, float, Mirror, Member]] = []
     for mirror in mirrors:
         readable = [member for member in mirror.members if member.health.readable]
         rng.shuffle(readable)
         for rank, member in enumerate(readable):
-            ranked.append((not member.trusted, member.slow, rank, rng.random(), mirror, member))
+            first = -1.0 if mirror is hint else rng.random()
+            ranked.append((not member.trusted, member.slow, rank, first, mirror, member))
     ranked.sort(key=lambda candidate: candidate[:4])
     return [(mirror, member) for *_, mirror, member in ranked]
 

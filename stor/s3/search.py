@@ -17,6 +17,7 @@ class S3Search:
     def __init__(self, bucket: Bucket, digest: Digest, *, part: bool) -> None:
         """`part` means that only a part of the sample will be read."""
         self.attempts = 0
+        self.mirror: None = None
         self.damaged: list[str] = []
         self.unanswered: str | None = None
         self._bucket = bucket
