@@ -42,6 +42,8 @@ class StorServer:
             "basic_auth": _CREDENTIALS,
             "listen": [f"tcp:{port}:interface=127.0.0.1"],
             "require_mount": False,
+            # As under systemd, which the figures are meant for.
+            "log_format": "journal",
         }
         self._config.write_text(json.dumps(config))
         self._base = f"http://127.0.0.1:{port}"

@@ -158,6 +158,7 @@ class Assembly:
     def _set_tiers(self, chosen: Config) -> None:
         store = self.store
         store.order = chosen.lookup_order
+        store.hot.shrink(chosen.cache_bytes)
         self._set_locations(chosen)
         if chosen.s3 != self._s3:
             self._s3 = chosen.s3

@@ -13,6 +13,7 @@ from stor.reader import Reader, show
 
 GIB = 1024**3
 DEFAULT_LISTEN = ("tcp:8080",)
+DEFAULT_CACHE_BYTES = 32 * 1024**2
 DEFAULT_SPOOL = "/var/lib/stor/spool"
 S3_WRITES = ("never", "copy", "only")
 TIERS = ("disk", "s3")
@@ -77,6 +78,7 @@ class Config:
     reserve_bytes: int = GIB
     max_upload_bytes: int | None = None
     require_mount: bool = True
+    cache_bytes: int = DEFAULT_CACHE_BYTES
     log_format: str | None = None
     spool_directory: str = DEFAULT_SPOOL
     spool_bytes: int = 10 * GIB
@@ -134,6 +136,7 @@ class _Reader(Reader):
             "require_mount": self.boolean("require_mount", True),
             "spool_directory": self.path("spool_directory", DEFAULT_SPOOL),
             "spool_bytes": self.integer("spool_bytes", 10 * GIB, 1),
+            "cache_bytes": self.integer("cache_bytes", DEFAULT_CACHE_BYTES, 0),
             "log_format": self.choice("log_format", LOG_FORMATS, None),
         }
         self.text("secret", "", default="")
@@ -293,6 +296,7 @@ _KEYS = (
     "reserve_bytes",
     "max_upload_bytes",
     "require_mount",
+    "cache_bytes",
     "log_format",
     "spool_directory",
     "spool_bytes",

@@ -15,6 +15,9 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+#: How long a line may wait for others.
+FLUSH_SECONDS = 0.1
+
 #: sd-daemon(3): the priority that a line begins with.
 _PRIORITIES = {
     LogLevel.debug: 7,
@@ -33,22 +36,45 @@ _FIELDS = (
 
 @implementer(ILogObserver)
 class LineObserver:
-    """Writes each event to a stream as one line, a traceback as several in the journal."""
+    """Writes each event to a stream as one line, a traceback as several in the journal.
 
-    def __init__(self, stream: TextIO, line_of: Callable[[LogEvent], str]) -> None:
+    What is no warning may stay in the stream's buffer for a moment: a line a request is not worth
+    a system call each.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        line_of: Callable[[LogEvent], str],
+        call_later: Callable[[float, Callable[[], object]], object] | None = None,
+    ) -> None:
+        """`call_later` is the reactor's; without it nothing stays in the buffer."""
         self._stream = stream
         self._line_of = line_of
+        self._call_later = call_later
+        self._flushes = False
 
     def __call__(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
         line = self._line_of(event)
         if line:
             self._stream.write(line)
-            self._stream.flush()
+            if self._call_later is None or event.get("log_level") is not LogLevel.info:
+                self._stream.flush()
+            elif not self._flushes:
+                self._flushes = True
+                self._call_later(FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self._flushes = False
+        self._stream.flush()
 
 
 def observer_for(
-    log_format: str | None, environment: Mapping[str, str], stream: TextIO
+    log_format: str | None,
+    environment: Mapping[str, str],
+    stream: TextIO,
+    call_later: Callable[[float, Callable[[], object]], object] | None = None,
 ) -> LineObserver | None:
     """The observer for a configured format, or for the journal when `stream` goes there.
 
@@ -57,7 +83,7 @@ def observer_for(
     if log_format is None and _is_journal(environment, stream):
         log_format = "journal"
     lines = {"journal": journal_line, "json": json_line}.get(log_format or "text")
-    return None if lines is None else LineObserver(stream, lines)
+    return None if lines is None else LineObserver(stream, lines, call_later)
 
 
 def journal_line(event: LogEvent) -> str:

@@ -23,6 +23,7 @@ from stor.options import Options, check_endpoints, configuration
 from stor.ports import CannotListen, Ports
 from stor.quickstart import greeting
 from stor.web.access import AccessLog
+from stor.web.express import Express
 from stor.web.site import StorSite
 from stor.worker import ThreadWorker
 
@@ -79,9 +80,9 @@ class StorService(Service):
         # A hung disk holds up the look at its path, and nothing else.
         self._loading = ThreadWorker(reactor, "configuration", 1)
         self._assembly = Assembly(chosen, reactor)
-        self._site = StorSite(
-            self._assembly.resource(), self._assembly.api, reactor, served=AccessLog()
-        )
+        api, served = self._assembly.api, AccessLog()
+        express = Express(self._assembly.store.hot, api.hot_head, reactor.seconds, served)
+        self._site = StorSite(self._assembly.resource(), api, reactor, served, express)
         self._ports = Ports(self._site, reactor)
         self._probing = LoopingCall(self._probe)
         self._watchdog = LoopingCall(notifier.send, WATCHDOG=1)
@@ -91,7 +92,9 @@ class StorService(Service):
     def setServiceParent(self, parent: IServiceCollection) -> None:  # noqa: N802
         """Take part in an application, and write its log in the configured format."""
         super().setServiceParent(parent)
-        observer = observer_for(self._config.log_format, os.environ, sys.stdout)
+        observer = observer_for(
+            self._config.log_format, os.environ, sys.stdout, self._reactor.callLater
+        )
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
 

@@ -14,6 +14,7 @@ from stor.disks.member import Member
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.errors import NotFound, StorError
+from stor.hot import HotContent, HotSamples
 from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.s3.bucket import Bucket
@@ -84,9 +85,14 @@ class Store:
         self.locations: Locations | None = None
         self.places: Mapping[str, Mirror] = {}
         mirrors.noticed = self._noticed
+        #: Small samples that were asked for lately.
+        self.hot = HotSamples(0)
 
     async def find(self, digest: Digest) -> Found:
         """The sample's size and time, without reading it. Raises like `open`."""
+        hot = self.hot.get(digest.raw)
+        if hot is not None:
+            return Found(len(hot.content), hot.modified_ns)
         await self._ready
         hint = await self._where(digest)
         lookup = self._lookup(digest, hint, part=True)
@@ -99,12 +105,15 @@ class Store:
         self._seen(digest, lookup)
         return Found(copy.size, copy.modified_ns)
 
-    async def open(self, digest: Digest, *, part: bool = False) -> Content[Any]:
+    async def open(self, digest: Digest, *, part: bool = False) -> Content[Any] | HotContent:
         """The sample, ready to be read. The caller closes it. `part`: it may not be read whole.
 
         Raises `NotFound` when every place answered and none has it, `Unavailable` when one did
         not answer, `Damaged` when there are copies and none is good.
         """
+        hot = self.hot.get(digest.raw)
+        if hot is not None:
+            return HotContent(hot)
         await self._ready
         hint = await self._where(digest)
         lookup = self._lookup(digest, hint, part=part)
@@ -112,6 +121,8 @@ class Store:
         if source is None:
             raise self._missing(digest, lookup, hint)
         self._seen(digest, lookup)
+        if source.whole is not None:
+            self.hot.add(digest, source.whole, source.modified_ns, source.place)
         return Content(digest, source, lookup, self._mirrors.clock)
 
     def expect(self, digest: Digest, length: int | None) -> Incoming:

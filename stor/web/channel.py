@@ -13,12 +13,14 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ISSLTransport,
 )
+from twisted.internet.tcp import Connection as TCPConnection
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from stor.web.answer import Answer
+from stor.web.express import Express
 from stor.web.pace import HEAD_SECONDS, WINDOW_BYTES, WINDOW_SECONDS, Pace
 from stor.web.request import SERVER, StorRequest, path_of
 
@@ -37,6 +39,8 @@ class Connections(Protocol):
 
     channels: "set[StorChannel]"
     clock: IReactorTime
+    #: Answers the plainest requests, if anybody does.
+    express: Express | None
     #: Whether every connection is to end with the answer that is under way.
     draining: bool
     #: Seconds after which a connection without a byte is cut.
@@ -64,7 +68,10 @@ class StorChannel(HTTPChannel):
         """Take part in the site's count of connections."""
         super().connectionMade()
         self._pace = Pace(self.site.clock.seconds)
+        self._peer = getattr(self.transport.getPeer(), "host", "-")
         self.site.channels.add(self)
+        # Not through TLS, and not the in-memory transports of a proxy or a test.
+        self._direct = isinstance(self.transport, TCPConnection)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
         """Leave the site's count of connections."""
@@ -123,6 +130,12 @@ class StorChannel(HTTPChannel):
         if self.lingering:
             self.resetTimeout()
             return
+        if self._rests:
+            answer = self.site.express.answer(data, self._peer, SERVER)
+            if answer is not None:
+                self.resetTimeout()
+                self._send_now(answer)
+                return
         head = self.line_mode and not self._handlingRequest
         if head and self._pace.head_is_late():
             self.refuse(_late(f"headers are expected within {HEAD_SECONDS:g} s"))
@@ -133,6 +146,16 @@ class StorChannel(HTTPChannel):
         if self.line_mode and b"\n" in self._buffer:
             # A line that ends without CR would never end for us, and does for others on the way.
             self._respondToBadRequestAndDisconnect()
+
+    @property
+    def _rests(self) -> bool:
+        """Whether the next byte begins a request, whose answer can go out at once."""
+        return (
+            self.site.express is not None
+            and not (self.requests or self._buffer or self._half_closed)
+            and not (self._waitingForTransport or self.site.draining)
+            and bool(self.persistent and self.line_mode)
+        )
 
     def lineReceived(self, line: bytes) -> None:  # noqa: N802
         """Take the request line or a header line."""
@@ -238,6 +261,17 @@ class StorChannel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         self.refuse(Answer.line(400, "bad request: this is not HTTP/1.1 as RFC 9112 has it"))
+
+    def _send_now(self, answer: bytes) -> None:
+        """Send without a turn of the reactor, where nothing waits to be sent before."""
+        transport = self.transport
+        sent = 0
+        if self._direct and not (transport.dataBuffer or transport._tempDataBuffer):
+            sent = transport.writeSomeData(answer)
+            if not isinstance(sent, int):
+                sent = 0  # an error that the ordinary way meets again, and knows what to do about
+        if sent < len(answer):
+            transport.write(answer[sent:])
 
     def _end_when_served(self) -> None:
         if self._half_closed and (self.lingering or not self._handlingRequest):

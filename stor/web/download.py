@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from stor.content import Content
+from stor.hot import HotContent
 
 #: One read, one visit to the disk: large enough for the hop to cost little, small enough for
 #: thousands of slow clients.
@@ -50,7 +51,7 @@ class Sender:
         self._paused = False
         self.gone = False
 
-    async def send(self, content: Content[Any], begin: int, end: int) -> None:
+    async def send(self, content: Content[Any] | HotContent, begin: int, end: int) -> None:
         """Send the bytes from `begin` up to `end`, then close `content`; returns when all are sent.
 
         Raises what `Content.read` raises as long as nothing was sent; after that a failure cuts

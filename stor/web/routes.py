@@ -15,6 +15,7 @@ from twisted.web.resource import IResource
 from stor import __version__
 from stor.content import Content
 from stor.digest import Digest
+from stor.hot import HotContent, HotSample
 from stor.store import Store
 from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.web.conditions import Conditions, Unsatisfiable, Validators, select_range
@@ -129,7 +130,14 @@ class Api:
         request.source = content.place
         return await self._send(request, content)
 
-    async def _send(self, request: StorRequest, content: Content[Any]) -> bytes:
+    def hot_head(self, sample: HotSample) -> bytes:
+        """What stands after the Date in the head of a 200 with a whole sample."""
+        now = self._validators(sample.digest, sample.modified_ns)
+        headers = _sample_headers(sample.digest, now, len(sample.content))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"{lines}\r\n".encode("ascii")
+
+    async def _send(self, request: StorRequest, content: Content[Any] | HotContent) -> bytes:
         now = self._validators(content.digest, content.modified_ns)
         wanted, if_range = request.getHeader(b"range"), request.getHeader(b"if-range")
         try:

@@ -11,6 +11,7 @@ from twisted.web.server import Request, Site
 
 from stor.web.access import Observer
 from stor.web.channel import StorChannel
+from stor.web.express import Express
 from stor.web.request import Reception, StorRequest
 
 T = TypeVar("T")
@@ -35,12 +36,14 @@ class StorSite(Site):
         reception: Reception,
         reactor: IReactorTime,
         served: Observer = lambda served: None,
+        express: Express | None = None,
     ) -> None:
         """`served` is told of every request that is over."""
         super().__init__(resource, parsePOSTFormSubmission=False, reactor=reactor)
         self.reception = reception
         self.clock = reactor
         self.served = served
+        self.express = express
         self.channels: set[StorChannel] = set()
         self.draining = False
         self._drained: Deferred[None] | None = None

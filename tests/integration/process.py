@@ -96,6 +96,8 @@ def configure(directory, sets=(2, 2), port=None, **keys):
         "listen": [endpoint(port)],
         "require_mount": False,
         "reserve_bytes": 0,
+        # What the tests look at are the disks.
+        "cache_bytes": 0,
     } | keys
     (directory / "config.json").write_text(json.dumps(configuration))
     return port, [root for pair in configuration["storage_pairs"] for root in pair]

@@ -19,6 +19,7 @@ from stor.disks.mirrors import Mirrors
 from stor.disks.roster import Roster
 from stor.store import Store
 from stor.web.auth import Authenticator
+from stor.web.express import Express
 from stor.web.routes import Api
 from stor.web.site import StorSite
 from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
@@ -56,6 +57,7 @@ class Rig:
         reserve_bytes=0,
         max_upload_bytes=None,
         total_buffer_bytes=TOTAL_BUFFER_BYTES,
+        cache_bytes=0,
         seed=0,
     ):
         self.clock = Clock()
@@ -97,7 +99,10 @@ class Rig:
             total_buffer_bytes=total_buffer_bytes,
         )
         self.api = Api(self.store, self.uploads, self.clock)
-        self.site = StorSite(self.api.resource(), self.api, self.clock)
+        self.store.hot.shrink(cache_bytes)
+        self.served = []
+        express = Express(self.store.hot, self.api.hot_head, self.clock.seconds, self.served.append)
+        self.site = StorSite(self.api.resource(), self.api, self.clock, self.served.append, express)
 
     def probe(self):
         """Let every disk be looked at again."""

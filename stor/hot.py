@@ -1,0 +1,87 @@
+"""Small samples that were asked for lately, in memory."""
+
+from collections import OrderedDict
+
+import attrs
+
+from stor.digest import Digest
+
+#: What an entry takes beside its content.
+_OVERHEAD_BYTES = 1000
+
+
+@attrs.define(eq=False)
+class HotSample:
+    """A whole sample whose bytes are known to be right; `place` is where they came from.
+
+    `head` is its consumer's to keep.
+    """
+
+    digest: Digest
+    content: bytes
+    modified_ns: int
+    place: str
+    head: bytes | None = None
+
+
+class HotContent:
+    """A hot sample as a `stor.content.Content`: all of it is `whole`."""
+
+    def __init__(self, sample: HotSample) -> None:
+        self.digest = sample.digest
+        self.place = sample.place
+        self.size = len(sample.content)
+        self.modified_ns = sample.modified_ns
+        self.whole: bytes | None = sample.content
+
+    def take_part(self) -> None:
+        """See `Content.take_part`."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """See `Content.read`."""
+        return (self.whole or b"")[offset : offset + length]
+
+    def close(self) -> None:
+        """See `Content.close`."""
+
+
+class HotSamples:
+    """A bounded number of bytes of verified samples; those asked for longest ago go first.
+
+    What has a sample's SHA-256 can never change, so nothing here is ever out of date.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._samples: OrderedDict[bytes, HotSample] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def get(self, raw: bytes, *, missed: bool = True) -> HotSample | None:
+        """The sample with this digest (`Digest.raw`), if it is here; `missed` counts if not."""
+        sample = self._samples.get(raw)
+        if sample is None:
+            self.misses += missed
+            return None
+        self.hits += 1
+        self._samples.move_to_end(raw)
+        return sample
+
+    def add(self, digest: Digest, content: bytes, modified_ns: int, place: str) -> None:
+        """Keep a sample that has been verified, in the place of others if need be."""
+        if len(content) + _OVERHEAD_BYTES > self.limit_bytes or digest.raw in self._samples:
+            return
+        self._samples[digest.raw] = HotSample(digest, content, modified_ns, place)
+        self.used_bytes += len(content) + _OVERHEAD_BYTES
+        self.shrink(self.limit_bytes)
+
+    def shrink(self, limit_bytes: int) -> None:
+        """Keep no more than this from now on."""
+        self.limit_bytes = limit_bytes
+        while self.used_bytes > limit_bytes:
+            _, sample = self._samples.popitem(last=False)
+            self.used_bytes -= len(sample.content) + _OVERHEAD_BYTES

@@ -1,0 +1,144 @@
+"""Samples in memory: bounded, and answered as if they came from a disk."""
+
+import random
+
+import pytest
+
+from stor.digest import Digest
+from stor.hot import HotSamples
+from tests.conformance import sample
+from tests.support.http import no_bug_logged
+from tests.support.rig import Rig, digest_of, request_bytes
+
+SMALL = sample(4096)
+PLACE = "/mnt/data1"
+
+
+@pytest.fixture(autouse=True)
+def _no_bug():
+    with no_bug_logged():
+        yield
+
+
+@pytest.fixture
+def rig(tmp_path):
+    rig = Rig(tmp_path, sets=(2, 2), cache_bytes=1_000_000)
+    rig.put(SMALL)
+    return rig
+
+
+def get(connection, target, *headers, method="GET", version="HTTP/1.1"):
+    """The bytes that are answered, without those of the answers before."""
+    before = len(connection.received)
+    connection.send(request_bytes(method, target, headers, version=version))
+    return bytes(connection.received[before:])
+
+
+class TestBounds:
+    def test_it_never_holds_more_than_it_may(self):
+        rng = random.Random(1)
+        hot = HotSamples(100_000)
+        for _ in range(500):
+            content = rng.randbytes(rng.choice([0, 10, 1000, 20_000, 99_500]))
+            hot.add(Digest.of(content), content, 0, PLACE)
+            assert hot.used_bytes <= 100_000
+        hot.shrink(0)
+        assert (len(hot), hot.used_bytes) == (0, 0)
+
+    def test_what_was_asked_for_longest_ago_goes_first(self):
+        hot = HotSamples(10_000)
+        contents = [sample(3000, seed) for seed in range(3)]
+        for content in contents[:2]:
+            hot.add(Digest.of(content), content, 0, PLACE)
+        hot.get(Digest.of(contents[0]).raw)
+        hot.add(Digest.of(contents[2]), contents[2], 0, PLACE)
+        kept = [hot.get(Digest.of(content).raw) is not None for content in contents]
+        assert kept == [True, False, True]
+
+    def test_a_cache_of_nothing_holds_nothing(self):
+        hot = HotSamples(0)
+        hot.add(Digest.of(b""), b"", 0, PLACE)
+        assert len(hot) == 0
+
+
+REQUESTS = {
+    "plain": ([], {}),
+    "as curl": ([("User-Agent", "curl/7.88.1"), ("Accept", "*/*")], {}),
+    "keep-alive": ([("Connection", "keep-alive")], {}),
+    "close": ([("Connection", "close")], {}),
+    "upper case": ([], {"upper": True}),
+    "trailing slash": ([], {"suffix": "/"}),
+    "query": ([], {"suffix": "?x=y"}),
+    "HEAD": ([], {"method": "HEAD"}),
+    "HTTP/1.0": ([], {"version": "HTTP/1.0"}),
+    "range": ([("Range", "bytes=5-10")], {}),
+    "range beyond": ([("Range", "bytes=5000-")], {}),
+    "etag": ([("If-None-Match", "*")], {}),
+    "date": ([("If-Modified-Since", "Sun, 06 Nov 2033 08:49:37 GMT")], {}),
+    "two hosts": ([("Host", "another")], {}),
+    "body": ([("Content-Length", "0")], {}),
+    "folded": ([("X-A", "b\r\n c")], {}),
+    "strange": ([("X-A", "\x01")], {}),
+}
+
+
+@pytest.mark.parametrize(("headers", "form"), REQUESTS.values(), ids=REQUESTS)
+def test_the_answer_is_the_same_whether_hot_or_not(rig, tmp_path, headers, form):
+    name = str(digest_of(SMALL))
+    target = f"/{name.upper() if form.get('upper') else name}{form.get('suffix', '')}"
+    how = {key: form[key] for key in ("method", "version") if key in form}
+    rig.get(SMALL)
+    assert len(rig.store.hot) == 1
+    cold = Rig(tmp_path, sets=(2, 2))
+    answers = [get(r.connect(), target, *headers, **how) for r in (rig, cold)]
+    assert answers[0] == answers[1]
+
+
+def test_a_hot_sample_needs_no_disk(rig):
+    rig.get(SMALL)
+    for path in rig.copies(SMALL):
+        path.unlink()
+    assert rig.get(SMALL).body == SMALL
+    assert rig.get(SMALL, [("Range", "bytes=1-2")]).body == SMALL[1:3]
+    assert rig.get(SMALL, method="HEAD").status == 200
+
+
+def test_only_what_was_verified_is_hot(rig):
+    for path in rig.copies(SMALL):
+        path.write_bytes(b"x" * len(SMALL))
+    assert rig.get(SMALL).status == 500
+    assert len(rig.store.hot) == 0
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+def test_many_requests_in_pieces_are_answered_in_order(rig, size):
+    rig.get(SMALL)
+    head = request_bytes("GET", f"/{digest_of(SMALL)}")
+    data = head * 5 + request_bytes("GET", "/") + head * 5
+    connection = rig.connect()
+    for begin in range(0, len(data), size):
+        connection.send(data[begin : begin + size])
+    bodies = [response.body for response in connection.responses()]
+    assert bodies[:5] == bodies[6:] == [SMALL] * 5
+    assert bodies[5].startswith(b"This is Stor")
+
+
+def test_one_that_takes_nothing_is_not_answered_into_memory(rig):
+    rig.get(SMALL)
+    connection = rig.connect()
+    connection.stop_taking()
+    for _ in range(100):
+        connection.send(request_bytes("GET", f"/{digest_of(SMALL)}"))
+    assert len(connection.transport.outgoing) < 100_000
+    while connection.unread or connection.transport.outgoing:
+        connection.take()
+    assert [response.body for response in connection.responses()] == [SMALL] * 100
+
+
+def test_each_is_told_of(rig):
+    rig.get(SMALL)
+    rig.get(SMALL)
+    first, second = rig.served[-2:]
+    assert (first.path, first.status, first.sent_bytes, first.outcome, first.source) == (
+        (second.path, second.status, second.sent_bytes, second.outcome, second.source)
+    )
