@@ -221,7 +221,7 @@ class Bucket:
 
     def _down(self, reason: str) -> None:
         if self.fault != reason:
-            self.log.error("s3 is not available: {reason}", reason=reason)
+            self.log.warn("s3 is not available: {reason}", reason=reason)
         self.fault = reason
 
 

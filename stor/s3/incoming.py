@@ -5,6 +5,7 @@ from twisted.internet.defer import DeferredLock
 
 from stor.digest import Digest
 from stor.s3.bucket import Bucket
+from stor.s3.client import Stat
 from stor.s3.sending import send
 from stor.s3.spool import Spool, SpooledBody
 
@@ -14,8 +15,12 @@ class _Contest:
     """The uploads of one sample that are in flight here; the first to be stored wins."""
 
     lock: DeferredLock = attrs.field(factory=DeferredLock)
+    looking: DeferredLock = attrs.field(factory=DeferredLock)
     uploads: int = 0
     stored: bool = False
+    #: What the bucket said, once it was asked for all of them.
+    looked: bool = False
+    found: Stat | None = None
 
 
 class S3Arrivals:
@@ -64,7 +69,17 @@ class S3Incoming:
 
     async def stored(self) -> list[str] | None:
         """The sample's place when the bucket has it with the right size. Raises `Unavailable`."""
-        found = await self._bucket.look(self._digest)
+        contest = self._contest
+        await contest.looking.acquire()
+        try:
+            if not contest.looked:
+                contest.found = await self._bucket.look(self._digest)
+                contest.looked = True
+        finally:
+            contest.looking.release()
+        if contest.stored:
+            return self._paths
+        found = contest.found
         if found is None:
             return None
         self._replace = self._digest in self._bucket.condemned or (
