@@ -12,7 +12,7 @@ COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-un
   --strip-extras --no-emit-index-url --no-emit-find-links
 
 .DELETE_ON_ERROR:
-.PHONY: run test soak lint format lock bench deb clean
+.PHONY: run test soak lint format lock bench deb boot-test image-test clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
@@ -57,6 +57,14 @@ deb:
 	cd build/deb/stor && dpkg-buildpackage --build=binary --no-sign
 	lintian --allow-root --fail-on=error,warning build/deb/*.changes
 	mv build/deb/stor_*.deb dist
+
+# The package in a Debian 12 that is booted for it. As root.
+boot-test: deb
+	tests/boot/run dist/stor_*.deb
+
+# The image that the Dockerfile makes, on a base that is made here. As root.
+image-test:
+	tests/image/run
 
 clean:
 	rm -rf $(VENV) $(SWIFT_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

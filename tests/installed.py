@@ -7,15 +7,11 @@ comes from the directory SITE_PACKAGES, which is looked into last.
 import os
 import sys
 
-import twisted
-
 
 def main(site_packages, *arguments):
     site_packages = os.path.abspath(site_packages)
     sys.path[0] = os.getcwd()
     sys.path.append(site_packages)
-    # The installation has Twisted without its tests, among which are the tools for ours.
-    twisted.__path__.append(os.path.join(site_packages, "twisted"))
 
     import pytest  # noqa: PLC0415 - only now can it be found
 
