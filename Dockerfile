@@ -21,7 +21,7 @@ FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
- && useradd --system --uid 990 --home-dir /nonexistent --shell /usr/sbin/nologin stor
+ && useradd --system --uid 990 --home-dir /var/lib/stor --create-home --shell /usr/sbin/nologin stor
 COPY --from=build /usr/lib/stor /usr/lib/stor
 USER 990:990
 WORKDIR /
