@@ -54,7 +54,7 @@ deb:
 	rm -rf build/deb dist && mkdir -p build/deb/stor dist
 	git ls-files -z --cached --others --exclude-standard \
 	  | xargs -0 cp --parents --preserve=mode,timestamps --target-directory=build/deb/stor
-	cd build/deb/stor && dpkg-buildpackage --build=binary --no-sign
+	cd build/deb/stor && dpkg-buildpackage --build=full --no-sign
 	lintian --allow-root --fail-on=error,warning build/deb/*.changes
 	mv build/deb/stor_*.deb dist
 
