@@ -1,5 +1,6 @@
 # make run    a Stor with its disks under ./data, on 127.0.0.1:8080
 # make test   everything that CI checks; make soak the long forms
+# make deb    the Debian package, in dist/; make boot-test and make image-test what shows that it works
 # make format lays the code out; make lock renews the exact versions; make clean forgets the .venv
 
 SHELL = /bin/bash
@@ -11,7 +12,7 @@ COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-un
   --strip-extras --no-emit-index-url --no-emit-find-links
 
 .DELETE_ON_ERROR:
-.PHONY: run test soak lint format lock bench clean
+.PHONY: run test soak lint format lock bench deb boot-test image-test clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
@@ -46,6 +47,24 @@ lock: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	$(VENV)/bin/python -m bench
+
+# Built from a copy, as dpkg-buildpackage writes beside its sources.
+deb:
+	@./.ci/packages git lintian debian/control
+	rm -rf build/deb dist && mkdir -p build/deb/stor dist
+	git ls-files -z --cached --others --exclude-standard \
+	  | xargs -0 cp --parents --preserve=mode,timestamps --target-directory=build/deb/stor
+	cd build/deb/stor && dpkg-buildpackage --build=full --no-sign
+	lintian --allow-root --fail-on=error,warning build/deb/*.changes
+	mv build/deb/stor_*.deb dist
+
+# The package in a Debian 12 that is booted for it. As root.
+boot-test: deb
+	tests/boot/run dist/stor_*.deb
+
+# The image that the Dockerfile makes, on a base that is made here. As root.
+image-test:
+	tests/image/run
 
 clean:
 	rm -rf $(VENV) $(SWIFT_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,32 @@
+# The image of Stor. Give it a configuration, and the disks at the paths that stand there:
+#   docker run -v $PWD/config.json.example:/etc/stor.conf -e CONFIG_FILE=/etc/stor.conf IMAGE
+# with -v /mnt/data1:/mnt/data1 ... and -p 8080:8080. --user gives the disks' owner.
+
+FROM debian:bookworm-slim AS build
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
+WORKDIR /build
+# What Stor needs changes less often than Stor.
+COPY requirements.txt .
+RUN python3 -m venv /usr/lib/stor \
+ && /usr/lib/stor/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.txt
+COPY setup.py README.md ./
+COPY stor stor
+COPY twisted twisted
+COPY debian/slim debian/slim
+# --no-use-pep517: with the setuptools that is there, so that nothing comes without a hash.
+RUN /usr/lib/stor/bin/pip install --no-compile --no-deps --no-use-pep517 . \
+ && debian/slim /usr/lib/stor
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
+ && useradd --system --uid 990 --home-dir /var/lib/stor --create-home --shell /usr/sbin/nologin stor
+COPY --from=build /usr/lib/stor /usr/lib/stor
+USER 990:990
+WORKDIR /
+EXPOSE 8080
+# /status is 200 when every storage is available. It is asked at the default port.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=10s \
+  CMD ["/usr/lib/stor/bin/python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/status', timeout=4)"]
+ENTRYPOINT ["/usr/lib/stor/bin/twistd", "--nodaemon", "--pidfile=", "stor"]

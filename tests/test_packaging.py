@@ -1,0 +1,35 @@
+"""What stands in more than one place of the Debian package says the same everywhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stor import __version__, cli
+from stor.config import parse
+
+REPOSITORY = Path(__file__).parents[1]
+DEBIAN = REPOSITORY / "debian"
+
+
+def test_the_package_has_stor_s_version():
+    version = re.match(r"stor \((\S+)\) ", (DEBIAN / "changelog").read_text())[1]
+    # To dpkg a tilde comes before the end, as .dev and rc do to pip.
+    assert version == re.sub(r"\.?(dev|a|b|rc)", r"~\1", __version__)
+
+
+def test_the_manual_page_has_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = set(re.findall(r"^    ([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
+    manual = (DEBIAN / "stor.1").read_text().replace("\\-", "-")
+    assert commands
+    assert commands == set(re.findall(r"^\.TP\n\.B ([a-z][a-z-]*)$", manual, re.MULTILINE))
+
+
+def test_the_example_configuration_needs_nothing_but_a_password():
+    example = parse((DEBIAN / "examples" / "config.json").read_text())
+    assert not example.warnings
+    # The service may write there without a drop-in.
+    assert all(root.startswith("/srv/") for roots in example.sets for root in roots)
+    assert "ReadWritePaths=-/mnt -/srv" in (DEBIAN / "stor.service").read_text().splitlines()
