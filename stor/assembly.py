@@ -4,6 +4,7 @@ import os
 import random
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -68,6 +69,9 @@ class Assembly:
         self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
         self._s3: S3 | None = None
         self._known_places: object = None
+        # Every disk that ever was configured: one that comes back has its threads again, and what
+        # is still being written to it.
+        self._members: dict[str, Member] = {}
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
         fleet = self._fleet(chosen, [])
@@ -101,8 +105,8 @@ class Assembly:
         """Put another configuration in force. Requests that are under way end under the old one.
 
         A disk that stays keeps its state, its threads and what is being written to it; one that
-        is new is looked at first. The threads of one that is left out stay for what they may
-        still be asked for, idle.
+        is new, or comes back, is looked at first. The threads of one that is left out stay for
+        what they may still be asked for, idle.
         """
         before = self.mirrors.members
         fleet = self._fleet(chosen, self.mirrors.mirrors)
@@ -110,13 +114,11 @@ class Assembly:
             if member in before:
                 fleet.roster.heed(member.root, member.health.marker)
         new = [member for member in fleet.members if member not in before]
+        _adapt(new, chosen, fleet.roster)
         for patient in (True, False):  # the first look may have to wait for what the others know
             fleet.roster.patient = patient
-            await settle([m.probe() for m in new if not m.health.readable])
-        for member in fleet.members:
-            member.roster = fleet.roster
-            member.disk.forbidden_device = _forbidden_device(chosen)
-            member.health.writable = bool(chosen.writable.search(member.root))
+            await settle([m.probe() for m in new if patient or not m.health.readable])
+        _adapt(fleet.members, chosen, fleet.roster)
         for mirror in fleet.mirrors:
             mirror.own_file_systems = chosen.require_mount
         self.mirrors.reconfigure(fleet.mirrors, fleet.roster, chosen.reserve_bytes)
@@ -146,7 +148,7 @@ class Assembly:
 
     def stop(self) -> None:
         """Let all threads end once they are idle. Never waits for one."""
-        for member in self.mirrors.members:
+        for member in self._members.values():
             member.stop()
         self._hashing.stop()
         self._copies.stop()
@@ -208,10 +210,11 @@ class Assembly:
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
         roster = Roster(chosen.sets)
         mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
-        members = {member.root: member for mirror in known for member in mirror.members}
 
         def member(root: str) -> Member:
-            return members.get(root) or self._member(root, chosen, roster)
+            if root not in self._members:
+                self._members[root] = self._member(root, chosen, roster)
+            return self._members[root]
 
         return Fleet(
             [
@@ -232,6 +235,14 @@ class Assembly:
         )
         disk = Disk(root, self._files, _forbidden_device(chosen))
         return Member(disk, health, workers, reactor, roster)
+
+
+def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:
+    """Tell disks what a configuration says of them."""
+    for member in members:
+        member.roster = roster
+        member.disk.forbidden_device = _forbidden_device(chosen)
+        member.health.writable = bool(chosen.writable.search(member.root))
 
 
 def _forbidden_device(chosen: Config) -> int | None:

@@ -85,7 +85,11 @@ class Config:
     warnings: tuple[str, ...] = ()
 
 
-def load(path: str) -> Config:
+#: Says what is wrong with an endpoint that looks like one; `None`: nothing.
+EndpointFault = Callable[[str], str | None]
+
+
+def load(path: str, endpoint_fault: EndpointFault = lambda endpoint: None) -> Config:
     """Read the configuration file at `path`. Raises `ConfigError`."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -93,12 +97,12 @@ def load(path: str) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: {getattr(error, 'strerror', None) or error}"]) from error
     try:
-        return parse(text)
+        return parse(text, endpoint_fault)
     except ConfigError as error:
         raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from error
 
 
-def parse(text: str) -> Config:
+def parse(text: str, endpoint_fault: EndpointFault = lambda endpoint: None) -> Config:
     """Read a configuration from JSON. Raises `ConfigError`."""
     try:
         data = json.loads(text, object_pairs_hook=_without_duplicates)
@@ -108,11 +112,14 @@ def parse(text: str) -> Config:
         raise ConfigError(["not a configuration: nested too deeply"]) from error
     if not isinstance(data, dict):
         raise ConfigError([f"expected a JSON object, found {show(data)}"])
-    return _Reader(data).config()
+    return _Reader(data, endpoint_fault=endpoint_fault).config()
 
 
+@attrs.define(kw_only=True)
 class _Reader(Reader):
     """Reads the keys of a configuration."""
+
+    endpoint_fault: EndpointFault
 
     def config(self) -> Config:
         self.refuse_unknown("", self.data, _KEYS)
@@ -275,9 +282,12 @@ class _Reader(Reader):
         if not isinstance(listen, list) or not listen:
             self.fault("listen", 'a list of endpoints such as ["tcp:8080"]', listen)
             return DEFAULT_LISTEN
+        expected = 'a Twisted endpoint such as "tcp:8080"'
         for index, endpoint in enumerate(listen):
             if not isinstance(endpoint, str) or not re.match(r"[a-z][a-z0-9-]*:.", endpoint):
-                self.fault(f"listen[{index}]", 'a Twisted endpoint such as "tcp:8080"', endpoint)
+                self.fault(f"listen[{index}]", expected, endpoint)
+            elif (reason := self.endpoint_fault(endpoint)) is not None:
+                self.fault(f"listen[{index}]", f"{expected} ({reason})", endpoint)
         return tuple(str(endpoint) for endpoint in listen)
 
 
