@@ -30,6 +30,7 @@ from stor.s3.incoming import S3Arrivals
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
 from stor.store import Store
+from stor.web.accounts import Accounts
 from stor.web.auth import Authenticator
 from stor.web.routes import Api
 from stor.web.upload import Uploads
@@ -43,6 +44,10 @@ S3_THREADS = 8
 
 #: Threads for bodies that wait on a local disk until S3 has them.
 SPOOL_THREADS = 4
+
+#: Threads that hash passwords, and passwords that wait for them; for one more it is 503.
+PASSWORD_THREADS = 2
+WAITING_PASSWORDS = 8
 
 
 @attrs.frozen
@@ -67,6 +72,10 @@ class Assembly:
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
         self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
+        self._password_worker = ThreadWorker(
+            reactor, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS
+        )
+        self._htpasswd_worker = ThreadWorker(reactor, "htpasswd", 1)
         self._s3: S3 | None = None
         self._known_places: object = None
         # Every disk that ever was configured: one that comes back has its threads again, and what
@@ -91,11 +100,12 @@ class Assembly:
         self._set_tiers(chosen)
         self._uploads = Uploads(
             self.store,
-            _authenticator(chosen),
+            self._authenticator(chosen),
             self._hashing,
             max_upload_bytes=chosen.max_upload_bytes,
         )
         self.api = Api(self.store, self._uploads, reactor)
+        self.api.read_auth = chosen.read_auth
 
     def resource(self) -> IResource:
         """What a Site serves."""
@@ -123,8 +133,9 @@ class Assembly:
             mirror.own_file_systems = chosen.require_mount
         self.mirrors.reconfigure(fleet.mirrors, fleet.roster, chosen.reserve_bytes)
         self._set_tiers(chosen)
-        self._uploads.authenticator = _authenticator(chosen)
+        self._uploads.authenticator = self._authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
+        self.api.read_auth = chosen.read_auth
         await self.begin()
 
     async def begin(self) -> None:
@@ -154,6 +165,8 @@ class Assembly:
         self._copies.stop()
         if self.store.locations is not None:
             self.store.locations.stop()
+        self._password_worker.stop()
+        self._htpasswd_worker.stop()
         self._s3_worker.stop()
         self._spool_worker.stop()
 
@@ -207,6 +220,13 @@ class Assembly:
             for name, host, port in names
         ]
 
+    def _authenticator(self, chosen: Config) -> Authenticator:
+        known = [f"{one.user}:{one.password}" for one in chosen.credentials]
+        if chosen.htpasswd is None:
+            return Authenticator(known)
+        workers = self._password_worker, self._htpasswd_worker
+        return Authenticator(known, Accounts(chosen.htpasswd, *workers, self._reactor))
+
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
         roster = Roster(chosen.sets)
         mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
@@ -248,7 +268,3 @@ def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:
 def _forbidden_device(chosen: Config) -> int | None:
     """The file system that no disk is on, with `require_mount`."""
     return os.stat("/").st_dev if chosen.require_mount else None
-
-
-def _authenticator(chosen: Config) -> Authenticator:
-    return Authenticator(chosen.credentials.user, chosen.credentials.password)

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from stor.htpasswd import Htpasswd, HtpasswdError, read_htpasswd
 from stor.paths import is_path, real_path
 from stor.reader import Reader, show
 
@@ -67,7 +68,9 @@ class Config:
 
     sets: tuple[tuple[str, ...], ...]
     writable: re.Pattern[str]
-    credentials: Credentials
+    credentials: tuple[Credentials, ...]
+    htpasswd: Htpasswd | None = None
+    read_auth: bool = False
     s3: S3 | None = None
     s3_write: str = "never"
     lookup_order: tuple[str, ...] = TIERS
@@ -130,7 +133,8 @@ class _Reader(Reader):
         values: dict[str, Any] = {
             "sets": self._sets(required=s3_write != "only"),
             "writable": self.regex("writable_pairs_regex"),
-            "credentials": self._basic_auth(),
+            **self._basic_auth(),
+            "read_auth": self.boolean("read_auth", False),
             "s3": self._s3(s3_write),
             "s3_write": s3_write,
             "lookup_order": self._lookup_order(),
@@ -183,16 +187,42 @@ class _Reader(Reader):
             found.append(os.path.normpath(root))
         return tuple(found)
 
-    def _basic_auth(self) -> Credentials:
-        expected = '"user:password"'
+    def _basic_auth(self) -> dict[str, Any]:
+        expected = '"user:password", a list of such, or {"htpasswd": "/path"}'
+        value = self.data.get("basic_auth")
         if "basic_auth" not in self.data:
             self.missing("basic_auth", expected)
-            return Credentials("", "")
-        value = self.data["basic_auth"]
+        elif isinstance(value, dict):
+            return {"credentials": (), "htpasswd": self._htpasswd(value)}
+        elif isinstance(value, list) and value:
+            found = [
+                self._credentials(f"basic_auth[{index}]", '"user:password"', one)
+                for index, one in enumerate(value)
+            ]
+            return {"credentials": tuple(found)}
+        else:
+            return {"credentials": (self._credentials("basic_auth", expected, value),)}
+        return {"credentials": ()}
+
+    def _credentials(self, path: str, expected: str, value: Any) -> Credentials:
         user, colon, password = value.partition(":") if isinstance(value, str) else ("", "", "")
         if not (user and colon and password):
-            self.fault("basic_auth", expected, value)
+            self.fault(path, expected, value)
         return Credentials(user, password)
+
+    def _htpasswd(self, value: dict[str, Any]) -> Htpasswd | None:
+        self.refuse_unknown("basic_auth.", value, ("htpasswd",))
+        path = value.get("htpasswd")
+        if not is_path(path):
+            self.fault("basic_auth.htpasswd", "an absolute path", path)
+            return None
+        try:
+            return read_htpasswd(str(path))
+        except OSError as error:
+            self.faults.append(f"basic_auth.htpasswd: {path}: {error.strerror}")
+        except HtpasswdError as error:
+            self.faults += [f"basic_auth.htpasswd: {path}: {fault}" for fault in error.faults]
+        return None
 
     def _s3(self, s3_write: str) -> S3 | None:
         enabled = self.boolean("s3_enabled", False)
@@ -295,6 +325,7 @@ _KEYS = (
     "storage_pairs",
     "writable_pairs_regex",
     "basic_auth",
+    "read_auth",
     "s3_enabled",
     "s3_credentials",
     "s3_write",

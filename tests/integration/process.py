@@ -333,7 +333,7 @@ class Stor:
     def _answers(self):
         assert self.running, f"ended with status {self._process.returncode}:\n{self.log}"
         with contextlib.suppress(ConnectionRefusedError):
-            return self.get("0" * 64).status in (404, 503)
+            return self.get("0" * 64).status in (401, 404, 503)
 
 
 def upload_head(sha, length, *headers):

@@ -1,5 +1,6 @@
 """SIGHUP, and what a service manager does: nobody is refused or cut, and it is told how it is."""
 
+import base64
 import fcntl
 import json
 import os
@@ -64,6 +65,13 @@ def test_another_configuration_is_in_force_and_no_request_is_lost(start, tmp_pat
     # What does not change in the loop comes first, so that each reload changes all the rest.
     stor = start(storage_pairs=staying)
     load = Load(stor.port, actions=ACTIONS, sizes=SIZES)
+
+    def stored_by(user, password):
+        credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
+        content = rng.randbytes(100)
+        authorization = {"Authorization": f"Basic {credentials}"}
+        return stor.request("POST", sha_of(content), content, authorization)
+
     ports = [free_port() for _ in range(RELOADS)]
     with load.running():
         for n, port in enumerate(ports):
@@ -73,6 +81,7 @@ def test_another_configuration_is_in_force_and_no_request_is_lost(start, tmp_pat
                 writable_pairs_regex=f"/set{written}/",
                 listen=[endpoint(stor.port), endpoint(port)],
                 max_upload_bytes=3_000_000 + n,
+                basic_auth=[f"{USER}:{PASSWORD}", f"other:{n}"],
             )
             assert "Reloaded: " in said
             assert stor.get(kept).status == (200 if present else 404)
@@ -80,6 +89,8 @@ def test_another_configuration_is_in_force_and_no_request_is_lost(start, tmp_pat
             assert one.startswith(staying[written][0])
             too_large = stor.request("POST", "0" * 64, bytes(3_000_001 + n))
             assert f"at most {3_000_000 + n} bytes" in too_large.text
+            assert stored_by("other", n - 1).status == 401
+            assert stored_by("other", n).status == 201
             assert listens(port)
             assert not any(map(listens, ports[:n]))
             time.sleep(0.1)
