@@ -264,6 +264,7 @@ GOOD = b"anna:" + hashed(b"x") + b"\n"
             ["line 1: expected a cost from 4 up to 15, found 31"],
         ),
     ],
+    ids=["empty", "comments", "twice", "other kinds", "no user", "cost"],
 )
 def test_a_fault_has_its_line_and_shows_no_hash(tmp_path, content, faults):
     path = tmp_path / "users"
@@ -290,9 +291,13 @@ class TestReading:
         return rig
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
-    @pytest.mark.parametrize("headers", [[], [("Authorization", "Basic bm86bm8=")]])
     @pytest.mark.parametrize(
-        "more", [[], [("Range", "bytes=0-1")], [("If-None-Match", "*")]], ids=str
+        "headers", [[], [("Authorization", "Basic bm86bm8=")]], ids=["none", "wrong"]
+    )
+    @pytest.mark.parametrize(
+        "more",
+        [[], [("Range", "bytes=0-1")], [("If-None-Match", "*")]],
+        ids=["plain", "range", "condition"],
     )
     def test_of_a_sample_needs_credentials(self, rig, method, headers, more):
         response = rig.get(self.CONTENT, [*headers, *more], method)
@@ -309,6 +314,16 @@ class TestReading:
         response = rig.get(self.CONTENT, [AUTHORIZED])
         assert (response.status, response.body) == (200, self.CONTENT)
         assert response.headers["cache-control"] == "private, max-age=31536000, immutable"
+
+    def test_of_what_is_in_memory_needs_them_too(self, tmp_path):
+        rig = Rig(tmp_path, cache_bytes=1_000_000)
+        rig.put(self.CONTENT)
+        for needed in (False, True, False):
+            rig.api.read_auth = needed
+            for _ in range(2):
+                response = rig.get(self.CONTENT)
+                assert response.status == (401 if needed else 200)
+        assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
 
     @pytest.mark.parametrize("path", ["/", "/status"])
     def test_of_what_is_no_sample_is_open(self, rig, path):

@@ -134,12 +134,19 @@ class Api:
         request.source = content.place
         return await self._send(request, content)
 
-    def hot_head(self, sample: HotSample) -> bytes:
-        """What stands after the Date in the head of a 200 with a whole sample."""
-        now = self._validators(sample.digest, sample.modified_ns)
-        headers = _sample_headers(sample.digest, now, len(sample.content))
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{lines}\r\n".encode("ascii")
+    def hot_head(self, sample: HotSample) -> bytes | None:
+        """What stands after the Date in the head of a 200 with a whole sample.
+
+        `None` when it is not to be had without credentials.
+        """
+        if self.read_auth:
+            return None
+        if sample.head is None:
+            now = self._validators(sample.digest, sample.modified_ns)
+            headers = self._sample_headers(sample.digest, now, len(sample.content))
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            sample.head = f"{lines}\r\n".encode("ascii")
+        return sample.head
 
     async def _send(self, request: StorRequest, content: Content[Any] | HotContent) -> bytes:
         now = self._validators(content.digest, content.modified_ns)
