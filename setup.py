@@ -22,6 +22,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "attrs>=23.2",
+        "bcrypt>=4.0",
         "boto3>=1.35",
         "klein>=24.8",
         "pymemcache>=4.0",

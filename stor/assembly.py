@@ -4,6 +4,7 @@ import os
 import random
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -29,6 +30,7 @@ from stor.s3.incoming import S3Arrivals
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
 from stor.store import Store
+from stor.web.accounts import Accounts
 from stor.web.auth import Authenticator
 from stor.web.routes import Api
 from stor.web.upload import Uploads
@@ -42,6 +44,10 @@ S3_THREADS = 8
 
 #: Threads for bodies that wait on a local disk until S3 has them.
 SPOOL_THREADS = 4
+
+#: Threads that hash passwords, and passwords that wait for them; for one more it is 503.
+PASSWORD_THREADS = 2
+WAITING_PASSWORDS = 8
 
 
 @attrs.frozen
@@ -66,8 +72,15 @@ class Assembly:
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
         self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
+        self._password_worker = ThreadWorker(
+            reactor, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS
+        )
+        self._htpasswd_worker = ThreadWorker(reactor, "htpasswd", 1)
         self._s3: S3 | None = None
         self._known_places: object = None
+        # Every disk that ever was configured: one that comes back has its threads again, and what
+        # is still being written to it.
+        self._members: dict[str, Member] = {}
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
         fleet = self._fleet(chosen, [])
@@ -87,11 +100,12 @@ class Assembly:
         self._set_tiers(chosen)
         self._uploads = Uploads(
             self.store,
-            _authenticator(chosen),
+            self._authenticator(chosen),
             self._hashing,
             max_upload_bytes=chosen.max_upload_bytes,
         )
         self.api = Api(self.store, self._uploads, reactor)
+        self.api.read_auth = chosen.read_auth
 
     def resource(self) -> IResource:
         """What a Site serves."""
@@ -101,8 +115,8 @@ class Assembly:
         """Put another configuration in force. Requests that are under way end under the old one.
 
         A disk that stays keeps its state, its threads and what is being written to it; one that
-        is new is looked at first. The threads of one that is left out stay for what they may
-        still be asked for, idle.
+        is new, or comes back, is looked at first. The threads of one that is left out stay for
+        what they may still be asked for, idle.
         """
         before = self.mirrors.members
         fleet = self._fleet(chosen, self.mirrors.mirrors)
@@ -110,19 +124,18 @@ class Assembly:
             if member in before:
                 fleet.roster.heed(member.root, member.health.marker)
         new = [member for member in fleet.members if member not in before]
+        _adapt(new, chosen, fleet.roster)
         for patient in (True, False):  # the first look may have to wait for what the others know
             fleet.roster.patient = patient
-            await settle([m.probe() for m in new if not m.health.readable])
-        for member in fleet.members:
-            member.roster = fleet.roster
-            member.disk.forbidden_device = _forbidden_device(chosen)
-            member.health.writable = bool(chosen.writable.search(member.root))
+            await settle([m.probe() for m in new if patient or not m.health.readable])
+        _adapt(fleet.members, chosen, fleet.roster)
         for mirror in fleet.mirrors:
             mirror.own_file_systems = chosen.require_mount
         self.mirrors.reconfigure(fleet.mirrors, fleet.roster, chosen.reserve_bytes)
         self._set_tiers(chosen)
-        self._uploads.authenticator = _authenticator(chosen)
+        self._uploads.authenticator = self._authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
+        self.api.read_auth = chosen.read_auth
         await self.begin()
 
     async def begin(self) -> None:
@@ -146,12 +159,14 @@ class Assembly:
 
     def stop(self) -> None:
         """Let all threads end once they are idle. Never waits for one."""
-        for member in self.mirrors.members:
+        for member in self._members.values():
             member.stop()
         self._hashing.stop()
         self._copies.stop()
         if self.store.locations is not None:
             self.store.locations.stop()
+        self._password_worker.stop()
+        self._htpasswd_worker.stop()
         self._s3_worker.stop()
         self._spool_worker.stop()
 
@@ -205,13 +220,21 @@ class Assembly:
             for name, host, port in names
         ]
 
+    def _authenticator(self, chosen: Config) -> Authenticator:
+        known = [f"{one.user}:{one.password}" for one in chosen.credentials]
+        if chosen.htpasswd is None:
+            return Authenticator(known)
+        workers = self._password_worker, self._htpasswd_worker
+        return Authenticator(known, Accounts(chosen.htpasswd, *workers, self._reactor))
+
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
         roster = Roster(chosen.sets)
         mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
-        members = {member.root: member for mirror in known for member in mirror.members}
 
         def member(root: str) -> Member:
-            return members.get(root) or self._member(root, chosen, roster)
+            if root not in self._members:
+                self._members[root] = self._member(root, chosen, roster)
+            return self._members[root]
 
         return Fleet(
             [
@@ -234,10 +257,14 @@ class Assembly:
         return Member(disk, health, workers, reactor, roster)
 
 
+def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:
+    """Tell disks what a configuration says of them."""
+    for member in members:
+        member.roster = roster
+        member.disk.forbidden_device = _forbidden_device(chosen)
+        member.health.writable = bool(chosen.writable.search(member.root))
+
+
 def _forbidden_device(chosen: Config) -> int | None:
     """The file system that no disk is on, with `require_mount`."""
     return os.stat("/").st_dev if chosen.require_mount else None
-
-
-def _authenticator(chosen: Config) -> Authenticator:
-    return Authenticator(chosen.credentials.user, chosen.credentials.password)

@@ -12,7 +12,7 @@ from stor.config import Config, ConfigError, load
 from stor.disks.disk import Disk, DiskAway
 from stor.disks.files import Files
 from stor.disks.marker import BadMarker, Marker, read_marker, write_marker
-from stor.options import check_endpoints
+from stor.options import endpoint_fault
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.config:
         parser.error("no configuration: name a FILE or set $CONFIG_FILE")
     try:
-        config = load(given.config)
+        config = load(given.config, _endpoint_fault)
         if given.command == "check-config":
             print(check(config))
         else:
@@ -58,12 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(config: Config) -> str:
-    """What a configuration comes to, and what is to be thought of. Raises `ConfigError`."""
-    # Sockets of the service manager are there for the service alone (sd_listen_fds(3)).
-    check_endpoints([one for one in config.listen if not one.startswith("systemd:")], None)
+    """What a configuration comes to, and what is to be thought of."""
     roots = sum(map(len, config.sets))
-    summary = f"The configuration can be used: {len(config.sets)} sets of {roots} disks in all"
+    summary = f"The configuration can be used (sets: {len(config.sets)}, disks: {roots})"
     return "\n".join([*[f"warning: {warning}" for warning in config.warnings], summary])
+
+
+def _endpoint_fault(description: str) -> str | None:
+    # Sockets of the service manager are there for the service alone (sd_listen_fds(3)).
+    return None if description.startswith("systemd:") else endpoint_fault(description, None)
 
 
 def adopt(config: Config, root: str, files: Files) -> str:

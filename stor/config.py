@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from stor.htpasswd import Htpasswd, HtpasswdError, read_htpasswd
 from stor.paths import is_path, real_path
 from stor.reader import Reader, show
 
@@ -67,7 +68,9 @@ class Config:
 
     sets: tuple[tuple[str, ...], ...]
     writable: re.Pattern[str]
-    credentials: Credentials
+    credentials: tuple[Credentials, ...]
+    htpasswd: Htpasswd | None = None
+    read_auth: bool = False
     s3: S3 | None = None
     s3_write: str = "never"
     lookup_order: tuple[str, ...] = TIERS
@@ -85,7 +88,11 @@ class Config:
     warnings: tuple[str, ...] = ()
 
 
-def load(path: str) -> Config:
+#: Says what is wrong with an endpoint that looks like one; `None`: nothing.
+EndpointFault = Callable[[str], str | None]
+
+
+def load(path: str, endpoint_fault: EndpointFault = lambda endpoint: None) -> Config:
     """Read the configuration file at `path`. Raises `ConfigError`."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -93,12 +100,12 @@ def load(path: str) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: {getattr(error, 'strerror', None) or error}"]) from error
     try:
-        return parse(text)
+        return parse(text, endpoint_fault)
     except ConfigError as error:
         raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from error
 
 
-def parse(text: str) -> Config:
+def parse(text: str, endpoint_fault: EndpointFault = lambda endpoint: None) -> Config:
     """Read a configuration from JSON. Raises `ConfigError`."""
     try:
         data = json.loads(text, object_pairs_hook=_without_duplicates)
@@ -108,11 +115,14 @@ def parse(text: str) -> Config:
         raise ConfigError(["not a configuration: nested too deeply"]) from error
     if not isinstance(data, dict):
         raise ConfigError([f"expected a JSON object, found {show(data)}"])
-    return _Reader(data).config()
+    return _Reader(data, endpoint_fault=endpoint_fault).config()
 
 
+@attrs.define(kw_only=True)
 class _Reader(Reader):
     """Reads the keys of a configuration."""
+
+    endpoint_fault: EndpointFault
 
     def config(self) -> Config:
         self.refuse_unknown("", self.data, _KEYS)
@@ -123,7 +133,8 @@ class _Reader(Reader):
         values: dict[str, Any] = {
             "sets": self._sets(required=s3_write != "only"),
             "writable": self.regex("writable_pairs_regex"),
-            "credentials": self._basic_auth(),
+            **self._basic_auth(),
+            "read_auth": self.boolean("read_auth", False),
             "s3": self._s3(s3_write),
             "s3_write": s3_write,
             "lookup_order": self._lookup_order(),
@@ -176,16 +187,42 @@ class _Reader(Reader):
             found.append(os.path.normpath(root))
         return tuple(found)
 
-    def _basic_auth(self) -> Credentials:
-        expected = '"user:password"'
+    def _basic_auth(self) -> dict[str, Any]:
+        expected = '"user:password", a list of such, or {"htpasswd": "/path"}'
+        value = self.data.get("basic_auth")
         if "basic_auth" not in self.data:
             self.missing("basic_auth", expected)
-            return Credentials("", "")
-        value = self.data["basic_auth"]
+        elif isinstance(value, dict):
+            return {"credentials": (), "htpasswd": self._htpasswd(value)}
+        elif isinstance(value, list) and value:
+            found = [
+                self._credentials(f"basic_auth[{index}]", '"user:password"', one)
+                for index, one in enumerate(value)
+            ]
+            return {"credentials": tuple(found)}
+        else:
+            return {"credentials": (self._credentials("basic_auth", expected, value),)}
+        return {"credentials": ()}
+
+    def _credentials(self, path: str, expected: str, value: Any) -> Credentials:
         user, colon, password = value.partition(":") if isinstance(value, str) else ("", "", "")
         if not (user and colon and password):
-            self.fault("basic_auth", expected, value)
+            self.fault(path, expected, value)
         return Credentials(user, password)
+
+    def _htpasswd(self, value: dict[str, Any]) -> Htpasswd | None:
+        self.refuse_unknown("basic_auth.", value, ("htpasswd",))
+        path = value.get("htpasswd")
+        if not is_path(path):
+            self.fault("basic_auth.htpasswd", "an absolute path", path)
+            return None
+        try:
+            return read_htpasswd(str(path))
+        except OSError as error:
+            self.faults.append(f"basic_auth.htpasswd: {path}: {error.strerror}")
+        except HtpasswdError as error:
+            self.faults += [f"basic_auth.htpasswd: {path}: {fault}" for fault in error.faults]
+        return None
 
     def _s3(self, s3_write: str) -> S3 | None:
         enabled = self.boolean("s3_enabled", False)
@@ -275,9 +312,12 @@ class _Reader(Reader):
         if not isinstance(listen, list) or not listen:
             self.fault("listen", 'a list of endpoints such as ["tcp:8080"]', listen)
             return DEFAULT_LISTEN
+        expected = 'a Twisted endpoint such as "tcp:8080"'
         for index, endpoint in enumerate(listen):
             if not isinstance(endpoint, str) or not re.match(r"[a-z][a-z0-9-]*:.", endpoint):
-                self.fault(f"listen[{index}]", 'a Twisted endpoint such as "tcp:8080"', endpoint)
+                self.fault(f"listen[{index}]", expected, endpoint)
+            elif (reason := self.endpoint_fault(endpoint)) is not None:
+                self.fault(f"listen[{index}]", f"{expected} ({reason})", endpoint)
         return tuple(str(endpoint) for endpoint in listen)
 
 
@@ -285,6 +325,7 @@ _KEYS = (
     "storage_pairs",
     "writable_pairs_regex",
     "basic_auth",
+    "read_auth",
     "s3_enabled",
     "s3_credentials",
     "s3_write",

@@ -26,7 +26,7 @@ class Notifier:
         """What a process with this environment has been given (sd_watchdog_enabled(3))."""
         microseconds = environment.get("WATCHDOG_USEC", "")
         ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        watchdog = int(microseconds) / 1e6 if microseconds.isdigit() and ours else 0.0
+        watchdog = int(microseconds) / 1e6 if microseconds.isdecimal() and ours else 0.0
         return cls(environment.get("NOTIFY_SOCKET"), watchdog or None)
 
     def send(self, **fields: object) -> None:

@@ -1,7 +1,7 @@
 """The command line of `twistd stor`, and the configuration that it asks for."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -30,31 +30,34 @@ class Options(UsageOptions):
         self["listen"].append(endpoint)
 
 
-def configuration(options: Options, environment: Mapping[str, str]) -> Config:
+def configuration(options: Options, environment: Mapping[str, str], reactor: Any) -> Config:
     """The configuration that the command line or `$CONFIG_FILE` names. Raises `ConfigError`."""
     path, data = options["config"], options["data"]
     if path and data:
         raise ConfigError(["--config and --data: expected one of them, found both"])
+    faults = [
+        f'--listen: expected a Twisted endpoint such as "tcp:8080", found "{given}": {reason}'
+        for given in options["listen"]
+        if (reason := endpoint_fault(given, reactor)) is not None
+    ]
+    if faults:
+        raise ConfigError(faults)
     if data:
         return data_configuration(os.path.abspath(data), options["listen"])
     path = path or environment.get("CONFIG_FILE")
     if not path:
         raise ConfigError(["no configuration: give --config FILE, $CONFIG_FILE or --data DIR"])
-    chosen = config.load(path)
+    chosen = config.load(path, lambda given: endpoint_fault(given, reactor))
     if options["listen"]:
         chosen = attrs.evolve(chosen, listen=tuple(options["listen"]))
     return chosen
 
 
-def check_endpoints(descriptions: Sequence[str], reactor: Any) -> None:
-    """Raise `ConfigError` for descriptions of endpoints that Twisted does not understand."""
-    faults = []
-    for description in descriptions:
-        try:
-            serverFromString(reactor, description)
-        except Exception as error:
-            # Endpoint parsers raise whatever comes to them.
-            expected = 'a Twisted endpoint such as "tcp:8080"'
-            faults.append(f'listen: expected {expected}, found "{description}": {error}')
-    if faults:
-        raise ConfigError(faults)
+def endpoint_fault(description: str, reactor: Any) -> str | None:
+    """Why Twisted does not understand the description of an endpoint, `None` when it does."""
+    try:
+        serverFromString(reactor, description)
+    except Exception as error:
+        # Endpoint parsers raise whatever comes to them.
+        return str(error) or type(error).__name__
+    return None

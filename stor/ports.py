@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.python.failure import Failure
 
@@ -25,6 +25,8 @@ class Ports:
         self._factory = factory
         self._reactor = reactor
         self._open: dict[str, IListeningPort] = {}
+        # Sockets of the service manager that were taken: their numbers are other files' by now.
+        self._adopted: set[int] = set()
 
     @property
     def addresses(self) -> list[object]:
@@ -46,7 +48,8 @@ class Ports:
             await self._close(set(self._open) - set(before))
             raise
         await self._close(set(before) - set(descriptions))
-        self._open = {description: self._open[description] for description in descriptions}
+        # None is left of those when the service has ended in the meantime.
+        self._open = {one: self._open[one] for one in descriptions if one in self._open}
 
     async def stop(self) -> None:
         """Listen no more."""
@@ -59,6 +62,11 @@ class Ports:
     def _listen(self, description: str) -> IListeningPort:
         outcomes: list[IListeningPort | Failure] = []
         endpoint = serverFromString(self._reactor, _with_backlog(description))
+        if isinstance(endpoint, AdoptedStreamServerEndpoint):
+            if endpoint.fileno in self._adopted:
+                taken = "the service manager's socket was taken already; it is there after a start"
+                raise CannotListen(f"listen: {description}: {taken}")
+            self._adopted.add(endpoint.fileno)
         # Every server endpoint of Twisted answers at once.
         endpoint.listen(self._factory).addBoth(outcomes.append)
         (outcome,) = outcomes

@@ -31,7 +31,7 @@ def data_configuration(directory: str, listen: Sequence[str] = ()) -> Config:
     return Config(
         sets=sets,
         writable=re.compile(""),
-        credentials=Credentials("writer", password),
+        credentials=(Credentials("writer", password),),
         listen=tuple(listen) or ("tcp:8080:interface=127.0.0.1",),
         require_mount=False,
     )
@@ -70,9 +70,9 @@ def greeting(chosen: Config, address: object) -> str:
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     scheme = "https" if chosen.listen[0].startswith("ssl:") else "http"
     url = f"{scheme}://{place}/{hashlib.sha256(b'hello').hexdigest()}"
-    user, password = chosen.credentials.user, chosen.credentials.password
+    (writer,) = chosen.credentials
     return (
         f"Stor keeps samples in {os.path.commonpath([r for s in chosen.sets for r in s])}. Try:\n"
-        f"  printf hello | {curl} -u {user}:{password} --data-binary @- {url}\n"
+        f"  printf hello | {curl} -u {writer.user}:{writer.password} --data-binary @- {url}\n"
         f"  {curl} {url}\n"
     )

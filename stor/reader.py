@@ -25,7 +25,9 @@ class Reader:
 
     def fault(self, path: str, expected: str, found: Any) -> None:
         """Note a value that is not what was expected; one that is secret is not shown."""
-        hidden = isinstance(found, str | list | dict) and path in _SECRET
+        # An item of a list is as secret as the list.
+        secret = path.partition("[")[0] in _SECRET
+        hidden = isinstance(found, str | list | dict) and secret
         shown = _KINDS[type(found)] if hidden else show(found)
         self.faults.append(f"{path}: expected {expected}, found {shown}")
 

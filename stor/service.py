@@ -19,7 +19,7 @@ from stor.config import Config, ConfigError
 from stor.disks.member import PROBE_INTERVAL_SECONDS
 from stor.logs import observer_for
 from stor.notify import Notifier
-from stor.options import Options, check_endpoints, configuration
+from stor.options import Options, configuration
 from stor.ports import CannotListen, Ports
 from stor.quickstart import greeting
 from stor.web.access import AccessLog
@@ -33,7 +33,7 @@ DRAIN_SECONDS = 60.0
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0
 
-#: How long requests that had been sent before SIGTERM have to be seen; `stopService`.
+#: How long connections that had been made before SIGTERM have to be taken.
 LAST_CALL_SECONDS = 0.05
 
 Reactor = Any  # IReactorCore, IReactorTime and IReactorFromThreads at once, which no type says
@@ -46,18 +46,12 @@ def makeService(options: Options) -> "StorService":  # noqa: N802 - the name tha
     from twisted.internet import reactor  # noqa: PLC0415 - importing installs it
 
     try:
-        chosen = _configuration(options, reactor)
+        chosen = configuration(options, os.environ, reactor)
     except ConfigError as error:
         for fault in error.faults:
             print(f"stor: {fault}", file=sys.stderr)
         raise SystemExit(1) from None
     return StorService(options, chosen, reactor, Notifier.of(os.environ))
-
-
-def _configuration(options: Options, reactor: Reactor) -> Config:
-    chosen = configuration(options, os.environ)
-    check_endpoints(chosen.listen, reactor)
-    return chosen
 
 
 class StorService(Service):
@@ -101,6 +95,8 @@ class StorService(Service):
     def privilegedStartService(self) -> None:  # noqa: N802
         """Take the ports, while root if started as root. Ends the process when one is not free."""
         super().privilegedStartService()
+        # Whoever finds the port open may ask for a reload.
+        signal.signal(signal.SIGHUP, self._hang_up)
         try:
             self._ports.listen(self._config.listen)
         except CannotListen as error:
@@ -130,11 +126,9 @@ class StorService(Service):
         self.log.info("Stopping: no new connections, {n} are open", n=len(self._site.channels))
         self._assembly.api.stopping = True
         self._site.draining = True
-        # What was sent before the signal may still be in the kernel: connections that were not
-        # taken, requests that were not read. Closing on them would reset them.
+        # They may still be in the kernel. Closing on them would reset them.
         await deferLater(self._reactor, LAST_CALL_SECONDS)
         await self._ports.stop()
-        await deferLater(self._reactor, LAST_CALL_SECONDS)
         deadline = self._reactor.callLater(DRAIN_SECONDS, self._site.cut)
         await self._site.drain()
         if deadline.active():
@@ -147,9 +141,16 @@ class StorService(Service):
 
     async def _reload(self) -> None:
         """Read the configuration again; a bad one is refused, and the old one stays."""
+        await self._assembly.ready
+        if self._stopping:
+            return
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
         try:
-            chosen = await self._loading.run(_configuration, self._options, self._reactor)
+            chosen = await self._loading.run(
+                configuration, self._options, os.environ, self._reactor
+            )
+            if self._stopping:
+                return
             await self._ports.change(chosen.listen)
             await self._assembly.reconfigure(chosen)
         except ConfigError as error:
@@ -165,7 +166,8 @@ class StorService(Service):
             self._warn(chosen)
             self.log.info("Reloaded: the configuration is in force")
         finally:
-            self._notifier.send(READY=1)
+            if not self._stopping:
+                self._notifier.send(READY=1)
 
     def _warn(self, chosen: Config) -> None:
         for warning in chosen.warnings:
@@ -200,7 +202,6 @@ class StorService(Service):
         """End with status 0 on SIGTERM; Twisted's own handler ends by the signal itself."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        signal.signal(signal.SIGHUP, self._hang_up)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         for again in (signal.SIGTERM, signal.SIGINT):
@@ -212,8 +213,6 @@ class StorService(Service):
 
     def _reload_next(self) -> None:
         """Reload after the reload that is under way, if there is one."""
-        if self._stopping:
-            return
         before, done = self._reloading, Deferred[None]()
         self._reloading = done
 

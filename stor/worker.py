@@ -1,15 +1,16 @@
 """The one bridge between blocking work and Twisted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 Args = TypeVarTuple("Args")
 
 
@@ -104,6 +105,30 @@ class ThreadWorker:
     def _finish(self, waiter: Deferred[Any], outcome: Any) -> None:
         self._unfinished -= 1
         waiter.callback(outcome)
+
+
+class Shared(Generic[K, T]):
+    """Work that is done once for all who ask for it while it is under way."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[K, list[Deferred[T]]] = {}
+
+    def under_way(self, key: K) -> bool:
+        """Whether the work is being done."""
+        return key in self._waiters
+
+    def run(self, key: K, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
+        """The outcome of the work of this key, which is begun unless it is under way."""
+        waiter: Deferred[T] = Deferred()
+        waiters = self._waiters.setdefault(key, [])
+        waiters.append(waiter)
+        if len(waiters) == 1:
+            begin().addBoth(self._ended, key)
+        return waiter
+
+    def _ended(self, outcome: Any, key: K) -> None:
+        for waiter in self._waiters.pop(key):
+            waiter.callback(outcome)
 
 
 def within(

@@ -16,6 +16,7 @@ LEAST = {"storage_pairs": [["/mnt/data1", "/mnt/data2"]], "basic_auth": "writer:
 S3_KEYS = {"access_key": "AK", "secret_key": "SK", "host": "https://s3.example"}
 WITH_S3 = {"s3_enabled": True, "s3_credentials": S3_KEYS}
 SETS = 'a list of sets such as [["/mnt/data1", "/mnt/data2"]]'
+WHO = '"user:password", a list of such, or {"htpasswd": "/path"}'
 NO_PATH = "a name, name:port or http(s) URL without a path"
 
 
@@ -36,7 +37,7 @@ def test_the_example_is_valid_as_it_stands():
     config = load(str(EXAMPLE))
     assert config.sets == (("/mnt/data1", "/mnt/data2"), ("/mnt/data3", "/mnt/data4"))
     assert config.writable.pattern == "data[12]"
-    assert config.credentials == Credentials("writer", "writer_pass")
+    assert config.credentials == (Credentials("writer", "writer_pass"),)
     assert config.s3 == S3("S3_ACCESS_KEY", "S3_SECRET_KEY", "http://S3_HOST", "samples", None)
     assert config.s3_write == "never"
     assert config.lookup_order == ("disk", "s3")
@@ -50,7 +51,7 @@ def test_the_example_is_valid_as_it_stands():
 
 
 def test_what_is_not_given_has_its_default():
-    expected = Config(LEAST["storage_pairs"], re.compile(".*"), Credentials("writer", "pass"))
+    expected = Config(LEAST["storage_pairs"], re.compile(".*"), (Credentials("writer", "pass"),))
     config = configured()
     assert config.sets == (("/mnt/data1", "/mnt/data2"),)
     for name in Config.__annotations__:
@@ -63,7 +64,13 @@ def test_what_is_not_given_has_its_default():
     [
         ({"storage_pairs": [["/a"], ["/b", "/c", "/d/"]]}, "sets", (("/a",), ("/b", "/c", "/d"))),
         ({"writable_pairs_regex": "x|y"}, "writable", re.compile("x|y")),
-        ({"basic_auth": "u:p:q "}, "credentials", Credentials("u", "p:q ")),
+        ({"basic_auth": "u:p:q "}, "credentials", (Credentials("u", "p:q "),)),
+        (
+            {"basic_auth": ["u:p", "u:q"]},
+            "credentials",
+            (Credentials("u", "p"), Credentials("u", "q")),
+        ),
+        ({"read_auth": True}, "read_auth", True),
         ({"memcached_servers": ["a", "b:1"]}, "memcached_servers", (("a", 11211), ("b", 1))),
         (
             {"memcached_servers": ["[::1]", "[::1]:9"]},
@@ -140,8 +147,21 @@ FAULTS = [
         "writable_pairs_regex: expected a regular expression "
         '(missing ), unterminated subpattern at position 1), found "a("',
     ),
-    ({"basic_auth": None}, 'basic_auth: missing, expected "user:password"'),
-    ({"basic_auth": True}, 'basic_auth: expected "user:password", found true'),
+    ({"basic_auth": None}, f"basic_auth: missing, expected {WHO}"),
+    ({"basic_auth": True}, f"basic_auth: expected {WHO}, found true"),
+    ({"basic_auth": []}, f"basic_auth: expected {WHO}, found a list"),
+    ({"basic_auth": ["a:b", "c"]}, 'basic_auth[1]: expected "user:password", found another text'),
+    ({"basic_auth": ["a:b", 5]}, 'basic_auth[1]: expected "user:password", found 5'),
+    ({"basic_auth": {}}, "basic_auth.htpasswd: expected an absolute path, found null"),
+    (
+        {"basic_auth": {"htpasswd": "users"}},
+        'basic_auth.htpasswd: expected an absolute path, found "users"',
+    ),
+    (
+        {"basic_auth": {"htpasswd": "/does/not/exist"}},
+        "basic_auth.htpasswd: /does/not/exist: No such file or directory",
+    ),
+    ({"read_auth": "yes"}, 'read_auth: expected true or false, found "yes"'),
     ({"s3_enabled": "yes"}, 's3_enabled: expected true or false, found "yes"'),
     (
         {"s3_enabled": True},
@@ -254,7 +274,7 @@ def test_all_faults_are_listed_at_once():
         'lisen: unknown key, did you mean "listen"?',
         'storage_pairs[0][0]: expected an absolute path, found "a"',
         "storage_pairs[1]: expected a list of one or more absolute paths, found []",
-        'basic_auth: expected "user:password", found',
+        f"basic_auth: expected {WHO}, found",
         "statsite.port: expected a whole number from 1 up to 65535, found 0",
         "statsite.host: missing, expected a host name",
         "workers: expected a whole number from 1 on, found 0",
@@ -327,7 +347,7 @@ def test_a_secret_that_is_no_text_is_a_fault():
 def test_no_repr_shows_a_secret():
     keys = {**S3_KEYS, "secret_key": PASSWORD}
     config = configured(basic_auth=f"u:{PASSWORD}", s3_enabled=True, s3_credentials=keys)
-    assert config.credentials.password == config.s3.secret_key == PASSWORD
+    assert config.credentials[0].password == config.s3.secret_key == PASSWORD
     assert PASSWORD not in repr(config)
     assert PASSWORD not in str(config)
 

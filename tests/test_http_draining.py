@@ -6,6 +6,7 @@ import pytest
 
 from stor.digest import Digest
 from stor.web.channel import LINGER_IDLE_SECONDS
+from stor.web.site import LAST_REQUEST_SECONDS
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
@@ -57,9 +58,30 @@ def test_idle_connections_are_closed(rig, sent):
         connection.send(sent)
     drained = ended(rig.site.drain())
     for connection in connections:
+        assert not connection.closed
+    connections[0].wait(LAST_REQUEST_SECONDS)
+    for connection in connections:
         connection.settle()
         assert connection.closed
         assert not connection.aborted
+    assert drained()
+
+
+@pytest.mark.parametrize("before", [b"", request_bytes("GET", "/")], ids=["new", "kept"])
+def test_a_request_that_was_on_its_way_is_answered(rig, before):
+    """It leaves the client before the client can know that the service ends."""
+    connection = rig.connect()
+    connection.send(before)
+    drained = ended(rig.site.drain())
+    connection.wait(LAST_REQUEST_SECONDS * 0.9)
+    connection.send(upload_head(HELLO, ("Content-Length", "5")))
+    # Once it has begun, its body may take its time.
+    connection.wait(10)
+    connection.send(HELLO)
+    response = connection.responses()[-1]
+    assert response.headers["connection"] == "close"
+    assert_stored(rig, HELLO, response)
+    assert connection.closed
     assert drained()
 
 
@@ -85,6 +107,8 @@ def test_the_last_bytes_are_sent_before_the_connection_ends(rig, size):
     connection.settle()
     assert not connection.closed
     assert not drained()
+    connection.wait(30)
+    assert not connection.closed
     connection.take()
     assert connection.closed
     assert connection.responses()[0].complete

@@ -187,6 +187,7 @@ class StorChannel(HTTPChannel):
         self.persistent = self.checkPersistence(request, self._version)
         if self.site.draining:
             self.persistent = False
+            self.setTimeout(self.site.timeOut)
         hosts = request.requestHeaders.getRawHeaders(b"Host", [])
         if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
             self.refuse(Answer.line(400, f"bad request: {len(hosts)} Host headers, expected one"))
@@ -248,6 +249,9 @@ class StorChannel(HTTPChannel):
         """Nothing has come for too long."""
         if self.lingering:
             self.transport.abortConnection()
+        elif self.site.draining and self.idle:
+            # What was written may take the client longer than a time-out of Twisted's allows.
+            self.loseConnection()
         else:
             super().timeoutConnection()
 

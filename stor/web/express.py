@@ -37,11 +37,14 @@ class Express:
     def __init__(
         self,
         hot: HotSamples,
-        head_of: Callable[[HotSample], bytes],
+        head_of: Callable[[HotSample], bytes | None],
         seconds: Callable[[], float],
         served: Observer,
     ) -> None:
-        """`head_of` gives what of a 200's head stands after its Date. `seconds` is the clock."""
+        """`head_of` gives what of a 200's head stands after its Date; `None`: not for everybody.
+
+        `seconds` is the clock.
+        """
         self.enabled = True
         self._hot = hot
         self._head_of = head_of
@@ -66,12 +69,13 @@ class Express:
         sample = self._hot.get(raw, missed=False)
         if sample is None:
             return None
-        if sample.head is None:
-            sample.head = self._head_of(sample)
+        head = self._head_of(sample)
+        if head is None:
+            return None
         size = len(sample.content)
         served = Served(peer, "GET", f"/{name}", 200, size, 0, 0.0, "done", sample.place)
         self._served(served)
-        return b"%b%b%b" % (self._dated(server), sample.head, sample.content)
+        return b"%b%b%b" % (self._dated(server), head, sample.content)
 
     def _is_plain(self, block: bytes) -> bool:
         plain = self._blocks.get(block)

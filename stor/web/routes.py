@@ -41,6 +41,8 @@ class Api:
         self._clock = clock
         #: Set when the service is about to end: `/status` says so to load balancers.
         self.stopping = False
+        #: Whether samples are for those alone who may store them.
+        self.read_auth = False
 
     def resource(self) -> IResource:
         """The routes for a Site."""
@@ -112,30 +114,39 @@ class Api:
 
     async def _get(self, request: StorRequest) -> bytes:
         digest = Digest.parse(request.name)
+        if self.read_auth:
+            await self._uploads.authenticator.check(request.getHeader(b"authorization"))
         conditions = _conditions(request)
         if conditions.present or request.method == b"HEAD":
             found = await self._store.find(digest)
             now = self._validators(digest, found.modified_ns)
             code = conditions.evaluate(now)
             if code == 304:
-                headers = _headers(digest, now)
+                headers = self._headers(now)
                 return request.apply(Answer(304, b"", headers=headers))
             if code == 412:
                 return request.apply(Answer.line(412, "precondition failed: the sample is another"))
             if request.method == b"HEAD":
-                request.set_head(200, _sample_headers(digest, now, found.size))
+                request.set_head(200, self._sample_headers(digest, now, found.size))
                 return b""
         part = request.getHeader(b"range") is not None
         content = await self._store.open(digest, part=part)
         request.source = content.place
         return await self._send(request, content)
 
-    def hot_head(self, sample: HotSample) -> bytes:
-        """What stands after the Date in the head of a 200 with a whole sample."""
-        now = self._validators(sample.digest, sample.modified_ns)
-        headers = _sample_headers(sample.digest, now, len(sample.content))
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{lines}\r\n".encode("ascii")
+    def hot_head(self, sample: HotSample) -> bytes | None:
+        """What stands after the Date in the head of a 200 with a whole sample.
+
+        `None` when it is not to be had without credentials.
+        """
+        if self.read_auth:
+            return None
+        if sample.head is None:
+            now = self._validators(sample.digest, sample.modified_ns)
+            headers = self._sample_headers(sample.digest, now, len(sample.content))
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            sample.head = f"{lines}\r\n".encode("ascii")
+        return sample.head
 
     async def _send(self, request: StorRequest, content: Content[Any] | HotContent) -> bytes:
         now = self._validators(content.digest, content.modified_ns)
@@ -147,7 +158,7 @@ class Api:
             line = f"range not satisfiable: the sample has {content.size} bytes"
             return request.apply(Answer.line(416, line, content_range=f"bytes */{content.size}"))
         begin, end = part or (0, content.size)
-        headers = _sample_headers(content.digest, now, end - begin)
+        headers = self._sample_headers(content.digest, now, end - begin)
         if part is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{content.size}"
         if request.gone:
@@ -165,6 +176,26 @@ class Api:
         # A time in the future would be later than Date, which RFC 9110, 8.8.2.1, rules out.
         modified_seconds = min(modified_ns // 10**9, int(self._clock.seconds()))
         return Validators(f'"{digest}"'.encode(), modified_seconds)
+
+    def _headers(self, now: Validators) -> dict[str, str]:
+        """What is true of a sample whichever part of it is sent."""
+        # A cache that many share gives what is public to those without credentials (RFC 9111, 3.5).
+        scope = "private" if self.read_auth else "public"
+        return {
+            "ETag": now.etag.decode("ascii"),
+            "Last-Modified": now.last_modified.decode("ascii"),
+            "Cache-Control": f"{scope}, max-age=31536000, immutable",
+        }
+
+    def _sample_headers(self, digest: Digest, now: Validators, length: int) -> dict[str, str]:
+        return self._headers(now) | {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(length),
+            "Accept-Ranges": "bytes",
+            "X-Content-Type-Options": "nosniff",
+            # RFC 9530: of the whole sample, also when a part of it is sent.
+            "Repr-Digest": f"sha-256=:{base64.b64encode(digest.raw).decode('ascii')}:",
+        }
 
 
 def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:
@@ -194,23 +225,3 @@ def _list(request: StorRequest, name: bytes) -> bytes | None:
     """A header that is a list and may stand in several lines (RFC 9110, 5.3)."""
     values = request.requestHeaders.getRawHeaders(name)
     return None if values is None else b", ".join(values)
-
-
-def _headers(digest: Digest, now: Validators) -> dict[str, str]:
-    """What is true of a sample whichever part of it is sent."""
-    return {
-        "ETag": now.etag.decode("ascii"),
-        "Last-Modified": now.last_modified.decode("ascii"),
-        "Cache-Control": "public, max-age=31536000, immutable",
-    }
-
-
-def _sample_headers(digest: Digest, now: Validators, length: int) -> dict[str, str]:
-    return _headers(digest, now) | {
-        "Content-Type": "application/octet-stream",
-        "Content-Length": str(length),
-        "Accept-Ranges": "bytes",
-        "X-Content-Type-Options": "nosniff",
-        # RFC 9530: of the whole sample, also when a part of it is sent.
-        "Repr-Digest": f"sha-256=:{base64.b64encode(digest.raw).decode('ascii')}:",
-    }

@@ -19,6 +19,10 @@ T = TypeVar("T")
 #: A refused client that still sends when the service ends.
 LAST_LINGER_SECONDS = 1.0
 
+#: How long a connection without a request is left open when the service ends: a request that is on
+#: its way is answered, where closing would cut it.
+LAST_REQUEST_SECONDS = 0.5
+
 _log = Logger()
 
 
@@ -73,7 +77,7 @@ class StorSite(Site):
         self.draining = True
         for channel in list(self.channels):
             if channel.idle:
-                channel.loseConnection()
+                channel.setTimeout(LAST_REQUEST_SECONDS)
             elif channel.lingering:
                 channel.setTimeout(LAST_LINGER_SECONDS)
             else:

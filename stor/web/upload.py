@@ -135,7 +135,7 @@ class Upload:
     async def _run(self) -> Answer:
         head, uploads = self._head, self._uploads
         digest = Digest.parse(head.name)
-        uploads.authenticator.check(head.authorization)
+        await uploads.authenticator.check(head.authorization)
         incoming = uploads.store.expect(digest, head.length)
         try:
             stored = await incoming.stored()

@@ -123,30 +123,38 @@ class Stor:
 
     user, password = USER, PASSWORD
 
-    def __init__(self, directory, port, arguments, roots=(), **variables):
+    def __init__(self, directory, port, arguments, roots=(), sockets=(), **variables):
+        """`sockets` are handed to it as a service manager does (sd_listen_fds(3))."""
         self.directory = Path(directory)
         self.port = port
         self.roots = [Path(root) for root in roots]
         self.log_path = self.directory / "stor.log"
         self._arguments = arguments
+        self._sockets = sockets
         self._variables = variables
         self.start()
 
     @classmethod
-    def configured(cls, directory, variables=None, **keys):
+    def configured(cls, directory, variables=None, sockets=(), **keys):
         """One with the configuration that `configure` writes."""
         port, roots = configure(directory, **keys)
         arguments = ["stor", "--config", "config.json"]
-        return cls(directory, port, arguments, roots, **(variables or {}))
+        return cls(directory, port, arguments, roots, sockets, **(variables or {}))
 
     # Its life.
 
     def start(self):
         """Start it, and wait until it has looked at its disks and answers."""
         self._accounted_for = False
+        command = [TWISTD, "-n", "--pidfile=", *self._arguments]
+        descriptors = [sock.fileno() for sock in self._sockets]
+        if descriptors:
+            adopt = "; ".join(f"exec {3 + n}<&{fd}" for n, fd in enumerate(descriptors))
+            command = ["bash", "-c", f'{adopt}; LISTEN_PID=$$ exec "$@"', "-", *command]
         with self.log_path.open("w") as log:
             self._process = subprocess.Popen(
-                [TWISTD, "-n", "--pidfile=", *self._arguments],
+                command,
+                pass_fds=descriptors,
                 cwd=self.directory,
                 env=environment(**self._variables),
                 stdin=subprocess.DEVNULL,
@@ -171,6 +179,18 @@ class Stor:
     @property
     def running(self):
         return self._process.poll() is None
+
+    def reload(self, seconds=20.0, **keys):
+        """Give it another configuration, as `configure` writes it, with SIGHUP.
+
+        Gives what it says of that, once it has said whether it is in force.
+        """
+        configure(self.directory, port=self.port, **keys)
+        before = len(self.log)
+        self.signal(signal.SIGHUP)
+        over = re.compile(r"#\w+\] (Reloaded|Not reloaded): .*\n")
+        poll(lambda: over.search(self.log[before:]), seconds, "the end of a reload")
+        return self.log[before:]
 
     def signal(self, number=signal.SIGTERM):
         """Send it a signal, and nothing else."""
@@ -313,7 +333,7 @@ class Stor:
     def _answers(self):
         assert self.running, f"ended with status {self._process.returncode}:\n{self.log}"
         with contextlib.suppress(ConnectionRefusedError):
-            return self.get("0" * 64).status in (404, 503)
+            return self.get("0" * 64).status in (401, 404, 503)
 
 
 def upload_head(sha, length, *headers):

@@ -93,7 +93,7 @@ class Rig:
         self.store = Store(self.mirrors, succeed(None))
         self.uploads = Uploads(
             self.store,
-            Authenticator(USER, PASSWORD),
+            Authenticator([f"{USER}:{PASSWORD}"]),
             hashing or InlineWorker(),
             max_upload_bytes=max_upload_bytes,
             total_buffer_bytes=total_buffer_bytes,

@@ -1,0 +1,78 @@
+"""`stor check-config`: whether a configuration can be used, before a service stumbles over it."""
+
+import json
+
+import pytest
+
+from stor.cli import main
+
+GOOD = {"storage_pairs": [["/mnt/data1", "/mnt/data2"]], "basic_auth": "writer:pass"}
+
+
+@pytest.fixture
+def check(tmp_path, capsys):
+    """Check a configuration: the path, the exit status, the lines of output and of errors."""
+
+    def run(configuration):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(configuration))
+        status = main(["check-config", str(path)])
+        output, errors = capsys.readouterr()
+        return str(path), status, output.splitlines(), errors.splitlines()
+
+    return run
+
+
+def test_a_good_one(check):
+    assert check(GOOD)[1:] == (0, ["The configuration can be used (sets: 1, disks: 2)"], [])
+
+
+def test_a_good_one_with_something_to_think_of(check):
+    _, status, output, errors = check({**GOOD, "log": "/var/log/stor"})
+    assert (status, errors) == (0, [])
+    assert output[0] == "warning: log: does nothing in this Stor"
+
+
+def test_sockets_that_only_the_service_has_are_no_fault(check):
+    assert check({**GOOD, "listen": ["systemd:domain=INET6:name=stor-http"]})[1] == 0
+
+
+def test_every_fault_has_its_line(check):
+    path, status, output, errors = check(
+        {
+            "storage_pairs": [["/mnt/data1", "mnt/data2"]],
+            "writable_pair_regex": "data",
+            "reserve_bytes": "1 GB",
+            "require_mount": "no",
+            "listen": ["tcp:8080", "tcp:http"],
+        }
+    )
+    assert (status, output) == (1, [])
+    expected = [
+        'writable_pair_regex: unknown key, did you mean "writable_pairs_regex"?',
+        'storage_pairs[0][1]: expected an absolute path, found "mnt/data2"',
+        "basic_auth: missing, expected ",
+        'listen[1]: expected a Twisted endpoint such as "tcp:8080" (invalid literal ',
+        'reserve_bytes: expected a whole number from 0 on, found "1 GB"',
+        'require_mount: expected true or false, found "no"',
+    ]
+    assert len(errors) == len(expected)
+    for line, fault in zip(errors, expected, strict=True):
+        assert line.startswith(f"stor: {path}: {fault}")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"basic_auth": "a:b", "basic_auth": "c:d"}'])
+def test_what_is_no_configuration_has_one_line(tmp_path, capsys, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    assert main(["check-config", str(path)]) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(f"stor: {path}: ")
+    assert errors.count("\n") == 1
+
+
+def test_a_file_that_is_not_there(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    assert main(["check-config", str(path)]) == 1
+    assert capsys.readouterr() == ("", f"stor: {path}: No such file or directory\n")
