@@ -69,8 +69,10 @@ class Express:
         if sample.head is None:
             sample.head = self._head_of(sample)
         size = len(sample.content)
-        served = Served(peer, "GET", f"/{name}", 200, size, 0, 0.0, "done", sample.place)
-        self._served(served)
+        place, storage = sample.place, sample.storage
+        self._served(
+            Served(peer, "GET", f"/{name}", 200, size, 0, 0.0, "done", place, "sample", storage)
+        )
         return b"%b%b%b" % (self._dated(server), sample.head, sample.content)
 
     def _is_plain(self, block: bytes) -> bool:
