@@ -25,7 +25,9 @@ setup(
         "bcrypt>=4.0",
         "boto3>=1.35",
         "klein>=24.8",
+        "prometheus_client>=0.20",
         "pymemcache>=4.0",
+        "statsd>=4.0",
         "treq>=24.9",
         # 25.5 can leave form bodies alone, which curl --data-binary sends.
         "Twisted>=25.5",

@@ -11,7 +11,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.web.resource import IResource
 
-from stor.config import S3, Config
+from stor.config import S3, Config, Statsite
 from stor.disks.disk import Disk
 from stor.disks.files import Files
 from stor.disks.health import Health
@@ -20,15 +20,18 @@ from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.outbox import Outbox
 from stor.disks.roster import Roster
+from stor.gauges import Gauges
 from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
+from stor.metrics import Metrics
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
 from stor.s3.http import http_client
 from stor.s3.incoming import S3Arrivals
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
+from stor.statsd import Statsd
 from stor.store import Store
 from stor.web.accounts import Accounts
 from stor.web.auth import Authenticator
@@ -76,8 +79,14 @@ class Assembly:
             reactor, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS
         )
         self._htpasswd_worker = ThreadWorker(reactor, "htpasswd", 1)
+        self._resolving = ThreadWorker(reactor, "resolve", 1)
         self._s3: S3 | None = None
         self._known_places: object = None
+        self._statsite: Statsite | None = None
+        self._statsd: Statsd | None = None
+        #: What the requests count, too.
+        self.metrics = Metrics()
+        self._set_statsd(chosen.statsite)
         # Every disk that ever was configured: one that comes back has its threads again, and what
         # is still being written to it.
         self._members: dict[str, Member] = {}
@@ -92,7 +101,7 @@ class Assembly:
             now_ns=time.time_ns,
             rng=random.SystemRandom(),
         )
-        self.store = Store(self.mirrors, self.ready)
+        self.store = Store(self.mirrors, self.ready, self.metrics)
         self._disk_arrivals = self.store.arrivals
         self._copies = CopyQueue(self.store.open_on_disk, reactor)
         self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, self._copies.add)
@@ -104,7 +113,9 @@ class Assembly:
             self._hashing,
             max_upload_bytes=chosen.max_upload_bytes,
         )
-        self.api = Api(self.store, self._uploads, reactor)
+        pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
+        self.metrics.figures.watch(Gauges(self.mirrors, self.store, self._uploads, pools))
+        self.api = Api(self.store, self._uploads, reactor, self.metrics.figures)
         self.api.read_auth = chosen.read_auth
 
     def resource(self) -> IResource:
@@ -136,6 +147,7 @@ class Assembly:
         self._uploads.authenticator = self._authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
         self.api.read_auth = chosen.read_auth
+        self._set_statsd(chosen.statsite)
         await self.begin()
 
     async def begin(self) -> None:
@@ -169,6 +181,17 @@ class Assembly:
         self._htpasswd_worker.stop()
         self._s3_worker.stop()
         self._spool_worker.stop()
+        self._set_statsd(None)
+        self._resolving.stop()
+
+    def _set_statsd(self, statsite: Statsite | None) -> None:
+        if statsite == self._statsite:
+            return
+        self._statsite = statsite
+        if self._statsd is not None:
+            self._statsd.stop()
+        new = None if statsite is None else Statsd(statsite, self._reactor, self._resolving)
+        self._statsd = self.metrics.statsd = new
 
     def _set_tiers(self, chosen: Config) -> None:
         store = self.store
@@ -254,7 +277,7 @@ class Assembly:
             prober=ThreadWorker(reactor, f"probe {root}", 1),
         )
         disk = Disk(root, self._files, _forbidden_device(chosen))
-        return Member(disk, health, workers, reactor, roster)
+        return Member(disk, health, workers, reactor, roster, self.metrics.figures.disk(root))
 
 
 def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:

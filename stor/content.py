@@ -16,9 +16,13 @@ READ_SECONDS = 10.0
 
 
 class Source(Protocol):
-    """One copy of a sample, open. `whole` is the verified content when it is small."""
+    """One copy of a sample, open. `whole` is the verified content when it is small.
+
+    `place` is where it is, for the log, and `storage` which storage that is on.
+    """
 
     place: str
+    storage: str
     size: int
     modified_ns: int
     whole: bytes | None
@@ -74,6 +78,7 @@ class Content(Generic[S]):
         self.whole = source.whole
         #: Where the first byte comes from.
         self.place = source.place
+        self.storage = source.storage
         self._source: S | None = source
         self._copies = copies
         self._clock = clock

@@ -4,6 +4,8 @@ Each message is the one line that the client is sent. What status each one has i
 `stor.web.answer`'s business.
 """
 
+from collections.abc import Sequence
+
 
 class StorError(Exception):
     """A failure whose one line says what was wrong and, if there is anything, what to do."""
@@ -12,8 +14,10 @@ class StorError(Exception):
 class NotFound(StorError):
     """Every place that could hold the sample answered, and none does."""
 
-    def __init__(self) -> None:
+    def __init__(self, tiers: Sequence[str] = ()) -> None:
+        """`tiers` are the kinds of places that were asked."""
         super().__init__("not found: no storage holds this sample")
+        self.tiers = tuple(tiers)
 
 
 class Unavailable(StorError):

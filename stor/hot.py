@@ -14,13 +14,14 @@ _OVERHEAD_BYTES = 1000
 class HotSample:
     """A whole sample whose bytes are known to be right; `place` is where they came from.
 
-    `head` is its consumer's to keep.
+    `storage` is the storage that this is on; `head` is its consumer's to keep.
     """
 
     digest: Digest
     content: bytes
     modified_ns: int
     place: str
+    storage: str
     head: bytes | None = None
 
 
@@ -30,6 +31,7 @@ class HotContent:
     def __init__(self, sample: HotSample) -> None:
         self.digest = sample.digest
         self.place = sample.place
+        self.storage = sample.storage
         self.size = len(sample.content)
         self.modified_ns = sample.modified_ns
         self.whole: bytes | None = sample.content
@@ -71,11 +73,13 @@ class HotSamples:
         self._samples.move_to_end(raw)
         return sample
 
-    def add(self, digest: Digest, content: bytes, modified_ns: int, place: str) -> None:
+    def add(
+        self, digest: Digest, content: bytes, modified_ns: int, place: str, storage: str
+    ) -> None:
         """Keep a sample that has been verified, in the place of others if need be."""
         if len(content) + _OVERHEAD_BYTES > self.limit_bytes or digest.raw in self._samples:
             return
-        self._samples[digest.raw] = HotSample(digest, content, modified_ns, place)
+        self._samples[digest.raw] = HotSample(digest, content, modified_ns, place, storage)
         self.used_bytes += len(content) + _OVERHEAD_BYTES
         self.shrink(self.limit_bytes)
 

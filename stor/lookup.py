@@ -10,6 +10,8 @@ from stor.errors import Damaged, NotFound, StorError, Unavailable
 class Search(Protocol):
     """One tier's copies of one sample, best first, as `stor.content.Copies` wants them."""
 
+    #: What kind of places these are, and how many of them have been asked.
+    tier: str
     attempts: int
     #: What is wrong with copies that were found.
     damaged: list[str]
@@ -105,4 +107,4 @@ class Lookup:
         damaged = [reason for search in self._searches for reason in search.damaged]
         if damaged:
             return Damaged(f"damaged: no good copy is left ({'; '.join(damaged)})")
-        return NotFound()
+        return NotFound([search.tier for search in self._searches if search.attempts])

@@ -22,7 +22,7 @@ from stor.notify import Notifier
 from stor.options import Options, configuration
 from stor.ports import CannotListen, Ports
 from stor.quickstart import greeting
-from stor.web.access import AccessLog
+from stor.web.access import AccessLog, together
 from stor.web.express import Express
 from stor.web.site import StorSite
 from stor.worker import ThreadWorker
@@ -74,9 +74,11 @@ class StorService(Service):
         # A hung disk holds up the look at its path, and nothing else.
         self._loading = ThreadWorker(reactor, "configuration", 1)
         self._assembly = Assembly(chosen, reactor)
-        api, served = self._assembly.api, AccessLog()
+        api, metrics = self._assembly.api, self._assembly.metrics
+        served = together(AccessLog(), metrics.served)
         express = Express(self._assembly.store.hot, api.hot_head, reactor.seconds, served)
         self._site = StorSite(self._assembly.resource(), api, reactor, served, express)
+        metrics.figures.connections = lambda: len(self._site.channels)
         self._ports = Ports(self._site, reactor)
         self._probing = LoopingCall(self._probe)
         self._watchdog = LoopingCall(notifier.send, WATCHDOG=1)

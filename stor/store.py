@@ -1,6 +1,6 @@
 """The tiers as one store: all that the web wing knows of where samples are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -17,6 +17,7 @@ from stor.errors import NotFound, StorError
 from stor.hot import HotContent, HotSamples
 from stor.location import Locations
 from stor.lookup import Lookup, Search
+from stor.metrics import Metrics
 from stor.s3.bucket import Bucket
 from stor.s3.queue import CopyQueue
 from stor.s3.search import S3Search
@@ -50,10 +51,11 @@ class Arrivals(Protocol):
 
 @attrs.frozen
 class Found:
-    """What a client is told of a sample without reading it."""
+    """What a client is told of a sample without reading it, and the storage that says so."""
 
     size: int
     modified_ns: int
+    storage: str
 
 
 @attrs.frozen
@@ -70,9 +72,10 @@ class Status:
 class Store:
     """Find, open and take samples."""
 
-    def __init__(self, mirrors: Mirrors, ready: Deferred[None]) -> None:
+    def __init__(self, mirrors: Mirrors, ready: Deferred[None], metrics: Metrics) -> None:
         """`ready` fires when the disks' states are known first; nothing is answered before."""
         self._mirrors = mirrors
+        self._metrics = metrics
         self._ready = ready
         #: Where new samples go.
         self.arrivals: Arrivals = DiskArrivals(mirrors, ready)
@@ -92,18 +95,18 @@ class Store:
         """The sample's size and time, without reading it. Raises like `open`."""
         hot = self.hot.get(digest.raw)
         if hot is not None:
-            return Found(len(hot.content), hot.modified_ns)
+            return Found(len(hot.content), hot.modified_ns, hot.storage)
         await self._ready
         hint = await self._where(digest)
         lookup = self._lookup(digest, hint, part=True)
         try:
-            copy = await lookup.look()
+            copy = await self._measured(lookup, lookup.look())
         finally:
             lookup.close()
         if copy is None:
             raise self._missing(digest, lookup, hint)
         self._seen(digest, lookup)
-        return Found(copy.size, copy.modified_ns)
+        return Found(copy.size, copy.modified_ns, copy.storage)
 
     async def open(self, digest: Digest, *, part: bool = False) -> Content[Any] | HotContent:
         """The sample, ready to be read. The caller closes it. `part`: it may not be read whole.
@@ -117,12 +120,12 @@ class Store:
         await self._ready
         hint = await self._where(digest)
         lookup = self._lookup(digest, hint, part=part)
-        source = await lookup.next()
+        source = await self._measured(lookup, lookup.next())
         if source is None:
             raise self._missing(digest, lookup, hint)
         self._seen(digest, lookup)
         if source.whole is not None:
-            self.hot.add(digest, source.whole, source.modified_ns, source.place)
+            self.hot.add(digest, source.whole, source.modified_ns, source.place, source.storage)
         return Content(digest, source, lookup, self._mirrors.clock)
 
     def expect(self, digest: Digest, length: int | None) -> Incoming:
@@ -156,7 +159,18 @@ class Store:
         )
 
     async def _where(self, digest: Digest) -> str | None:
-        return None if self.locations is None else await self.locations.where(digest)
+        if self.locations is None:
+            return None
+        begun = self._mirrors.clock.seconds()
+        place = await self.locations.where(digest)
+        self._metrics.cache(place is not None, self._mirrors.clock.seconds() - begun)
+        return place
+
+    async def _measured(self, lookup: Lookup, asking: Coroutine[Any, Any, Any]) -> Any:
+        begun = self._mirrors.clock.seconds()
+        found = await asking
+        self._metrics.lookup(lookup.attempts, self._mirrors.clock.seconds() - begun)
+        return found
 
     def _lookup(self, digest: Digest, hint: str | None, *, part: bool) -> Lookup:
         searches: list[Search] = []

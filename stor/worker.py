@@ -84,6 +84,11 @@ class ThreadWorker:
         self._jobs.put((result, function, args))
         return result
 
+    @property
+    def unfinished(self) -> int:
+        """How many calls are waiting or being done."""
+        return self._unfinished
+
     def stop(self) -> None:
         """See `Worker.stop`."""
         for _ in range(self._threads):

@@ -23,7 +23,7 @@ class FakeSource:
     """A copy with any bytes; reads at the offsets `fails` raise, those at `hangs` never end."""
 
     def __init__(self, place="copy", data=SAMPLE, fails=(), hangs=(), size=None, whole=None):
-        self.place = place
+        self.place = self.storage = place
         self.data = data
         self.size = len(data) if size is None else size
         self.modified_ns = 5 * 10**9

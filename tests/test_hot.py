@@ -41,7 +41,7 @@ class TestBounds:
         hot = HotSamples(100_000)
         for _ in range(500):
             content = rng.randbytes(rng.choice([0, 10, 1000, 20_000, 99_500]))
-            hot.add(Digest.of(content), content, 0, PLACE)
+            hot.add(Digest.of(content), content, 0, PLACE, "/mnt/a")
             assert hot.used_bytes <= 100_000
         hot.shrink(0)
         assert (len(hot), hot.used_bytes) == (0, 0)
@@ -50,15 +50,15 @@ class TestBounds:
         hot = HotSamples(10_000)
         contents = [sample(3000, seed) for seed in range(3)]
         for content in contents[:2]:
-            hot.add(Digest.of(content), content, 0, PLACE)
+            hot.add(Digest.of(content), content, 0, PLACE, "/mnt/a")
         hot.get(Digest.of(contents[0]).raw)
-        hot.add(Digest.of(contents[2]), contents[2], 0, PLACE)
+        hot.add(Digest.of(contents[2]), contents[2], 0, PLACE, "/mnt/a")
         kept = [hot.get(Digest.of(content).raw) is not None for content in contents]
         assert kept == [True, False, True]
 
     def test_a_cache_of_nothing_holds_nothing(self):
         hot = HotSamples(0)
-        hot.add(Digest.of(b""), b"", 0, PLACE)
+        hot.add(Digest.of(b""), b"", 0, PLACE, "/mnt/a")
         assert len(hot) == 0
 
 

@@ -60,11 +60,12 @@ class Room:
 
 @attrs.frozen
 class Copy:
-    """What a disk says of its copy of a sample, without reading it."""
+    """What a disk says of its copy of a sample, without reading it. `storage` is its root."""
 
     path: str
     size: int
     modified_ns: int
+    storage: str
 
 
 @attrs.define
@@ -217,7 +218,7 @@ class Disk:
                 if error.errno in (errno.ELOOP, errno.ENXIO):
                     raise Damaged(f"{self._path(digest)}: not a regular file") from error
                 raise
-        copy = OpenCopy(self.files, digest, Copy("", 0, 0), fd)
+        copy = OpenCopy(self.files, digest, Copy("", 0, 0, self.root), fd)
         try:
             copy.copy = self._copy(digest, self.files.fstat(fd))
             if copy.copy.size <= SMALL_BYTES:
@@ -342,7 +343,7 @@ class Disk:
     def _copy(self, digest: Digest, status: os.stat_result) -> Copy:
         if not is_regular(status):
             raise Damaged(f"{self._path(digest)}: not a regular file")
-        return Copy(self._path(digest), status.st_size, status.st_mtime_ns)
+        return Copy(self._path(digest), status.st_size, status.st_mtime_ns, self.root)
 
     def _path(self, digest: Digest) -> str:
         return f"{self.root}/{digest.disk_path}"

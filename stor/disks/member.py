@@ -23,7 +23,8 @@ from stor.disks.health import Health, State
 from stor.disks.marker import BadMarker, Marker, write_marker
 from stor.disks.probe import Probe, probe, sweep, try_writing
 from stor.disks.roster import Roster
-from stor.worker import Unanswered, Worker, within
+from stor.prometheus import DiskMeter
+from stor.worker import Busy, Unanswered, Worker, within
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -59,7 +60,13 @@ class Member:
     log = Logger()
 
     def __init__(
-        self, disk: Disk, health: Health, workers: Workers, clock: IReactorTime, roster: Roster
+        self,
+        disk: Disk,
+        health: Health,
+        workers: Workers,
+        clock: IReactorTime,
+        roster: Roster,
+        meter: DiskMeter,
     ) -> None:
         self.disk = disk
         self.health = health
@@ -68,6 +75,7 @@ class Member:
         self.condemned: set[Digest] = set()
         self._workers = workers
         self.roster = roster
+        self._meter = meter
         self._probing = False
         self._swept = False
         self._operations = 0
@@ -94,20 +102,25 @@ class Member:
         oldest = next(iter(self._under_way.values()), None)
         return oldest is not None and self.clock.seconds() - oldest > SLOW_SECONDS
 
+    @property
+    def under_way(self) -> int:
+        """How many operations are waiting or being done."""
+        return len(self._under_way)
+
     def read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for reading; count what the disk did."""
-        return self._run(self._workers.readers.run, function, *args).addBoth(self._count)
+        return self._run("read", self._workers.readers.run, function, *args).addBoth(self._count)
 
     def write(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for writing; count what the disk did."""
-        return self._run(self._workers.writers.run, function, *args).addBoth(self._count)
+        return self._run("write", self._workers.writers.run, function, *args).addBoth(self._count)
 
     def give_back(self, function: Callable[[], T]) -> Deferred[T]:
         """Let go, in one of the disk's threads, of what an operation has left; never refused.
 
         It says nothing of the disk: nobody can do anything about an error here.
         """
-        return self._run(self._workers.writers.finish, function)
+        return self._run("release", self._workers.writers.finish, function)
 
     async def open(self, digest: Digest) -> "DiskSource | None":
         """The disk's copy as a source to read from, `None` when there is none.
@@ -138,13 +151,17 @@ class Member:
         """Let the threads end once they are idle."""
         self._workers.stop()
 
-    def _run(self, run: Callable[..., Deferred[T]], *call: object) -> Deferred[T]:
+    def _run(self, kind: str, run: Callable[..., Deferred[T]], *call: object) -> Deferred[T]:
         self._operations += 1
         number = self._operations
         self._under_way[number] = self.clock.seconds()
 
         def ended(outcome: T | Failure) -> T | Failure:
-            del self._under_way[number]
+            begun = self._under_way.pop(number)
+            if isinstance(outcome, Failure) and outcome.check(Busy):
+                self._meter.refused()
+            else:
+                self._meter.did(kind, max(0.0, self.clock.seconds() - begun))
             return outcome
 
         return run(*call).addBoth(ended)
@@ -235,6 +252,7 @@ class DiskSource:
         self._opened = opened
         self._reading: Deferred[bytes] | None = None
         self.place = opened.copy.path
+        self.storage = opened.copy.storage
         self.size = opened.copy.size
         self.modified_ns = opened.copy.modified_ns
         self.whole = opened.whole

@@ -45,6 +45,7 @@ class Search:
     """
 
     log = Logger()
+    tier = "disk"
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from stor.config import S3
 from stor.digest import Digest
+from stor.metrics import S3_STORAGE
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 10
@@ -39,6 +40,7 @@ class Stat:
 
     size: int
     modified_ns: int
+    storage: str = S3_STORAGE
 
 
 @attrs.frozen

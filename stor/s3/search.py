@@ -13,6 +13,7 @@ class S3Search:
     """The one copy of a sample that S3 has or has not. The same face as `stor.disks.search`."""
 
     log = Logger()
+    tier = "s3"
 
     def __init__(self, bucket: Bucket, digest: Digest, *, part: bool) -> None:
         """`part` means that only a part of the sample will be read."""

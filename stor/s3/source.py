@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from stor.digest import Digest, Hasher
 from stor.errors import Damaged
+from stor.metrics import S3_STORAGE
 from stor.s3.body import Body
 from stor.s3.client import S3Failed
 
@@ -32,7 +33,7 @@ class S3Source:
         self, opener: Opener, digest: Digest, size: int, modified_ns: int, body: Body | None
     ) -> None:
         """`body` is the sample from its first byte on, when it has been asked for already."""
-        self.place = "s3"
+        self.place = self.storage = S3_STORAGE
         self.size = size
         self.modified_ns = modified_ns
         self.whole: bytes | None = None

@@ -11,7 +11,9 @@ class Served:
     """A request that is over, well or badly.
 
     `outcome` is "done", or "cut" when the client got less than the whole answer. `source` is
-    where the sample came from. `bytes` count bodies alone.
+    where the sample came from, `storage` the disk's root or `s3`. `bytes` count bodies alone.
+    `status` is 0 when none was sent. `route` is what was asked for, a `sample` or the name of a
+    page, and `causes` say why it was not to be had, as `stor.web.answer.Answer` has them.
     """
 
     peer: str
@@ -23,10 +25,23 @@ class Served:
     seconds: float
     outcome: str
     source: str = "-"
+    route: str = "sample"
+    storage: str | None = None
+    causes: tuple[str, ...] = ()
 
 
 #: Told of every request that is over.
 Observer = Callable[[Served], None]
+
+
+def together(*observers: Observer) -> Observer:
+    """One observer for several."""
+
+    def tell(served: Served) -> None:
+        for observer in observers:
+            observer(served)
+
+    return tell
 
 
 class AccessLog:

@@ -21,12 +21,16 @@ from stor.worker import Busy
 
 @attrs.frozen
 class Answer:
-    """A whole response. `headers` come on top of Content-Type and Content-Length."""
+    """A whole response. `headers` come on top of Content-Type and Content-Length.
+
+    `causes` say why it is no better one, a word each, for what counts them.
+    """
 
     status: int
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    causes: tuple[str, ...] = ()
 
     @classmethod
     def line(cls, status: int, line: str, **headers: str) -> "Answer":
@@ -53,11 +57,37 @@ STATUS: dict[type[Exception], int] = {
     Damaged: 500,
 }
 
-INTERNAL_ERROR = Answer.line(500, "internal error: it was logged")
+#: Why, in a word, for what counts them.
+_CAUSES: dict[type[Exception], str] = {
+    MalformedDigest: "malformed_sha",
+    Unauthorized: "unauthorized",
+    Mismatch: "bad_sha",
+    TooLarge: "too_large",
+    NoRoom: "no_space",
+    Unavailable: "unavailable",
+    Busy: "busy",
+    Damaged: "damaged",
+}
+
+INTERNAL_ERROR = attrs.evolve(
+    Answer.line(500, "internal error: it was logged"), causes=("internal",)
+)
 
 
 def answer_to(error: BaseException | None) -> Answer | None:
     """The answer for a known failure, `None` for one that is a bug."""
+    answer = _answer_to(error)
+    return None if answer is None else attrs.evolve(answer, causes=causes_of(error))
+
+
+def causes_of(error: BaseException | None) -> tuple[str, ...]:
+    """Why a request failed: a word, or one for each tier that was asked in vain."""
+    if isinstance(error, NotFound):
+        return tuple(f"not_found_{tier}" for tier in error.tiers)
+    return (next((word for kind, word in _CAUSES.items() if isinstance(error, kind)), "internal"),)
+
+
+def _answer_to(error: BaseException | None) -> Answer | None:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), None)
     if status is None:
         return Answer.line(500, str(error)) if isinstance(error, StorError) else None

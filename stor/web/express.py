@@ -73,8 +73,10 @@ class Express:
         if head is None:
             return None
         size = len(sample.content)
-        served = Served(peer, "GET", f"/{name}", 200, size, 0, 0.0, "done", sample.place)
-        self._served(served)
+        place, storage = sample.place, sample.storage
+        self._served(
+            Served(peer, "GET", f"/{name}", 200, size, 0, 0.0, "done", place, "sample", storage)
+        )
         return b"%b%b%b" % (self._dated(server), head, sample.content)
 
     def _is_plain(self, block: bytes) -> bool:

@@ -22,6 +22,9 @@ from stor.web.upload import Head, Upload
 #: A body that nobody asked for (of a GET) is read up to this size.
 UNWANTED_BODY_BYTES = 1024 * 1024
 
+#: The paths that are no samples, without their slash, and what each is called.
+PAGES = {"": "root", "status": "status", "metrics": "metrics"}
+
 SERVER = f"Stor/{__version__}".encode()
 
 
@@ -46,8 +49,10 @@ class StorRequest(Request):
         self._unwanted_bytes = 0
         self._length: int | None = 0
         self._awaits_continue = False
-        #: Where the sample came from, for the access log.
+        #: Where the sample came from, and on which storage that is, for who is told of it.
         self.source = "-"
+        self.storage: str | None = None
+        self._causes: tuple[str, ...] = ()
         self._begun_seconds = 0.0
         self._received_bytes = 0
         self._peer = "-"
@@ -171,6 +176,7 @@ class StorRequest(Request):
     def apply(self, answer: Answer) -> bytes:
         """Set status and headers for an answer; its body, still to be written."""
         self.set_head(answer.status, answer.headers)
+        self._causes = answer.causes
         if answer.status != 304:  # whose Content-Length would be that of the sample (RFC 9110, 8.6)
             self.setHeader(b"Content-Type", answer.content_type.encode())
             self.setHeader(b"Content-Length", b"%d" % len(answer.body))
@@ -216,6 +222,9 @@ class StorRequest(Request):
                 self.site.clock.seconds() - self._begun_seconds,
                 outcome,
                 self.source,
+                PAGES.get(self.name, "sample"),
+                self.storage,
+                self._causes,
             )
         )
 

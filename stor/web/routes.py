@@ -16,17 +16,17 @@ from stor import __version__
 from stor.content import Content
 from stor.digest import Digest
 from stor.hot import HotContent, HotSample
+from stor.prometheus import CONTENT_TYPE, Figures
 from stor.store import Store
 from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.web.conditions import Conditions, Unsatisfiable, Validators, select_range
 from stor.web.download import Sender
-from stor.web.request import StorRequest
+from stor.web.request import PAGES, StorRequest
 from stor.web.site import shield
 from stor.web.upload import Upload, Uploads
 
 _READING = ("GET", "HEAD")
 _STORING = ("POST", "PUT")
-_FIXED_PATHS = ("", "status")
 
 
 class Api:
@@ -35,9 +35,12 @@ class Api:
     log = Logger()
     app = Klein()
 
-    def __init__(self, store: Store, uploads: Uploads, clock: IReactorTime) -> None:
+    def __init__(
+        self, store: Store, uploads: Uploads, clock: IReactorTime, figures: Figures
+    ) -> None:
         self._store = store
         self._uploads = uploads
+        self._figures = figures
         self._clock = clock
         #: Set when the service is about to end: `/status` says so to load balancers.
         self.stopping = False
@@ -86,6 +89,12 @@ class Api:
         text = "".join(f"{problem}\n" for problem in problems) or "OK"
         return request.apply(Answer(code, text.encode(), headers=headers))
 
+    @app.route("/metrics", methods=_READING)
+    def metrics(self, request: StorRequest) -> bytes:
+        """Give all figures to Prometheus, from what is known: no disk is asked."""
+        headers = {"Cache-Control": "no-store"}
+        return request.apply(Answer(200, self._figures.exposition(), CONTENT_TYPE, headers))
+
     @app.route("/<name>", methods=_READING)
     def get_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
         """Send a sample."""
@@ -119,6 +128,7 @@ class Api:
         conditions = _conditions(request)
         if conditions.present or request.method == b"HEAD":
             found = await self._store.find(digest)
+            request.storage = found.storage
             now = self._validators(digest, found.modified_ns)
             code = conditions.evaluate(now)
             if code == 304:
@@ -131,7 +141,7 @@ class Api:
                 return b""
         part = request.getHeader(b"range") is not None
         content = await self._store.open(digest, part=part)
-        request.source = content.place
+        request.source, request.storage = content.place, content.storage
         return await self._send(request, content)
 
     def hot_head(self, sample: HotSample) -> bytes | None:
@@ -203,7 +213,7 @@ def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:
 
 
 def _allowed(request: StorRequest) -> tuple[str, ...]:
-    return _READING if request.name in _FIXED_PATHS else _READING + _STORING
+    return _READING if request.name in PAGES else _READING + _STORING
 
 
 def _not_allowed(request: StorRequest) -> Answer:

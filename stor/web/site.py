@@ -10,6 +10,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from stor.web.access import Observer
+from stor.web.answer import answer_to
 from stor.web.channel import StorChannel
 from stor.web.express import Express
 from stor.web.request import Reception, StorRequest
@@ -103,14 +104,15 @@ def shield(inner: Deferred[T]) -> Deferred[T]:
     """A Deferred with the outcome of `inner` that can be cancelled without cancelling `inner`.
 
     Klein cancels a handler when its client disconnects; work in a thread cannot be cancelled, and
-    what it opened is to be closed by whoever waits for it.
+    what it opened is to be closed by whoever waits for it. A failure after that is logged, unless
+    it is one that a client would have been told of.
     """
     outer: Deferred[T] = Deferred(lambda _: None)
 
     def pass_on(outcome: Any) -> None:
         if not outer.called:
             outer.callback(outcome)
-        elif isinstance(outcome, Failure):
+        elif isinstance(outcome, Failure) and answer_to(outcome.value) is None:
             _log.failure("After the client was gone", outcome)
 
     inner.addBoth(pass_on)

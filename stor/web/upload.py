@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from stor.digest import Digest, MalformedDigest
 from stor.errors import Mismatch, TooLarge
 from stor.store import Incoming, Store
-from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
+from stor.web.answer import INTERNAL_ERROR, Answer, answer_to, causes_of
 from stor.web.auth import Authenticator
 from stor.worker import Worker, settle
 
@@ -70,6 +70,8 @@ class Uploads:
         self.max_upload_bytes = max_upload_bytes
         self._total_buffer_bytes = total_buffer_bytes
         self.buffered_bytes = 0
+        #: Uploads that are not answered yet.
+        self.in_progress = 0
 
     @property
     def full(self) -> bool:
@@ -107,6 +109,7 @@ class Upload:
 
     def start(self) -> None:
         """Take the decisions that come before the body."""
+        self._uploads.in_progress += 1
         Deferred.fromCoroutine(self._run()).addErrback(self._explain).addCallback(self._finish)
 
     def receive(self, data: bytes) -> None:
@@ -197,7 +200,8 @@ class Upload:
 
     def _explain(self, failure: Failure) -> Answer:
         if failure.check(MalformedDigest):
-            return Answer.line(412, str(failure.value))
+            refusal = Answer.line(412, str(failure.value))
+            return attrs.evolve(refusal, causes=causes_of(failure.value))
         if failure.check(ClientGone):
             return Answer.line(400, "the body is incomplete; nothing was kept")
         answer = answer_to(failure.value)
@@ -207,6 +211,7 @@ class Upload:
 
     def _finish(self, answer: Answer) -> None:
         self._answered = True
+        self._uploads.in_progress -= 1
         self._uploads.buffered_bytes -= self._buffered_bytes
         self._chunks, self._buffered_bytes = [], 0
         if self._paused:

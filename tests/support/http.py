@@ -97,19 +97,27 @@ def take_all(connection, limit=None):
 
 
 @contextmanager
-def no_bug_logged():
-    """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
-    bugs = []
+def logged_events(least=LogLevel.debug):
+    """A list that gets what is logged, from a level on."""
+    events = []
 
     def observe(event):
-        if event.get("log_level") is LogLevel.critical:
-            bugs.append(str(event.get("log_failure") or event))
+        if event.get("log_level", LogLevel.debug) >= least:
+            events.append(event)
 
     globalLogPublisher.addObserver(observe)
     try:
-        yield
+        yield events
     finally:
         globalLogPublisher.removeObserver(observe)
+
+
+@contextmanager
+def no_bug_logged():
+    """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
+    with logged_events(LogLevel.critical) as events:
+        yield
+    bugs = [str(event.get("log_failure") or event) for event in events]
     assert not bugs, "\n".join(bugs)
 
 

@@ -17,7 +17,10 @@ from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.roster import Roster
+from stor.gauges import Gauges
+from stor.metrics import Metrics
 from stor.store import Store
+from stor.web.access import together
 from stor.web.auth import Authenticator
 from stor.web.express import Express
 from stor.web.routes import Api
@@ -62,6 +65,7 @@ class Rig:
     ):
         self.clock = Clock()
         self.clock.advance(time.time())
+        self.metrics = Metrics()
         self.members = []
         roots = [
             [path / f"set{s}" / f"disk{d}" for d in range(disks)] for s, disks in enumerate(sets)
@@ -75,8 +79,9 @@ class Rig:
                 label = f"set{s}/disk{d}"
                 disk = Disk(str(root), files(label), forbidden_device)
                 health = Health(self.clock.seconds, writable=(s, d) not in read_only)
+                meter = self.metrics.figures.disk(str(root))
                 own = workers(label) if workers else Workers(worker(), worker(), InlineWorker())
-                members.append(Member(disk, health, own, self.clock, roster))
+                members.append(Member(disk, health, own, self.clock, roster, meter))
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
         self.mirrors = Mirrors(
@@ -90,7 +95,7 @@ class Rig:
         self.probe()
         roster.patient = False
         self.probe()
-        self.store = Store(self.mirrors, succeed(None))
+        self.store = Store(self.mirrors, succeed(None), self.metrics)
         self.uploads = Uploads(
             self.store,
             Authenticator([f"{USER}:{PASSWORD}"]),
@@ -98,11 +103,13 @@ class Rig:
             max_upload_bytes=max_upload_bytes,
             total_buffer_bytes=total_buffer_bytes,
         )
-        self.api = Api(self.store, self.uploads, self.clock)
+        self.metrics.figures.watch(Gauges(self.mirrors, self.store, self.uploads, {}))
+        self.api = Api(self.store, self.uploads, self.clock, self.metrics.figures)
         self.store.hot.shrink(cache_bytes)
         self.served = []
-        express = Express(self.store.hot, self.api.hot_head, self.clock.seconds, self.served.append)
-        self.site = StorSite(self.api.resource(), self.api, self.clock, self.served.append, express)
+        served = together(self.served.append, self.metrics.served)
+        express = Express(self.store.hot, self.api.hot_head, self.clock.seconds, served)
+        self.site = StorSite(self.api.resource(), self.api, self.clock, served, express)
 
     def probe(self):
         """Let every disk be looked at again."""

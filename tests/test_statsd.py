@@ -1,0 +1,170 @@
+"""The wire to statsd: whatever is at its other end, nobody notices."""
+
+import errno
+import socket
+
+import pytest
+from twisted.internet.task import Clock
+
+from stor.statsd import DATAGRAM_BYTES, FLUSH_SECONDS, RENEW_SECONDS, RETRY_SECONDS
+from tests.support.http import logged_events
+from tests.support.metrics import Received
+from tests.support.statsd import ADDRESS, Network
+from tests.support.workers import HeldWorker
+
+UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+@pytest.fixture
+def statsd(network, clock):
+    statsd = network.statsd(clock)
+    clock.advance(0)
+    return statsd
+
+
+def test_a_line_has_its_prefix_its_kind_and_its_unit(statsd, network, clock):
+    statsd.count("a.count")
+    statsd.count("a.size", 4096)
+    statsd.time("a.time", 0.0125)
+    clock.advance(FLUSH_SECONDS)
+    lines = b"stor.dev.a.count:1|c\nstor.dev.a.size:4096|c\nstor.dev.a.time:12.500000|ms"
+    assert network.sent == [(lines, ADDRESS[1])]
+    assert network.asked == [("statsd.example", 8125)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [("stor", b"stor.a"), ("stor.dev.", b"stor.dev.a"), ("", b"a"), ("\ud800é", "?é.a".encode())],
+)
+def test_any_prefix_that_a_configuration_can_have(network, clock, prefix, name):
+    statsd = network.statsd(clock, prefix=prefix)
+    clock.advance(0)
+    statsd.count("a")
+    clock.advance(FLUSH_SECONDS)
+    assert network.datagrams == [name + b":1|c"]
+
+
+def test_lines_wait_for_others_and_travel_together(statsd, network, clock):
+    for n in range(1000):
+        statsd.count(f"name.{n}.count")
+    clock.advance(FLUSH_SECONDS)
+    received = Received("stor.dev", network.datagrams)
+    assert received.lines == {f"name.{n}.count": 1 for n in range(1000)}
+    assert max(map(len, network.datagrams)) <= DATAGRAM_BYTES
+    assert min(map(len, network.datagrams[:-1])) > DATAGRAM_BYTES - 40
+    clock.advance(10 * FLUSH_SECONDS)
+    assert len(Received("stor.dev", network.datagrams).names) == 1000
+
+
+def test_a_line_that_is_longer_than_a_datagram_travels_alone(statsd, network, clock):
+    names = ["a", "b" * 2000, "c"]
+    for name in names:
+        statsd.count(name)
+    clock.advance(FLUSH_SECONDS)
+    assert [data.split(b":")[0][9:].decode() for data in network.datagrams] == names
+
+
+def test_an_idle_stor_wakes_for_nothing(statsd, network, clock):
+    calls = clock.getDelayedCalls()
+    assert [call.getTime() for call in calls] == [RENEW_SECONDS]
+
+
+def test_the_sample_rate_is_kept_and_said(network, clock):
+    statsd = network.statsd(clock, sample_rate=0.1)
+    clock.advance(0)
+    for _ in range(20_000):
+        statsd.count("a.count")
+        statsd.time("a.time", 1)
+    clock.advance(FLUSH_SECONDS)
+    received = Received("stor.dev", network.datagrams)
+    assert received.rates == {"0.1"}
+    for name in ("a.count", "a.time"):
+        # 2000 are expected, with a standard deviation of 42: seven of them.
+        assert abs(received.lines[name] - 2000) < 300
+
+
+def test_a_name_that_cannot_be_resolved_has_no_effect_and_is_logged_once(network, clock):
+    network.address = UNKNOWN
+    with logged_events() as events:
+        statsd = network.statsd(clock)
+        for _ in range(100):
+            statsd.count("a")
+            clock.advance(RETRY_SECONDS)
+    assert len(network.asked) > 90
+    assert network.sent == []
+    assert [event["log_level"].name for event in events] == ["warn"]
+    network.address = ADDRESS
+    clock.advance(RETRY_SECONDS)
+    statsd.count("b")
+    clock.advance(FLUSH_SECONDS)
+    assert network.datagrams == [b"stor.dev.b:1|c"]
+
+
+@pytest.mark.parametrize("fault", [errno.EAGAIN, errno.ECONNREFUSED, errno.ENETUNREACH])
+def test_a_network_that_takes_nothing_has_no_effect(statsd, network, clock, fault):
+    network.fault = OSError(fault, "no")
+    with logged_events() as events:
+        for n in range(1000):
+            statsd.count(f"a.{n}")
+            clock.advance(FLUSH_SECONDS / 10)
+    assert not events
+    network.fault = None
+    statsd.count("b")
+    clock.advance(FLUSH_SECONDS)
+    assert network.datagrams[-1].endswith(b"stor.dev.b:1|c")
+
+
+def test_a_name_that_takes_for_ever_holds_up_nothing(network, clock):
+    worker = HeldWorker()
+    statsd = network.statsd(clock, worker)
+    clock.advance(0)
+    for n in range(1000):
+        statsd.count(f"a.{n}")
+        clock.advance(RENEW_SECONDS)
+    assert len(worker.held) == 1, "it is asked for again and again"
+    worker.release()
+    statsd.count("b")
+    clock.advance(FLUSH_SECONDS)
+    assert network.datagrams == [b"stor.dev.b:1|c"]
+
+
+def test_a_server_that_moves_is_found_again(statsd, network, clock):
+    for address in (("192.0.2.8", 8125), ("2001:db8::1", 8125, 0, 0)):
+        family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
+        network.address = family, address
+        clock.advance(RENEW_SECONDS)
+        statsd.count("a")
+        clock.advance(FLUSH_SECONDS)
+        assert network.sent[-1][1] == address
+    network.address = UNKNOWN
+    clock.advance(RENEW_SECONDS)
+    statsd.count("a")
+    clock.advance(FLUSH_SECONDS)
+    assert network.sent[-1][1] == address, "the last address is better than none"
+    assert network.open == 1
+
+
+@pytest.mark.parametrize("resolved", [True, False])
+def test_the_end_sends_what_waits_and_leaves_nothing(network, clock, resolved):
+    worker = HeldWorker()
+    statsd = network.statsd(clock, worker)
+    clock.advance(0)
+    if resolved:
+        worker.release()
+    statsd.count("a")
+    statsd.stop()
+    worker.release()
+    assert network.datagrams == ([b"stor.dev.a:1|c"] if resolved else [])
+    statsd.count("b")  # a request that ends late
+    assert network.open == 0
+    assert not clock.getDelayedCalls()
