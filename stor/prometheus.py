@@ -49,7 +49,7 @@ class Collector(Protocol):
 
 
 class Counts(dict[Labels, float]):
-    """A counter by its labels: `counts[labels] += 1`. Implements `Collector`."""
+    """A counter by its labels: `counts[labels] += 1`."""
 
     def __init__(
         self, name: str, what: str, labels: Sequence[str] = (), begun: Iterable[Labels] = ()
@@ -63,7 +63,7 @@ class Counts(dict[Labels, float]):
         return 0.0
 
     def collect(self) -> Iterator[Metric]:
-        """See `Collector.collect`."""
+        """The figure, now."""
         family = CounterMetricFamily(*self._about, labels=self._labels)
         for labels, value in self.items():
             family.add_metric(labels, value)
@@ -88,7 +88,7 @@ class Spread:
 
 
 class Spreads(dict[Labels, Spread]):
-    """A histogram by its labels, a summary when it has no bounds. Implements `Collector`."""
+    """A histogram by its labels, a summary when it has no bounds."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Spreads(dict[Labels, Spread]):
         return made
 
     def collect(self) -> Iterator[Metric]:
-        """See `Collector.collect`."""
+        """The figure, now."""
         if not self._bounds:
             summary = SummaryMetricFamily(*self._about, labels=self._labels)
             for labels, spread in self.items():
@@ -166,9 +166,7 @@ class Figures:
             "Operations that were not begun because too many were waiting for the disk.",
             ["root"],
         )
-        for own in [self, *vars(self).values()]:
-            if isinstance(own, Counts | Spreads | Figures):
-                self.watch(own)
+        self.watch(self)
 
     def watch(self, collector: Collector) -> None:
         """Give the figures of `collector`, too, from now on."""
@@ -190,6 +188,9 @@ class Figures:
         yield GaugeMetricFamily(
             "stor_http_connections", "Connections that are open.", self.connections()
         )
+        for own in vars(self).values():
+            if isinstance(own, Counts | Spreads):
+                yield from own.collect()
 
     def _make_of_requests(self) -> None:
         self.requests = Counts(

@@ -35,7 +35,7 @@ SAMPLES = {
     "slashes": "//",
     "absolute": f"http://stor.example/{SHA}",
 }
-PAGES = ["/", "/?x", "/status", "/status/", "/status?x", "http://stor.example"]
+PAGES = ["/", "/?x", "/status", "/status/", "/status?x", "/metrics", "http://stor.example"]
 LENGTHS = {"no length": [], "length 0": [("Content-Length", "0")]}
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from stor.digest import Digest
 from stor.disks.health import State
+from stor.location import S3, Locations, mirror_place
 from stor.statsd import FLUSH_SECONDS
 from stor.web.download import STALL_SECONDS
 from tests.conformance import sample
@@ -43,6 +44,11 @@ class Watched(Rig):
         self.clock.advance(0)
         self.store.bucket = MemoryBucket(*in_s3)
         self.store.order = ("disk", "s3")
+        places = {
+            mirror_place("host", [m.root for m in s.members]): s for s in self.mirrors.mirrors
+        }
+        self.store.locations = Locations([*places, S3], [], self.clock)
+        self.store.places = places
 
     def received(self):
         """What the statsd server knows by now."""
@@ -79,8 +85,6 @@ def everything(rig):
     for path in rig.copies(b"another"):
         path.write_bytes(b"damaged")
     assert rig.get(b"another").status == 500
-    rig.metrics.cache(True, 0.001)
-    rig.metrics.cache(False, 0.002)
     for root in rig.roots:
         shutil.rmtree(root)
     rig.probe()
@@ -101,9 +105,8 @@ def everything(rig):
         "error.post.no_space.count": 1,
         "error.post.unknown.count": 1,
         "healthcheck.count": 1,
-        "cache.hit": 1,
-        "cache.miss": 1,
-        "cache.time": 3,
+        "cache.hit": 3,
+        "cache.miss": 2,
     }
 
 
@@ -120,7 +123,7 @@ def test_every_name_is_sent_and_both_count_the_same(tmp_path):
     assert sum(totals.get(f"{disk}.size", 0) for disk in disks) == len(HELLO)
     assert sum(received.lines[f"{disk}.time"] for disk in disks) == 2
     attempts = [total for name, total in totals.items() if name.startswith("lookup.attempt.")]
-    assert sum(attempts) == received.lines["lookup.time"] == 5
+    assert sum(attempts) == received.lines["lookup.time"] == received.lines["cache.time"] == 5
     assert totals["lookup.attempt.3.count"] >= 2, "two disks and S3, in vain"
 
 
@@ -129,7 +132,8 @@ def test_both_count_the_same_whatever_happens(tmp_path, seed):
     """Requests in any order, some of whose clients go away."""
     rng = random.Random(seed)
     contents = [sample(size) for size in (0, 5, 5000, 300_000, MIB)]
-    rig = Watched(tmp_path, in_s3=contents[:2], seed=seed, max_upload_bytes=MIB - 1)
+    options = {"max_upload_bytes": MIB - 1, "cache_bytes": 10_000 if seed % 2 else 0}
+    rig = Watched(tmp_path, in_s3=contents[:2], seed=seed, **options)
 
     def leave(data):
         connection = rig.connect()
@@ -153,7 +157,6 @@ def test_both_count_the_same_whatever_happens(tmp_path, seed):
                 lambda: rig.request("BREW", f"/{name}"),
                 lambda: leave(request_bytes("GET", f"/{name}")),
                 lambda: leave(request_bytes("POST", f"/{name}", [AUTHORIZED], content)),
-                lambda: rig.metrics.cache(rng.random() < 0.5, rng.random()),
             ]
         )
 
@@ -162,6 +165,22 @@ def test_both_count_the_same_whatever_happens(tmp_path, seed):
     totals = rig.agreed()
     assert totals["request.get.count"] > 20
     assert totals["request.post.count"] > 20
+
+
+def test_a_sample_in_memory_counts_for_the_disk_that_it_came_from(tmp_path):
+    rig = Watched(tmp_path, (1,), cache_bytes=10_000)
+    rig.put(HELLO)
+    for _ in range(5):
+        rig.get(HELLO)
+    rig.get(HELLO, method="HEAD")
+    rig.get(HELLO, [("Range", "bytes=1-2")])
+    totals, disk = rig.agreed(), f"success.get.ok_old.{disk_name(rig.roots[0])}"
+    assert (totals[f"{disk}.count"], totals[f"{disk}.size"]) == (7, 5 * len(HELLO) + 2)
+    assert totals["lookup.attempt.1.count"] == 1
+    exported = rig.exported()
+    assert exported.value("stor_hot_hits_total") == 6
+    assert exported.value("stor_hot_samples") == 1
+    assert exported.value("stor_hot_bytes") > len(HELLO)
 
 
 class TestAClientThatGoesAway:

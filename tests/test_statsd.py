@@ -37,7 +37,7 @@ def test_a_line_has_its_prefix_its_kind_and_its_unit(statsd, network, clock):
     statsd.count("a.size", 4096)
     statsd.time("a.time", 0.0125)
     clock.advance(FLUSH_SECONDS)
-    lines = b"stor.dev.a.count:1|c\nstor.dev.a.size:4096|c\nstor.dev.a.time:12.500000|ms"
+    lines = b"stor.dev.a.time:12.500000|ms\nstor.dev.a.count:1|c\nstor.dev.a.size:4096|c"
     assert network.sent == [(lines, ADDRESS[1])]
     assert network.asked == [("statsd.example", 8125)]
 
@@ -66,6 +66,25 @@ def test_lines_wait_for_others_and_travel_together(statsd, network, clock):
     assert len(Received("stor.dev", network.datagrams).names) == 1000
 
 
+def test_what_is_counted_meanwhile_is_one_line(statsd, network, clock):
+    for n in range(1000):
+        statsd.count("a.count")
+        statsd.count("a.size", n)
+    clock.advance(FLUSH_SECONDS)
+    assert network.datagrams == [b"stor.dev.a.count:1000|c\nstor.dev.a.size:499500|c"]
+    clock.advance(FLUSH_SECONDS)
+    assert len(network.datagrams) == 1
+
+
+def test_nobody_is_asked_before_the_reactor_runs(network, clock):
+    """A process that goes into the background (twistd without -n) loses its threads."""
+    worker = HeldWorker()
+    network.statsd(clock, worker)
+    assert not worker.held
+    clock.advance(0)
+    assert len(worker.held) == 1
+
+
 def test_a_line_that_is_longer_than_a_datagram_travels_alone(statsd, network, clock):
     names = ["a", "b" * 2000, "c"]
     for name in names:
@@ -88,9 +107,9 @@ def test_the_sample_rate_is_kept_and_said(network, clock):
     clock.advance(FLUSH_SECONDS)
     received = Received("stor.dev", network.datagrams)
     assert received.rates == {"0.1"}
-    for name in ("a.count", "a.time"):
-        # 2000 are expected, with a standard deviation of 42: seven of them.
-        assert abs(received.lines[name] - 2000) < 300
+    # 2000 are expected, with a standard deviation of 42: seven of them.
+    assert abs(received.totals["a.count"] - 2000) < 300
+    assert abs(received.lines["a.time"] - 2000) < 300
 
 
 def test_a_name_that_cannot_be_resolved_has_no_effect_and_is_logged_once(network, clock):
