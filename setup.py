@@ -42,6 +42,7 @@ setup(
             "pytest>=8.0",
             "pytest-twisted>=1.14",
             "pytest-xdist>=3.6",
+            "PyYAML>=6.0",
             "ruff>=0.5",
         ],
     },
