@@ -112,6 +112,7 @@ class Assembly:
             self._authenticator(chosen),
             self._hashing,
             max_upload_bytes=chosen.max_upload_bytes,
+            max_uploads=chosen.max_uploads,
         )
         pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
         self.metrics.figures.watch(Gauges(self.mirrors, self.store, self._uploads, pools))
@@ -146,6 +147,7 @@ class Assembly:
         self._set_tiers(chosen)
         self._uploads.authenticator = self._authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
+        self._uploads.max_uploads = chosen.max_uploads
         self.api.read_auth = chosen.read_auth
         self._set_statsd(chosen.statsite)
         await self.begin()

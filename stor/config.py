@@ -14,6 +14,8 @@ from stor.reader import Reader, show
 
 GIB = 1024**3
 DEFAULT_LISTEN = ("tcp:8080",)
+DEFAULT_CONNECTIONS = 10_000
+DEFAULT_UPLOADS = 1000
 DEFAULT_CACHE_BYTES = 32 * 1024**2
 DEFAULT_SPOOL = "/var/lib/stor/spool"
 S3_WRITES = ("never", "copy", "only")
@@ -80,6 +82,8 @@ class Config:
     workers: int = 1
     reserve_bytes: int = GIB
     max_upload_bytes: int | None = None
+    max_uploads: int = DEFAULT_UPLOADS
+    max_connections: int = DEFAULT_CONNECTIONS
     require_mount: bool = True
     cache_bytes: int = DEFAULT_CACHE_BYTES
     log_format: str | None = None
@@ -144,6 +148,8 @@ class _Reader(Reader):
             "workers": self.integer("workers", 1, 1),
             "reserve_bytes": self.integer("reserve_bytes", GIB, 0),
             "max_upload_bytes": self.integer("max_upload_bytes", None, 0),
+            "max_uploads": self.integer("max_uploads", DEFAULT_UPLOADS, 1),
+            "max_connections": self.integer("max_connections", DEFAULT_CONNECTIONS, 1),
             "require_mount": self.boolean("require_mount", True),
             "spool_directory": self.path("spool_directory", DEFAULT_SPOOL),
             "spool_bytes": self.integer("spool_bytes", 10 * GIB, 1),
@@ -336,6 +342,8 @@ _KEYS = (
     "workers",
     "reserve_bytes",
     "max_upload_bytes",
+    "max_uploads",
+    "max_connections",
     "require_mount",
     "cache_bytes",
     "log_format",

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from stor.assembly import Assembly
 from stor.config import Config, ConfigError
+from stor.descriptors import raise_limit, shortage
 from stor.disks.member import PROBE_INTERVAL_SECONDS
 from stor.logs import observer_for
 from stor.notify import Notifier
@@ -77,7 +78,9 @@ class StorService(Service):
         api, metrics = self._assembly.api, self._assembly.metrics
         served = together(AccessLog(), metrics.served)
         express = Express(self._assembly.store.hot, api.hot_head, reactor.seconds, served)
-        self._site = StorSite(self._assembly.resource(), api, reactor, served, express)
+        self._site = StorSite(
+            self._assembly.resource(), api, reactor, served, express, chosen.max_connections
+        )
         metrics.figures.connections = lambda: len(self._site.channels)
         self._ports = Ports(self._site, reactor)
         self._probing = LoopingCall(self._probe)
@@ -164,6 +167,7 @@ class StorService(Service):
             for key in ("workers", "log_format"):
                 if getattr(chosen, key) != getattr(self._config, key):
                     self.log.warn("{key} is in force after the next start", key=key)
+            self._site.max_connections = chosen.max_connections
             self._config = chosen
             self._warn(chosen)
             self.log.info("Reloaded: the configuration is in force")
@@ -172,7 +176,8 @@ class StorService(Service):
                 self._notifier.send(READY=1)
 
     def _warn(self, chosen: Config) -> None:
-        for warning in chosen.warnings:
+        short = shortage(raise_limit(), chosen)
+        for warning in (*chosen.warnings, *([short] if short else [])):
             self.log.warn("{warning}", warning=warning)
 
     def _probe(self) -> Deferred[None]:

@@ -15,6 +15,7 @@ ORDER = [
     "reader",
     "htpasswd",
     "config",
+    "descriptors",
     "quickstart",
     "notify",
     "logs",

@@ -30,6 +30,9 @@ from stor.web.request import SERVER, StorRequest, path_of
 LINGER_SECONDS = 30.0
 LINGER_IDLE_SECONDS = 5.0
 
+#: The same for a connection that was one too many.
+TURNED_AWAY_SECONDS = 2.0
+
 #: int() refuses more than 4300 digits (CVE-2020-10735).
 _LENGTH_DIGITS = 4000
 
@@ -45,6 +48,13 @@ class Connections(Protocol):
     draining: bool
     #: Seconds after which a connection without a byte is cut.
     timeOut: float
+
+    def admit(self, channel: "StorChannel") -> Answer | None:
+        """Take a new connection into account; what to turn it away with, if it is one too many."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no time for that either."""
 
     def lost(self, channel: "StorChannel") -> None:
         """Forget a channel whose connection has ended."""
@@ -69,9 +79,14 @@ class StorChannel(HTTPChannel):
         super().connectionMade()
         self._pace = Pace(self.site.clock.seconds)
         self._peer = getattr(self.transport.getPeer(), "host", "-")
-        self.site.channels.add(self)
         # Not through TLS, and not the in-memory transports of a proxy or a test.
         self._direct = isinstance(self.transport, TCPConnection)
+        answer = self.site.admit(self)
+        if answer is not None and not self.site.crowded:
+            self.refuse(answer, TURNED_AWAY_SECONDS)
+        elif answer is not None:
+            self.lingering = True
+            self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
         """Leave the site's count of connections."""
@@ -217,7 +232,7 @@ class StorChannel(HTTPChannel):
             super().requestDone(request)
             self._end_when_served()
 
-    def refuse(self, answer: Answer) -> None:
+    def refuse(self, answer: Answer, linger_seconds: float = LINGER_SECONDS) -> None:
         """Answer what is no request, and end the connection."""
         if self.lingering:
             return
@@ -233,11 +248,12 @@ class StorChannel(HTTPChannel):
             (b"Connection", b"close"),
             (b"Content-Type", answer.content_type.encode()),
             (b"Content-Length", b"%d" % len(answer.body)),
+            *((name.encode(), value.encode()) for name, value in answer.headers.items()),
         ):
             headers.addRawHeader(name, value)
         self.writeHeaders(b"HTTP/1.1", b"%d" % answer.status, reason, headers)
         self.transport.write(b"" if head else answer.body)
-        self._linger()
+        self._linger(linger_seconds)
 
     def checkPersistence(self, request: StorRequest, version: bytes) -> bool:  # noqa: N802
         """Whether the connection may go on: HTTP/1.1 and no `close` in any Connection header."""
@@ -286,7 +302,7 @@ class StorChannel(HTTPChannel):
         line = f"request line and headers are too large: at most {limit} bytes are accepted"
         self.refuse(Answer.line(431, line))
 
-    def _linger(self) -> None:
+    def _linger(self, seconds: float = LINGER_SECONDS) -> None:
         """Send what is written, say that it is all, and read until the client has seen it."""
         self.lingering = True
         self._networkProducer.unregisterProducer()
@@ -294,8 +310,8 @@ class StorChannel(HTTPChannel):
             # TLS has no half-close; there the length of the answer says where it ends.
             self.transport.loseWriteConnection()
         self._networkProducer.resumeProducing()
-        self.setTimeout(LINGER_IDLE_SECONDS)
-        self._linger_end = self.callLater(LINGER_SECONDS, self.transport.abortConnection)
+        self.setTimeout(min(LINGER_IDLE_SECONDS, seconds))
+        self._linger_end = self.callLater(seconds, self.transport.abortConnection)
 
 
 def _late(expected: str) -> Answer:

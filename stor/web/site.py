@@ -10,12 +10,16 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from stor.web.access import Observer
-from stor.web.answer import answer_to
+from stor.web.answer import Answer, answer_to
 from stor.web.channel import StorChannel
 from stor.web.express import Express
 from stor.web.request import Reception, StorRequest
 
 T = TypeVar("T")
+
+#: How many connections there are at once, and how many more are told that they are too many.
+MAX_CONNECTIONS = 10_000
+MAX_TURNED_AWAY = 200
 
 #: A refused client that still sends when the service ends.
 LAST_LINGER_SECONDS = 1.0
@@ -42,6 +46,7 @@ class StorSite(Site):
         reactor: IReactorTime,
         served: Observer = lambda served: None,
         express: Express | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         """`served` is told of every request that is over."""
         super().__init__(resource, parsePOSTFormSubmission=False, reactor=reactor)
@@ -49,7 +54,9 @@ class StorSite(Site):
         self.clock = reactor
         self.served = served
         self.express = express
+        self.max_connections = max_connections
         self.channels: set[StorChannel] = set()
+        self._turned_away: set[StorChannel] = set()
         self.draining = False
         self._drained: Deferred[None] | None = None
 
@@ -93,9 +100,24 @@ class StorSite(Site):
         for channel in list(self.channels):
             channel.transport.abortConnection()
 
+    def admit(self, channel: StorChannel) -> Answer | None:
+        """Take a new connection into account; what to turn it away with, if it is one too many."""
+        self.channels.add(channel)
+        if len(self.channels) - len(self._turned_away) <= self.max_connections:
+            return None
+        self._turned_away.add(channel)
+        line = f"too many connections: {self.max_connections} at once are accepted"
+        return Answer.line(503, f"{line} (max_connections)", retry_after="2")
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are too many even of those that are turned away."""
+        return len(self._turned_away) > MAX_TURNED_AWAY
+
     def lost(self, channel: StorChannel) -> None:
         """A connection has ended."""
         self.channels.discard(channel)
+        self._turned_away.discard(channel)
         if self._drained is not None and not self._drained.called and not self.channels:
             self._drained.callback(None)
 

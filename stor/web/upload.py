@@ -1,6 +1,8 @@
 """One request body on its way into the store."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import attrs
@@ -9,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest, MalformedDigest
-from stor.errors import Mismatch, TooLarge
+from stor.errors import Mismatch, TooLarge, Unavailable
 from stor.store import Incoming, Store
 from stor.web.answer import INTERNAL_ERROR, Answer, answer_to, causes_of
 from stor.web.auth import Authenticator
@@ -24,6 +26,12 @@ BUFFER_BYTES = 1024 * 1024
 #: With so many bytes waiting or being written in all uploads together, none is read on that has
 #: bytes waiting.
 TOTAL_BUFFER_BYTES = 64 * 1024 * 1024
+
+#: How many bodies are taken at once.
+MAX_UPLOADS = 1000
+
+#: When a client that was one too many may try again.
+RETRY_SECONDS = 2
 
 
 class Flow(Protocol):
@@ -62,12 +70,16 @@ class Uploads:
         hashing: Worker,
         *,
         max_upload_bytes: int | None = None,
+        max_uploads: int = MAX_UPLOADS,
         total_buffer_bytes: int = TOTAL_BUFFER_BYTES,
     ) -> None:
         self.store = store
         self.authenticator = authenticator
         self.hashing = hashing
         self.max_upload_bytes = max_upload_bytes
+        self.max_uploads = max_uploads
+        #: How many bodies are being taken.
+        self.active = 0
         self._total_buffer_bytes = total_buffer_bytes
         self.buffered_bytes = 0
         #: Uploads that are not answered yet.
@@ -77,6 +89,18 @@ class Uploads:
     def full(self) -> bool:
         """Whether all uploads together hold as much as they may."""
         return self.buffered_bytes >= self._total_buffer_bytes
+
+    @contextmanager
+    def taking(self) -> Iterator[None]:
+        """While a body is taken. Raises `Unavailable` when it would be one too many."""
+        if self.active >= self.max_uploads:
+            reason = f"too many uploads: {self.max_uploads} at once are accepted (max_uploads)"
+            raise Unavailable(reason, RETRY_SECONDS)
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
 
     def receive(self, head: Head, flow: Flow) -> "Upload":
         """Begin an upload; its body follows."""
@@ -145,10 +169,11 @@ class Upload:
             if stored is not None:
                 return Answer.paths(200, stored)
             self._limit(head.length or 0)
-            await incoming.begin()
-            self._flow.proceed()
-            await self._take_body(digest, incoming)
-            paths, created = await incoming.commit()
+            with uploads.taking():
+                await incoming.begin()
+                self._flow.proceed()
+                await self._take_body(digest, incoming)
+                paths, created = await incoming.commit()
             return Answer.paths(201 if created else 200, paths)
         finally:
             await incoming.leave()

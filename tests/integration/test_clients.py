@@ -8,13 +8,13 @@ import os
 import subprocess
 from pathlib import Path
 
-import attrs
 import pytest
 import pytest_twisted
 import treq
 from twisted.internet import reactor
 from twisted.web.client import HTTPConnectionPool
 
+from tests.integration.curl import curl
 from tests.integration.process import MIB, environment, sample_path, sha_of
 from tests.support.rig import AUTHORIZATION, PASSWORD, USER
 
@@ -42,36 +42,6 @@ UPLOADS = {
 BIG_UPLOADS = ("data-binary", "upload-file", "chunked-from-stdin")
 
 SIZES = {"empty": 0, "small": 5, "large": 3_000_001}
-
-
-@attrs.frozen
-class Ended:
-    """What a curl has done; `body` is its standard output."""
-
-    status: int
-    code: int
-    body: bytes
-    uploaded_bytes: int
-    seconds: float
-    errors: list
-
-
-def curl(*arguments, stdin=None):
-    """Run curl, and fail if there is none."""
-    told = "%{stderr}\n%{http_code} %{size_upload} %{time_total}"
-    ended = subprocess.run(
-        ["curl", "-q", "-sS", "--max-time", "60", "-w", told, *map(str, arguments)],
-        stdin=stdin or subprocess.DEVNULL,
-        env=environment(),
-        capture_output=True,
-        timeout=90,
-        check=False,
-    )
-    # With `-T .` there is a progress meter beside what is asked for.
-    *lines, last = ended.stderr.decode().splitlines()
-    code, uploaded, seconds = last.split()
-    errors = [line for line in lines if line.startswith("curl: ")]
-    return Ended(ended.returncode, int(code), ended.stdout, int(uploaded), float(seconds), errors)
 
 
 def upload(form, path, url, user=f"{USER}:{PASSWORD}"):

@@ -59,6 +59,8 @@ class Rig:
         read_only=(),
         reserve_bytes=0,
         max_upload_bytes=None,
+        max_uploads=1000,
+        max_connections=10_000,
         total_buffer_bytes=TOTAL_BUFFER_BYTES,
         cache_bytes=0,
         seed=0,
@@ -101,6 +103,7 @@ class Rig:
             Authenticator([f"{USER}:{PASSWORD}"]),
             hashing or InlineWorker(),
             max_upload_bytes=max_upload_bytes,
+            max_uploads=max_uploads,
             total_buffer_bytes=total_buffer_bytes,
         )
         self.metrics.figures.watch(Gauges(self.mirrors, self.store, self.uploads, {}))
@@ -109,7 +112,9 @@ class Rig:
         self.served = []
         served = together(self.served.append, self.metrics.served)
         express = Express(self.store.hot, self.api.hot_head, self.clock.seconds, served)
-        self.site = StorSite(self.api.resource(), self.api, self.clock, served, express)
+        self.site = StorSite(
+            self.api.resource(), self.api, self.clock, served, express, max_connections
+        )
 
     def probe(self):
         """Let every disk be looked at again."""

@@ -1,0 +1,97 @@
+"""The limits on real sockets: one too many is told so at once, and the others go on."""
+
+import contextlib
+import resource
+import time
+
+import pytest
+
+from tests.integration.process import parse, poll, receive_all, sha_of, upload_head
+from tests.support.rig import request_bytes
+
+CONTENT = b"a sample"
+SHA = sha_of(CONTENT)
+
+
+@pytest.fixture
+def low_limit():
+    """Processes that are started may have few files open, unless they raise that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections(start):
+    stor = start(max_connections=50)
+    stor.put(CONTENT)
+    poll(lambda: stor.at_rest, what="no connection")
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(stor.connect()) for _ in range(50)]
+        poll(lambda: sum("socket:" in one for one in stor.descriptors()) >= 51, what="50 sockets")
+        begun = time.monotonic()
+        for _ in range(20):
+            with stor.connect() as sock:
+                with contextlib.suppress(BrokenPipeError):
+                    sock.sendall(upload_head(SHA, 100_000) + bytes(100_000))
+                answer = parse(receive_all(sock))
+            assert answer.status == 503
+            assert int(answer.headers["retry-after"]) > 0
+        assert time.monotonic() - begun < 10
+        idle[0].sendall(request_bytes("GET", f"/{SHA}"))
+        assert idle[0].recv(10_000).endswith(CONTENT)
+    poll(lambda: stor.at_rest, what="all connections ended")
+    assert stor.get(SHA).body == CONTENT
+
+
+def test_a_flood_takes_neither_files_nor_memory(start):
+    stor = start(max_connections=50)
+    stor.put(CONTENT)
+    before = stor.memory_kib()
+    with stor.connect() as served:
+        for _ in range(5):
+            with contextlib.ExitStack() as stack:
+                for _ in range(1000):
+                    stack.enter_context(stor.connect())
+                served.sendall(request_bytes("GET", f"/{SHA}"))
+                assert served.recv(10_000).endswith(CONTENT)
+                # 50 are served, 200 are told, and as many as are taken in one turn are closed.
+                assert len(stor.descriptors()) < 50 + 200 + 250
+    assert stor.memory_kib() < before + 20_000
+    poll(lambda: stor.get(SHA).status == 200, what="room for a connection")
+
+
+def test_uploads(start):
+    stor = start(max_uploads=3)
+    stor.put(CONTENT)
+    contents = [bytes([n]) * 400_000 for n in range(4)]
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(stor.connect()) for _ in contents[:3]]
+        for sock, content in zip(slow, contents, strict=False):
+            sock.sendall(upload_head(sha_of(content), len(content)) + content[:300_000])
+        poll(lambda: len(stor.staged()) == 6, what="three uploads on two disks each")
+        with stor.connect() as sock:
+            head = upload_head(sha_of(contents[3]), 10**9, ("Expect", "100-continue"))
+            sock.sendall(head)
+            refused = parse(receive_all(sock))
+        assert refused.status == 503
+        assert int(refused.headers["retry-after"]) > 0
+        assert stor.get(SHA).body == CONTENT
+        assert stor.put(CONTENT).status == 200
+        for sock, content in zip(slow, contents, strict=False):
+            sock.sendall(content[300_000:])
+            assert sock.recv(10_000).startswith(b"HTTP/1.1 201 ")
+    assert stor.put(contents[3]).status == 201
+
+
+def test_a_low_limit_of_open_files_is_raised(start, low_limit):
+    stor = start()
+    with contextlib.ExitStack() as stack:
+        # The client's own limit is as low.
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2
+        )
+        for _ in range(1000):
+            stack.enter_context(stor.connect())
+        assert stor.put(CONTENT).status == 201
+        assert len(stor.descriptors()) > 1000
