@@ -32,9 +32,9 @@ class Body(Protocol):
     def take(self, limit: int) -> Deferred[bytes]:
         """From 1 to `limit` bytes, `b""` at the end of a complete body.
 
-        Fails when the body is cut before its end. One call at a time.
+        Fails when the body is cut before its end. One call at a time; it may be cancelled.
         """
-        self._taker = Deferred()
+        self._taker = Deferred(self._untake)
         self._wanted_bytes = min(limit, BUFFER_BYTES)
         taker = self._taker
         self._gathering = self._clock.callLater(GATHER_SECONDS, self._gathered)
@@ -44,9 +44,11 @@ class Body(Protocol):
     def close(self) -> None:
         """No more is wanted; ends the connection when the body has not ended."""
         self.closed = True
-        transport: Any = self.transport
-        if self._over is None and transport is not None:
-            transport.loseConnection()
+        # What Twisted hands to the body can only end a connection in order, and over TLS an engine
+        # that hangs never takes part in that: the connection would stay for ever.
+        connection: Any = getattr(self.transport, "_producer", None)
+        if self._over is None and connection is not None:
+            connection.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """See `twisted.internet.protocol.Protocol`."""
@@ -63,6 +65,12 @@ class Body(Protocol):
         """The body has ended, whole or not."""
         self._over = reason
         self._give(gathered=True)
+
+    def _untake(self, taker: Deferred[bytes]) -> None:
+        """What was cancelled takes nothing: it is there for the next `take`."""
+        self._taker = None
+        if self._gathering is not None and self._gathering.active():
+            self._gathering.cancel()
 
     @property
     def _producer(self) -> Any:

@@ -2,8 +2,7 @@
 
 from typing import Protocol
 
-from twisted.internet import defer
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from stor.digest import Digest, Hasher
@@ -45,6 +44,8 @@ class S3Source:
         self._next_offset = 0
         self._resumptions_left = _RESUMPTIONS
         self._closed = False
+        #: What is read before it was asked for has taken too long.
+        self._late = False
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
@@ -63,12 +64,22 @@ class S3Source:
         Raises `Damaged`, `S3Failed`.
         """
         reading = Deferred.fromCoroutine(self._gather())
-        reading.addTimeout(seconds, clock)
+
+        def give_up() -> None:
+            self._late = True
+            reading.cancel()
+
+        deadline = clock.callLater(seconds, give_up)
         try:
             await reading
-        except defer.TimeoutError:
-            self._drop()  # what is missing is asked for when it is wanted
-            return
+        except Exception:
+            if not self._late:
+                raise
+            self._late = False
+            return  # what is missing is taken when it is wanted
+        finally:
+            if deadline.active():
+                deadline.cancel()
         self.whole = self._early
         self.close()
         if Digest.of(self.whole) != self._digest:
@@ -94,9 +105,9 @@ class S3Source:
         while True:
             try:
                 return await self._take(offset, limit)
-            except CancelledError:
-                raise
             except Exception:
+                if self._late:
+                    raise
                 self._drop()
                 if not self._resumptions_left or self._closed:
                     raise
