@@ -14,7 +14,7 @@ from stor.s3.client import S3Failed
 #: One read gives at most so much; a read may give less than was asked for.
 _PIECE_BYTES = 64 * 1024
 
-#: How often a body that was cut is asked for again from where it ended.
+#: How often a body that was cut is asked for again from where it ended, for each piece of it.
 _RESUMPTIONS = 2
 
 
@@ -43,6 +43,7 @@ class S3Source:
         self._early = b""
         self._next_offset = 0
         self._resumptions_left = _RESUMPTIONS
+        self._resumed_at = 0
         self._closed = False
         #: What is read before it was asked for has taken too long.
         self._late = False
@@ -109,6 +110,8 @@ class S3Source:
                 if self._late:
                     raise
                 self._drop()
+                if offset >= self._resumed_at + _PIECE_BYTES:
+                    self._resumed_at, self._resumptions_left = offset, _RESUMPTIONS
                 if not self._resumptions_left or self._closed:
                     raise
                 self._resumptions_left -= 1
