@@ -178,8 +178,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def start_over(engine, start, **keys):
-    """A Stor over `engine`, when it has seen that S3 can be used."""
+    """A Stor over `engine`, without samples in memory, when it has seen that S3 can be used."""
     credentials = {"access_key": "any", "secret_key": "any", "host": engine.endpoint}
-    stor = start(s3_enabled=True, s3_credentials=credentials, **keys)
+    stor = start(s3_enabled=True, s3_credentials=credentials, cache_bytes=0, **keys)
     poll(lambda: stor.get("status").body == b"OK", what="an available S3")
     return stor
