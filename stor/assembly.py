@@ -74,6 +74,7 @@ class Assembly:
         self._files = Files()
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
+        self._signer = ThreadWorker(reactor, "sign", 1)
         self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
         self._password_worker = ThreadWorker(
             reactor, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS
@@ -151,6 +152,8 @@ class Assembly:
         self.api.read_auth = chosen.read_auth
         self._set_statsd(chosen.statsite)
         await self.begin()
+        if self.store.bucket is not None and self.store.bucket.fault is not None:
+            Deferred.fromCoroutine(self._look_at(self.store.bucket))
 
     async def begin(self) -> None:
         """The first look is over: judge the disks that waited, and recall what is to be done."""
@@ -166,9 +169,7 @@ class Assembly:
         await settle(probes)
 
     async def _look_at(self, bucket: Bucket) -> None:
-        was_away = bucket.fault is not None
-        await bucket.probe()
-        if was_away and bucket.fault is None:
+        if await bucket.probe():
             self._copies.resume()
 
     def stop(self) -> None:
@@ -182,6 +183,7 @@ class Assembly:
         self._password_worker.stop()
         self._htpasswd_worker.stop()
         self._s3_worker.stop()
+        self._signer.stop()
         self._spool_worker.stop()
         self._set_statsd(None)
         self._resolving.stop()
@@ -206,7 +208,7 @@ class Assembly:
             if chosen.s3 is not None:
                 client = S3Client(chosen.s3, S3_THREADS)
                 http = http_client(self._reactor, chosen.s3.ca_file)
-                store.bucket = Bucket(client, self._s3_worker, http, self._reactor)
+                store.bucket = Bucket(client, self._s3_worker, self._signer, http, self._reactor)
         copies = chosen.s3_write == "copy"
         store.copies = self._copies if copies else None
         self._copies.bucket = store.bucket if copies else None

@@ -141,7 +141,7 @@ class _Reader(Reader):
             "read_auth": self.boolean("read_auth", False),
             "s3": self._s3(s3_write),
             "s3_write": s3_write,
-            "lookup_order": self._lookup_order(),
+            "lookup_order": self._lookup_order(s3_write),
             "memcached_servers": self._memcached_servers(),
             "statsite": self._statsite(),
             "listen": self._listen(),
@@ -271,12 +271,16 @@ class _Reader(Reader):
         self.fault("s3_credentials.host", "a name, name:port or http(s) URL without a path", host)
         return ""
 
-    def _lookup_order(self) -> tuple[str, ...]:
+    def _lookup_order(self, s3_write: str) -> tuple[str, ...]:
         order = self.data.get("lookup_order", list(TIERS))
         valid = isinstance(order, list) and all(isinstance(tier, str) for tier in order)
         if not valid or not order or len(set(order)) < len(order) or not set(order) <= set(TIERS):
             self.fault("lookup_order", 'a list of "disk" and "s3", each at most once', order)
             return TIERS
+        # What is stored must be found again, by whoever asks next.
+        home = "s3" if s3_write == "only" else "disk"
+        if home not in order:
+            self.fault("lookup_order", f'a list with "{home}", where samples are stored', order)
         return tuple(order)
 
     def _memcached_servers(self) -> tuple[tuple[str, int], ...]:

@@ -78,7 +78,13 @@ def test_what_is_not_given_has_its_default():
             (("::1", 11211), ("::1", 9)),
         ),
         ({"memcached_servers": []}, "memcached_servers", ()),
-        ({"lookup_order": ["s3"]}, "lookup_order", ("s3",)),
+        ({"lookup_order": ["disk"]}, "lookup_order", ("disk",)),
+        ({"lookup_order": ["s3", "disk"]}, "lookup_order", ("s3", "disk")),
+        (
+            {**WITH_S3, "s3_write": "only", "storage_pairs": [], "lookup_order": ["s3"]},
+            "lookup_order",
+            ("s3",),
+        ),
         ({"statsite": {"host": "h"}}, "statsite", Statsite("h", 8125, "stor", 1)),
         ({"statsite": {"host": "h", "port": 9}}, "statsite", Statsite("h", 9, "stor", 1)),
         ({"listen": ["tcp:80", "unix:/run/x"]}, "listen", ("tcp:80", "unix:/run/x")),
@@ -198,6 +204,14 @@ FAULTS = [
     (
         {"lookup_order": ["tape"]},
         'lookup_order: expected a list of "disk" and "s3", each at most once, found ["tape"]',
+    ),
+    (
+        {"lookup_order": ["s3"]},
+        'lookup_order: expected a list with "disk", where samples are stored, found ["s3"]',
+    ),
+    (
+        {**WITH_S3, "s3_write": "only", "storage_pairs": [], "lookup_order": ["disk"]},
+        'lookup_order: expected a list with "s3", where samples are stored, found ["disk"]',
     ),
     (
         {"lookup_order": ["s3", "s3"]},

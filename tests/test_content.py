@@ -205,6 +205,24 @@ def test_a_copy_that_is_wrong_in_its_only_read_is_left_for_the_next(place):
     reading.close()
 
 
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_copy_that_was_read_whole_already_goes_on_as_any_other(offset):
+    reading = Reading(FakeSource("bad", fails=[offset]), FakeSource("good", whole=SAMPLE))
+    assert reading.read_all() == SAMPLE
+    assert (reading.copies.condemned, reading.sources[1].reads) == ([], [])
+    reading.close()
+
+
+def test_a_good_whole_tells_that_a_part_given_out_before_was_bad():
+    bad = FakeSource("bad", flipped(0), fails=[3000])
+    reading = Reading(bad, FakeSource("good", whole=SAMPLE))
+    with pytest.raises(Damaged):
+        reading.read_all()
+    assert len(reading.given) == 9000
+    assert reading.copies.condemned == ["bad"]
+    reading.close()
+
+
 def test_a_copy_that_ends_too_early_is_left_for_the_next():
     reading = Reading(FakeSource("short", SAMPLE[:5500], size=len(SAMPLE)), FakeSource("good"))
     assert reading.read_all() == SAMPLE

@@ -14,6 +14,9 @@ BUFFER_BYTES = 64 * 1024
 #: What has come is given out after so long, also when more is wanted: a slow engine is no silence.
 GATHER_SECONDS = 2.0
 
+#: A body of which nothing has come for so long is as good as cut.
+SILENT_SECONDS = 4.0
+
 
 class Body(Protocol):
     """Takes a response's body (`IResponse.deliverBody`); `take` gives it out, in order."""
@@ -24,7 +27,8 @@ class Body(Protocol):
         self._waiting_bytes = 0
         self._wanted_bytes = 0
         self._taker: Deferred[bytes] | None = None
-        self._gathering: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None
+        self._late = False
         self._paused = False
         self._over: Failure | None = None
         self.closed = False
@@ -32,21 +36,25 @@ class Body(Protocol):
     def take(self, limit: int) -> Deferred[bytes]:
         """From 1 to `limit` bytes, `b""` at the end of a complete body.
 
-        Fails when the body is cut before its end. One call at a time.
+        Fails when the body is cut before its end, or nothing comes for `SILENT_SECONDS`. One call
+        at a time; it may be cancelled.
         """
-        self._taker = Deferred()
+        self._taker = Deferred(self._untake)
         self._wanted_bytes = min(limit, BUFFER_BYTES)
         taker = self._taker
-        self._gathering = self._clock.callLater(GATHER_SECONDS, self._gathered)
-        self._give(gathered=False)
+        self._late = False
+        self._timer = self._clock.callLater(GATHER_SECONDS, self._gathered)
+        self._give()
         return taker
 
     def close(self) -> None:
         """No more is wanted; ends the connection when the body has not ended."""
         self.closed = True
-        transport: Any = self.transport
-        if self._over is None and transport is not None:
-            transport.loseConnection()
+        # What Twisted hands to the body can only end a connection in order, and over TLS an engine
+        # that hangs never takes part in that: the connection would stay for ever.
+        connection: Any = getattr(self.transport, "_producer", None)
+        if self._over is None and connection is not None:
+            connection.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """See `twisted.internet.protocol.Protocol`."""
@@ -57,31 +65,45 @@ class Body(Protocol):
         if self._waiting_bytes >= BUFFER_BYTES and not self._paused:
             self._paused = True
             self._producer.pauseProducing()
-        self._give(gathered=False)
+        self._give()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         """The body has ended, whole or not."""
         self._over = reason
-        self._give(gathered=True)
+        self._give()
+
+    def _untake(self, taker: Deferred[bytes]) -> None:
+        """What was cancelled takes nothing: it is there for the next `take`."""
+        self._end_take()
+
+    def _end_take(self) -> None:
+        self._taker = None
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
     @property
     def _producer(self) -> Any:
         return self.transport
 
     def _gathered(self) -> None:
-        self._give(gathered=True)
+        self._late = True
+        self._timer = self._clock.callLater(SILENT_SECONDS - GATHER_SECONDS, self._silent)
+        self._give()
 
-    def _give(self, *, gathered: bool) -> None:
+    def _silent(self) -> None:
+        taker = self._taker
+        if taker is not None:
+            self._end_take()
+            taker.errback(TimeoutError(f"s3: not a byte for {SILENT_SECONDS:g} s"))
+
+    def _give(self) -> None:
         taker = self._taker
         if taker is None:
             return
-        late = self._gathering is None or not self._gathering.active()
         enough = self._waiting_bytes >= self._wanted_bytes
-        if not (enough or self._over is not None or (self._waiting_bytes and (gathered or late))):
+        if not (enough or self._over is not None or (self._waiting_bytes and self._late)):
             return
-        self._taker = None
-        if self._gathering is not None and self._gathering.active():
-            self._gathering.cancel()
+        self._end_take()
         data = b"".join(self._chunks)
         given, rest = data[: self._wanted_bytes], data[self._wanted_bytes :]
         self._chunks, self._waiting_bytes = [rest] if rest else [], len(rest)

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet import defer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.web._newclient import RequestNotSent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
@@ -18,7 +20,7 @@ from stor.errors import Unavailable
 from stor.s3.body import Body
 from stor.s3.client import S3Client, S3Failed, Stat
 from stor.s3.source import S3Source
-from stor.worker import Unanswered, Worker, within
+from stor.worker import Worker
 
 T = TypeVar("T")
 
@@ -67,8 +69,17 @@ class Bucket:
     log = Logger()
 
     def __init__(
-        self, client: S3Client, worker: Worker, http: HTTPClient, clock: IReactorTime
+        self,
+        client: S3Client,
+        worker: Worker,
+        signer: Worker,
+        http: HTTPClient,
+        clock: IReactorTime,
     ) -> None:
+        """`worker` is for calls that may take long; no look at S3 waits behind them.
+
+        `signer` is for signing alone, which asks nobody.
+        """
         self.client = client
         self.worker = worker
         self.fault: str | None = "s3: not asked yet"
@@ -76,6 +87,7 @@ class Bucket:
         self.condemned = Condemned(clock)
         self.requests = 0
         self.errors = 0
+        self._signer = signer
         self._http = http
         self._clock = clock
         self._failures = 0
@@ -85,19 +97,22 @@ class Bucket:
         """Where a sample is, as clients are told."""
         return f"s3://{self.client.bucket}/{digest.s3_key}"
 
-    async def probe(self) -> None:
-        """See whether the bucket can be used. Never raises; one at a time."""
+    async def probe(self) -> bool:
+        """See whether the bucket can be used; whether it can again. Never raises."""
         if self._probing:
-            return
+            return False
         self._probing = True
         try:
-            await within(self._clock, ANSWER_SECONDS, self.worker.run(self.client.check))
+            await Deferred.fromCoroutine(self._check()).addTimeout(ANSWER_SECONDS, self._clock)
         except Exception as error:
             self._down(_text(error))
+            return False
         else:
-            if self.fault is not None:
+            was_away = self.fault is not None
+            if was_away:
                 self.log.info("s3: bucket {bucket} is in use", bucket=self.client.bucket)
             self.fault, self._failures = None, 0
+            return was_away
         finally:
             self._probing = False
 
@@ -172,19 +187,28 @@ class Bucket:
         self._failures = 0
         return response
 
+    async def _check(self) -> None:
+        """See that the bucket is there and ours to use. Raises `S3Failed`, or what went wrong."""
+        response = await self._request("HEAD", await self._signer.run(self.client.sign_check))
+        if response.code != 200:
+            raise S3Failed(f"s3: head_bucket: {response.code} ({response.code})")
+
+    async def _request(self, method: str, url: str, headers: dict[str, str] | None = None) -> Any:
+        return await self._http.request(
+            method,
+            EncodedURL.from_text(url),
+            headers=Headers({name: [value] for name, value in (headers or {}).items()}),
+            unbuffered=True,
+            allow_redirects=False,
+        )
+
     async def _ask(self, method: str, digest: Digest, headers: dict[str, str]) -> Any | None:
         for tries_left in reversed(range(_TRIES)):
-            url = await self.worker.run(self.client.sign, method, digest)
+            url = await self._signer.run(self.client.sign, method, digest)
             try:
-                response = await self._http.request(
-                    method,
-                    EncodedURL.from_text(url),
-                    headers=Headers({name: [value] for name, value in headers.items()}),
-                    unbuffered=True,
-                    allow_redirects=False,
-                )
-            except Exception:
-                if not tries_left:
+                response = await self._request(method, url, headers)
+            except Exception as error:
+                if not tries_left or not _was_closed(error):
                     raise
                 continue
             if response.code in (200, 206):
@@ -192,9 +216,10 @@ class Bucket:
                     raise S3Failed("s3: an answer without Content-Length")
                 return response
             code = await self._error_code(response)
-            if response.code == 416:
+            if response.code == 416 and headers:
                 return response
-            if response.code == 404 and code != "NoSuchBucket":
+            # Any other 404 is none of the sample's: of a wrong bucket or a proxy on the way.
+            if response.code == 404 and code == "NoSuchKey":
                 return None
             if response.code < 500 or not tries_left:
                 raise S3Failed(f"s3: {method}: {code or 'refused'} ({response.code})")
@@ -207,6 +232,8 @@ class Bucket:
         try:
             while len(text) < _ERROR_BYTES and (data := await body.take(_ERROR_BYTES)):
                 text += data
+        except CancelledError:
+            raise
         except Exception as error:
             self.log.debug("s3: {error}", error=str(error))
         finally:
@@ -240,8 +267,16 @@ def _modified_ns(response: Any) -> int:
     return calendar.timegm(modified) * 10**9 if modified else 0
 
 
+def _was_closed(error: Exception) -> bool:
+    """Whether the engine has ended a connection that was kept, as it may at any time."""
+    reasons = getattr(error, "reasons", [])
+    return isinstance(error, RequestNotSent) or any(
+        reason.check(ConnectionDone, ConnectionLost) for reason in reasons
+    )
+
+
 def _text(error: BaseException) -> str:
-    if isinstance(error, Unanswered | defer.TimeoutError):
+    if isinstance(error, defer.TimeoutError):
         return f"s3: no answer within {ANSWER_SECONDS:g} s"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if text.startswith("s3: ") else f"s3: {text}"

@@ -63,19 +63,11 @@ class S3Client:
 
     def sign(self, method: str, digest: Digest) -> str:
         """A URL that lets its holder do `method`, GET or HEAD. Raises `S3Failed`."""
-        parameters = {"Bucket": self.bucket, "Key": digest.s3_key}
-        return str(
-            self._call(
-                "generate_presigned_url",
-                f"{method.lower()}_object",
-                Params=parameters,
-                ExpiresIn=_SIGNED_SECONDS,
-            )
-        )
+        return self._sign(f"{method.lower()}_object", Bucket=self.bucket, Key=digest.s3_key)
 
-    def check(self) -> None:
-        """See that the bucket is there and ours to use. Raises `S3Failed`."""
-        self._call("head_bucket", Bucket=self.bucket)
+    def sign_check(self) -> str:
+        """A URL whose HEAD says whether the bucket is there and ours to use. Raises `S3Failed`."""
+        return self._sign("head_bucket", Bucket=self.bucket)
 
     def head(self, digest: Digest) -> Stat | None:
         """Size and time of the sample, `None` when there is none. Raises `S3Failed`."""
@@ -149,6 +141,10 @@ class S3Client:
     def abort(self, digest: Digest, upload: str) -> None:
         """Forget a large sample that was begun. Raises `S3Failed`."""
         self._call("abort_multipart_upload", Bucket=self.bucket, Key=digest.s3_key, UploadId=upload)
+
+    def _sign(self, name: str, **parameters: str) -> str:
+        expires = {"ExpiresIn": _SIGNED_SECONDS}
+        return str(self._call("generate_presigned_url", name, Params=parameters, **expires))
 
     def _call(self, name: str, *arguments: Any, **parameters: Any) -> Any:
         try:

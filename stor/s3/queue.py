@@ -1,5 +1,7 @@
 """Copies that are still to be sent to S3."""
 
+import heapq
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -30,10 +32,9 @@ class Outbox(Protocol):
 
 @attrs.define
 class _Waiting:
-    """A sample that is to be sent: since when, in seconds, and when it is tried next."""
+    """A sample that is to be sent, since when in seconds, and how often that has failed."""
 
     since: float
-    due: float
     failures: int = 0
     sending: bool = False
 
@@ -41,7 +42,8 @@ class _Waiting:
 class CopyQueue:
     """Sends samples to a bucket, a few at a time, until each is there.
 
-    What is to be sent outlives the process in the outbox; this is the order of doing it.
+    What is to be sent outlives the process in the outbox; this is the order of doing it. While
+    the bucket is known not to be available nothing is tried; `resume` says that it is again.
     """
 
     log = Logger()
@@ -55,8 +57,13 @@ class CopyQueue:
         self.sent_total = 0
         self._open = open_sample
         self._clock = clock
+        #: The oldest first.
         self._waiting: dict[Digest, _Waiting] = {}
+        #: When each of those that are not being sent is tried next: (time, order, digest).
+        self._due: list[tuple[float, int, Digest]] = []
+        self._order = itertools.count()
         self._sending = 0
+        self._starting = False
         self._timer: IDelayedCall | None = None
 
     def __len__(self) -> int:
@@ -65,20 +72,25 @@ class CopyQueue:
     @property
     def age_seconds(self) -> float:
         """How long the oldest sample has been waiting."""
-        oldest = min((w.since for w in self._waiting.values()), default=None)
-        return 0.0 if oldest is None else self._clock.seconds() - oldest
+        oldest = next(iter(self._waiting.values()), None)
+        return 0.0 if oldest is None else self._clock.seconds() - oldest.since
 
     def add(self, digest: Digest) -> None:
         """A sample is to be sent."""
         now = self._clock.seconds()
         if digest not in self._waiting:
-            self._waiting[digest] = _Waiting(now, now)
+            self._waiting[digest] = _Waiting(now)
+            self._plan(digest, now)
             self._start()
 
     def resume(self) -> None:
         """S3 can be used again: nothing waits for its pause to end."""
-        for waiting in self._waiting.values():
-            waiting.due = min(waiting.due, self._clock.seconds())
+        now = self._clock.seconds()
+        self._due = [
+            (now, next(self._order), digest)
+            for digest, waiting in self._waiting.items()
+            if not waiting.sending
+        ]
         self._start()
 
     def stop(self) -> None:
@@ -87,24 +99,33 @@ class CopyQueue:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
+    def _plan(self, digest: Digest, due: float) -> None:
+        heapq.heappush(self._due, (due, next(self._order), digest))
+
+    @property
+    def _open_bucket(self) -> Bucket | None:
+        """The bucket, when there is something to be done with it and a sender is free."""
+        usable = self.bucket is not None and self.bucket.fault is None
+        return self.bucket if usable and self._due and self._sending < _SENDERS else None
+
     def _start(self) -> None:
-        while self.bucket is not None and self._sending < _SENDERS:
-            now = self._clock.seconds()
-            ready = (d for d, w in self._waiting.items() if not w.sending and w.due <= now)
-            digest = next(ready, None)
-            if digest is None:
-                break
+        if self._starting:
+            return  # a sample that fails at once ends up here, once for each that waits
+        self._starting = True
+        now = self._clock.seconds()
+        while (bucket := self._open_bucket) is not None and self._due[0][0] <= now:
+            _, _, digest = heapq.heappop(self._due)
             self._sending += 1
             self._waiting[digest].sending = True
-            Deferred.fromCoroutine(self._send(digest, self.bucket)).addErrback(self._bug)
+            Deferred.fromCoroutine(self._send(digest, bucket)).addErrback(self._bug)
+        self._starting = False
         self._set_timer()
 
     def _set_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        due = min((w.due for w in self._waiting.values() if not w.sending), default=None)
-        if due is not None and self.bucket is not None and self._sending < _SENDERS:
-            delay = max(0.0, due - self._clock.seconds())
+        if self._open_bucket is not None:
+            delay = max(0.0, self._due[0][0] - self._clock.seconds())
             self._timer = self._clock.callLater(delay, self._start)
 
     async def _send(self, digest: Digest, bucket: Bucket) -> None:
@@ -116,7 +137,7 @@ class CopyQueue:
         except Exception as error:
             waiting.failures += 1
             pause = min(2.0**waiting.failures, _LONGEST_PAUSE_SECONDS)
-            waiting.due = self._clock.seconds() + pause
+            self._plan(digest, self._clock.seconds() + pause)
             self.log.warn(
                 "Not sent to S3 yet: {digest}: {error}", digest=str(digest), error=str(error)
             )

@@ -2,8 +2,7 @@
 
 from typing import Protocol
 
-from twisted.internet import defer
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from stor.digest import Digest, Hasher
@@ -15,7 +14,7 @@ from stor.s3.client import S3Failed
 #: One read gives at most so much; a read may give less than was asked for.
 _PIECE_BYTES = 64 * 1024
 
-#: How often a body that was cut is asked for again from where it ended.
+#: How often a body that was cut is asked for again from where it ended, for each piece of it.
 _RESUMPTIONS = 2
 
 
@@ -44,7 +43,10 @@ class S3Source:
         self._early = b""
         self._next_offset = 0
         self._resumptions_left = _RESUMPTIONS
+        self._resumed_at = 0
         self._closed = False
+        #: What is read before it was asked for has taken too long.
+        self._late = False
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
@@ -63,12 +65,22 @@ class S3Source:
         Raises `Damaged`, `S3Failed`.
         """
         reading = Deferred.fromCoroutine(self._gather())
-        reading.addTimeout(seconds, clock)
+
+        def give_up() -> None:
+            self._late = True
+            reading.cancel()
+
+        deadline = clock.callLater(seconds, give_up)
         try:
             await reading
-        except defer.TimeoutError:
-            self._drop()  # what is missing is asked for when it is wanted
-            return
+        except Exception:
+            if not self._late:
+                raise
+            self._late = False
+            return  # what is missing is taken when it is wanted
+        finally:
+            if deadline.active():
+                deadline.cancel()
         self.whole = self._early
         self.close()
         if Digest.of(self.whole) != self._digest:
@@ -94,10 +106,12 @@ class S3Source:
         while True:
             try:
                 return await self._take(offset, limit)
-            except CancelledError:
-                raise
             except Exception:
+                if self._late:
+                    raise
                 self._drop()
+                if offset >= self._resumed_at + _PIECE_BYTES:
+                    self._resumed_at, self._resumptions_left = offset, _RESUMPTIONS
                 if not self._resumptions_left or self._closed:
                     raise
                 self._resumptions_left -= 1
