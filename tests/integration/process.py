@@ -22,6 +22,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 MIB = 1024 * 1024
 
+#: How long a start may take on a machine that has much else to do.
+START_SECONDS = 30.0
+
 #: What no log of a Stor that does well has in it.
 COMPLAINTS = re.compile(r"Traceback|Unhandled|#critical|#error|never retrieved|Warning: ")
 
@@ -162,7 +165,7 @@ class Stor:
                 stderr=subprocess.STDOUT,
             )
         try:
-            poll(self._answers, what="an answer of the new process")
+            poll(self._answers, START_SECONDS, "an answer of the new process")
         except BaseException:
             self.kill()
             raise
