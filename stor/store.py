@@ -237,6 +237,7 @@ class Store:
             "state": health.state.value,
             "since": health.since,
             "reason": health.fault,
+            "total_bytes": health.room.total_bytes,
             "free_bytes": health.room.free_bytes,
             "free_inodes": health.room.free_inodes,
             "errors": health.errors_total,

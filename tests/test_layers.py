@@ -59,6 +59,7 @@ ORDER = [
     "lookup",
     "store",
     "web.answer",
+    "web.page",
     "web.accounts",
     "web.auth",
     "web.conditions",

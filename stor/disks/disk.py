@@ -56,6 +56,8 @@ class Room:
     free_inodes: int
     block_bytes: int = 4096
     number: int = 0
+    #: The size of the disk, 0 while it is not known.
+    total_bytes: int = 0
 
 
 @attrs.frozen
@@ -275,7 +277,9 @@ class Disk:
         status = self.files.fstatvfs(fd)
         # A file system that makes its inodes as it goes (btrfs) says 0 of 0.
         free_inodes = status.f_favail if status.f_files else 2**63
-        return Room(status.f_bavail * status.f_frsize, free_inodes, status.f_frsize, number)
+        block = status.f_frsize
+        free, total = status.f_bavail * block, status.f_blocks * block
+        return Room(free, free_inodes, block, number, total)
 
     def open_staging(self, root_fd: int) -> tuple[int, str | None]:
         """A new file that no crash can leave behind, and its temporary name if it needs one."""

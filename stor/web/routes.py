@@ -21,6 +21,7 @@ from stor.store import Store
 from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.web.conditions import Conditions, Unsatisfiable, Validators, select_range
 from stor.web.download import Sender
+from stor.web.page import Moment, page, wants_page
 from stor.web.request import PAGES, StorRequest
 from stor.web.site import shield
 from stor.web.upload import Upload, Uploads
@@ -62,8 +63,12 @@ class Api:
 
     @app.route("/", methods=_READING)
     def root(self, request: StorRequest) -> bytes:
-        """Say who answers."""
-        return request.apply(Answer(200, f"This is Stor {__version__}".encode()))
+        """Say who answers; to people with a browser, how the storages are."""
+        if wants_page(_list(request, b"accept")):
+            moment = Moment(self._clock.seconds(), self._uploads.in_progress, self.stopping)
+            return request.apply(page(self._store.status(), moment))
+        line = f"This is Stor {__version__}".encode()
+        return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
 
     @app.route("/status", methods=_READING)
     def status(self, request: StorRequest) -> bytes:
@@ -87,7 +92,9 @@ class Api:
             body = json.dumps(picture, indent=2).encode() + b"\n"
             return request.apply(Answer(code, body, "application/json", headers))
         text = "".join(f"{problem}\n" for problem in problems) or "OK"
-        return request.apply(Answer(code, text.encode(), headers=headers))
+        # A path may have bytes that are no text.
+        body = text.encode(errors="backslashreplace")
+        return request.apply(Answer(code, body, headers=headers))
 
     @app.route("/metrics", methods=_READING)
     def metrics(self, request: StorRequest) -> bytes:

@@ -1,0 +1,273 @@
+"""The page for people: for whom it is, what it says, and that nothing in it is anybody else's."""
+
+import base64
+import hashlib
+import re
+import shutil
+from html.parser import HTMLParser
+
+import attrs
+import pytest
+
+from stor import __version__
+from stor.store import Status
+from stor.web.page import Moment, page, wants_page
+from tests.support.http import no_bug_logged, upload_head
+from tests.support.rig import Rig
+
+FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+CHROMIUM = (
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,"
+    "*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
+)
+TERABYTE = 10**12
+
+
+@pytest.fixture(autouse=True)
+def _no_bug():
+    with no_bug_logged():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (FIREFOX, True),
+        (CHROMIUM, True),
+        ("text/html", True),
+        ("TEXT/HTML", True),
+        ("text/html, text/plain", True),
+        ("text/plain;q=0.5, text/html;q=0.5", True),
+        ("text/html;level=1", True),
+        ("text/html ; q=0.9 , text/*;q=0.8", True),
+        ("text/plain;q=0, text/html;q=0.1", True),
+        (None, False),
+        ("", False),
+        ("*/*", False),
+        ("text/*", False),
+        ("text/plain", False),
+        ("application/json", False),
+        ("text/html;q=0.5, */*", False),
+        ("text/html;q=0.5, text/*;q=0.6", False),
+        ("text/html;q=0.9, text/plain", False),
+        ("text/html;q=0", False),
+        ("text/html;q=much", False),
+        ("text/html;q=nan", False),
+        ("application/xhtml+xml", False),
+        (";,;q=,text/htmlx", False),
+    ],
+)
+def test_it_is_for_those_who_would_rather_have_html(accept, expected):
+    assert wants_page(None if accept is None else accept.encode()) == expected
+
+
+class Words(HTMLParser):
+    """The text of a page, and its elements with their attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.words, self.elements = [], []
+        self._within = []
+        self.feed(html)
+        assert self._within == [], "every element is closed"
+
+    VOID = ("meta", "link")
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self._within.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._within.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip() and "style" not in self._within:
+            self.words.append(data.strip())
+
+
+def fetched(rig, accept=FIREFOX):
+    return rig.request("GET", "/", [("Accept", accept)] if accept else [])
+
+
+class TestRequests:
+    @pytest.fixture
+    def rig(self, tmp_path):
+        return Rig(tmp_path)
+
+    def test_a_browser_gets_the_page(self, rig):
+        response = fetched(rig)
+        assert response.status == 200
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["vary"] == "Accept"
+        words = Words(response.text).words
+        assert "All storages are available" in words
+        assert all(str(root) in words for root in rig.roots)
+        assert words.count("online") == 4
+
+    @pytest.mark.parametrize("accept", [None, "*/*", "text/plain", "application/json"])
+    def test_everybody_else_gets_the_line(self, rig, accept):
+        response = fetched(rig, accept)
+        assert response.text == f"This is Stor {__version__}"
+        assert response.headers["content-type"] == "text/plain; charset=utf-8"
+        assert response.headers["vary"] == "Accept"
+
+    def test_head_is_get_without_the_page(self, rig):
+        head = rig.request("HEAD", "/", [("Accept", FIREFOX)])
+        assert head.body == b""
+        assert head.headers["content-type"] == "text/html; charset=utf-8"
+        assert head.headers["content-length"] == str(len(fetched(rig).body))
+
+    def test_nothing_but_its_own_style_may_be_loaded_or_run(self, rig):
+        response = fetched(rig)
+        (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; ")
+        assert "unsafe" not in policy
+        assert "url(" not in style
+        assert "@import" not in style
+        for tag, attributes in Words(response.text).elements:
+            assert tag not in ("script", "img", "iframe", "link", "object", "form")
+            assert not {"src", "href", "style", "onload"} & attributes.keys()
+        assert response.headers["x-content-type-options"] == "nosniff"
+
+    def test_it_refreshes_itself(self, rig):
+        refresh = [a for t, a in Words(fetched(rig).text).elements if "http-equiv" in a]
+        assert refresh == [{"http-equiv": "refresh", "content": "15"}]
+
+    def test_a_disk_that_is_away_is_said_and_why(self, rig):
+        shutil.rmtree(rig.roots[1])
+        rig.clock.advance(100)
+        rig.probe()
+        rig.clock.advance(200)
+        response = fetched(rig)
+        words = Words(response.text).words
+        assert response.status == 200
+        assert "1 of 4 disks is not available" in words
+        assert "offline for 3 min" in words
+        assert "not a directory" in words
+        assert words.count("takes no new samples") == 1
+        assert words.count("takes new samples") == 1
+        assert len([word for word in words if word.endswith(" when last seen")]) == 1
+
+    def test_uploads_in_flight_are_counted(self, rig):
+        running = [rig.connect() for _ in range(3)]
+        for n, connection in enumerate(running):
+            connection.send(upload_head(b"%d" % n, ("Content-Length", "1")))
+        words = Words(fetched(rig).text).words
+        assert words[words.index("Uploads in flight") + 1] == "3"
+        for connection in running:
+            connection.close()
+
+    def test_the_end_of_the_service_is_said(self, rig):
+        rig.api.stopping = True
+        assert "Stopping: what runs is finished" in Words(fetched(rig).text).words
+
+
+DISK = {
+    "root": "/mnt/data1",
+    "state": "online",
+    "since": 0.0,
+    "reason": None,
+    "total_bytes": 4 * TERABYTE,
+    "free_bytes": TERABYTE,
+}
+S3 = {"bucket": "samples", "available": True, "reason": None}
+
+
+def words_of(*disks, **changes):
+    sets = [{"writable": True, "disks": [DISK | disk for disk in disks]}] if disks else []
+    status = attrs.evolve(Status([], [], sets, {"waiting": 0, "done": 0}), **changes)
+    return Words(page(status, Moment(now=100.0)).body.decode())
+
+
+@pytest.mark.parametrize(
+    ("disk", "expected"),
+    [
+        ({}, ["1.0 TB free of 4.0 TB", "75%", "online"]),
+        ({"free_bytes": 0}, ["0 B free of 4.0 TB", "100%"]),
+        ({"free_bytes": 4 * TERABYTE}, ["4.0 TB free of 4.0 TB", "0%"]),
+        ({"free_bytes": 5 * TERABYTE}, ["0%"]),
+        ({"free_bytes": 999_500}, ["1.0 MB free of 4.0 TB"]),
+        ({"free_bytes": 999_400}, ["999 kB free of 4.0 TB"]),
+        ({"free_bytes": 12_345_678_901}, ["12 GB free of 4.0 TB"]),
+        ({"total_bytes": 0}, ["size not known yet"]),
+        ({"state": "suspect", "reason": "3 I/O errors"}, ["suspect for 1 min", "3 I/O errors"]),
+        ({"state": "read-only"}, ["read-only"]),
+        ({"rebuilt": 0.123}, ["being made whole, 12%"]),
+        ({"state": "offline", "reason": "/mnt/data1: gone", "since": 95.0}, ["offline for 5 s"]),
+        ({"state": "offline", "reason": "/mnt/data1: gone"}, ["gone"]),
+        ({"state": "offline", "reason": "x", "since": 100 - 90_000.0}, ["offline for 1 d"]),
+        ({"state": "offline", "reason": "x", "since": 200.0}, ["offline for 0 s"]),
+    ],
+)
+def test_a_disk(disk, expected):
+    words = words_of(disk).words
+    assert [word for word in expected if word not in words] == []
+
+
+@pytest.mark.parametrize(("free", "width"), [(0, "100.0"), (1, "75.0"), (3, "25.0"), (4, "0.0")])
+def test_the_bar_is_as_full_as_the_disk(free, width):
+    elements = words_of({"free_bytes": free * TERABYTE}).elements
+    (bar,) = [attributes for tag, attributes in elements if tag == "rect"]
+    assert bar["width"] == width
+
+
+@pytest.mark.parametrize(
+    ("reasons", "s3", "expected"),
+    [
+        ([None, None], None, "All storages are available"),
+        ([None, None], S3, "All storages are available"),
+        (["x", None], None, "1 of 2 disks is not available"),
+        (["x", "x"], S3, "2 of 2 disks are not available"),
+        ([None, None], S3 | {"available": False}, "S3 is not available"),
+        (["x", None], S3 | {"available": False}, "1 of 2 disks and S3 are not available"),
+        ([], S3, "All storages are available"),
+    ],
+)
+def test_the_verdict(reasons, s3, expected):
+    words = words_of(*({"reason": reason} for reason in reasons), s3=s3).words
+    assert words[0] == f"{expected} - Stor", "the title"
+    assert expected in words
+
+
+def test_a_problem_without_a_place_on_the_page_is_said():
+    assert "the moon is full" in words_of({}, problems=["the moon is full"]).words
+
+
+def test_warnings_are_said():
+    assert "two copies on one disk" in words_of({}, warnings=["two copies on one disk"]).words
+
+
+def test_copies_that_wait_for_s3():
+    copies = {"waiting": 1234, "oldest_seconds": 7200.0, "sent": 5}
+    words = words_of(s3=S3 | {"copies": copies}).words
+    assert "1,234 copies to be sent, the oldest for 2 h; 5 sent" in words
+
+
+HOSTILE = "</span><script>alert(1)</script>\"'&<b>"
+
+
+@pytest.mark.parametrize("key", ["root", "reason"])
+def test_what_a_disk_says_is_text(key):
+    found = words_of({key: HOSTILE})
+    assert HOSTILE in found.words
+    assert "script" not in [tag for tag, _ in found.elements]
+
+
+def test_what_s3_and_warnings_say_is_text():
+    s3 = {"bucket": HOSTILE, "available": False, "reason": HOSTILE}
+    found = words_of(s3=s3, problems=[HOSTILE], warnings=[HOSTILE])
+    assert f"bucket {HOSTILE}" in found.words
+    assert found.words.count(HOSTILE) == 2
+    assert "script" not in [tag for tag, _ in found.elements]
+
+
+def test_a_path_that_is_no_text_is_shown_all_the_same():
+    (word,) = [word for word in words_of({"root": "/mnt/\udcff"}).words if "/mnt/" in word]
+    assert word == "/mnt/\\udcff"
