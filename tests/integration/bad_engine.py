@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import re
+import ssl
 import threading
 
 from tests.integration.process import poll, sha_of
@@ -18,16 +19,26 @@ class BadEngine:
     `requests` are the method and first byte asked for, of those that are about an object.
     """
 
-    access_key, secret_key, ca_file = "any", "any", None
-
-    def __init__(self):
+    def __init__(self, certificate=None):
+        """With a `Certificate` it speaks https."""
         self.objects = {}
         self.requests = []
         self.trouble = None
         self._over = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.engine = self
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        scheme = "http"
+        if certificate is not None:
+            scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.file, certificate.key_file)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.credentials = {
+            **{"access_key": "any", "secret_key": "any"},
+            "host": f"{scheme}://127.0.0.1:{self._server.server_port}",
+        }
+        if certificate is not None:
+            self.credentials["ca_file"] = str(certificate.file)
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05])
 
     def __enter__(self):
@@ -179,7 +190,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def start_over(engine, start, **keys):
     """A Stor over `engine`, without samples in memory, when it has seen that S3 can be used."""
-    credentials = {"access_key": "any", "secret_key": "any", "host": engine.endpoint}
-    stor = start(s3_enabled=True, s3_credentials=credentials, cache_bytes=0, **keys)
+    stor = start(s3_enabled=True, s3_credentials=engine.credentials, cache_bytes=0, **keys)
     poll(lambda: stor.get("status").body == b"OK", what="an available S3")
     return stor

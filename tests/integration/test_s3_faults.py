@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from stor.assembly import DISK_THREADS, S3_THREADS
+from tests.engines.certificate import Certificate
 from tests.integration.bad_engine import BadEngine, start_over
 from tests.integration.load import percentile, timed
 from tests.integration.process import MIB, poll, sha_of
@@ -254,6 +255,20 @@ def test_two_hundred_slow_downloads_take_no_threads_and_little_memory(engine, st
     poll(lambda: engine.connections <= 32, what="no connection that nobody wants")
 
 
+def test_over_https_too_nothing_is_left_of_what_hangs(start, tmp_path):
+    with BadEngine(Certificate.make(tmp_path)) as engine:
+        stor = start_over(engine, start)
+        sha = engine.put(os.urandom(LARGE))
+        before = len(stor.descriptors())
+        with engine.in_trouble(lambda answer: answer.right(until=300_000, hanging=True)):
+            for _ in range(8):
+                with stor.connect() as sock:
+                    sock.sendall(request_bytes("GET", f"/{sha}"))
+                    assert sock.recv(12) == b"HTTP/1.1 200"
+            poll(lambda: len(stor.descriptors()) <= before, 15, "descriptors as before")
+        stor.kill()
+
+
 def test_clients_that_read_slowly_hold_the_engine_back(engine, stor):
     content = os.urandom(64 * MIB)
     sha = engine.put(content)
@@ -299,7 +314,7 @@ def test_s3_that_is_not_enabled_is_not_asked(engine, start):
     sha = engine.put(b"only there")
     stor = start(
         s3_enabled=False,
-        s3_credentials={"access_key": "a", "secret_key": "s", "host": engine.endpoint},
+        s3_credentials=engine.credentials,
         lookup_order=["s3", "disk"],
     )
     with engine.in_trouble(hang):

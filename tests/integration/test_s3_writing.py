@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +15,7 @@ __all__ = ["engine"]
 COPY_SECONDS = 5
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 def bucket(engine):
     return engine.new_bucket()
 
@@ -52,9 +51,9 @@ def notes(stor):
 
 
 class TestCopies:
-    @pytest.fixture
-    def stor(self, engine, bucket, start):
-        return start_when_available(start, **s3_keys(engine, bucket), s3_write="copy")
+    @pytest.fixture(scope="class")
+    def stor(self, engine, bucket, start_in_module):
+        return start_when_available(start_in_module, **s3_keys(engine, bucket), s3_write="copy")
 
     @pytest.mark.parametrize("size", [0, 1000, 300_000, 20 * MIB + 1])
     def test_a_sample_is_in_s3_soon(self, stor, stored, size):
@@ -99,12 +98,16 @@ class TestCopies:
 class TestS3Alone:
     """No disks at all: what one stores the other serves."""
 
-    @pytest.fixture
-    def stors(self, engine, bucket, start, tmp_path):
+    @pytest.fixture(scope="class")
+    def spools(self, tmp_path_factory):
+        return [tmp_path_factory.mktemp("spool") for _ in range(2)]
+
+    @pytest.fixture(scope="class")
+    def stors(self, engine, bucket, start_in_module, spools):
         keys = s3_keys(engine, bucket) | {"s3_write": "only", "storage_pairs": []}
         return [
-            start_when_available(start, **keys, spool_directory=str(tmp_path / f"spool{number}"))
-            for number in range(2)
+            start_when_available(start_in_module, **keys, spool_directory=str(spool))
+            for spool in spools
         ]
 
     @pytest.mark.parametrize("size", [0, 1000, 300_000, 20 * MIB + 1])
@@ -137,8 +140,6 @@ class TestS3Alone:
         assert Counter(answers) == {201: 1, 200: 99}
         assert stored(sha_of(content)) == content
 
-    def test_the_spool_is_empty_afterwards(self, stors, tmp_path):
+    def test_the_spool_is_empty_afterwards(self, stors, spools):
         stors[0].put(os.urandom(300_000))
-        assert [list(path.iterdir()) for path in tmp_path.glob("spool*")] in ([[]], [[], []])
-        stors[0].signal(signal.SIGTERM)
-        stors[0].ended()
+        assert [list(spool.iterdir()) for spool in spools] == [[], []]

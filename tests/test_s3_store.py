@@ -1,0 +1,243 @@
+"""Stores with S3 keep what every store promises; copies to S3 are sent until they are there."""
+
+import errno
+import itertools
+import json
+import os
+from functools import cache
+
+import pytest
+
+from stor.digest import Digest
+from stor.disks.outbox import Outbox
+from stor.errors import NotFound
+from stor.s3.incoming import S3Arrivals
+from stor.s3.queue import CopyQueue
+from stor.s3.spool import Spool
+from tests.conformance import (
+    MIB,
+    QuickFiles,
+    StoreConformance,
+    WritableStoreConformance,
+    put,
+    read,
+    result_of,
+    sample,
+)
+from tests.support.rig import FaultyRig, Rig
+from tests.support.s3 import MemoryS3
+from tests.support.workers import InlineWorker
+
+
+def with_s3(rig, s3):
+    """The store of `rig`, which also looks in S3."""
+    rig.store.bucket = s3.bucket_over(rig.clock)
+    rig.store.order = ("disk", "s3")
+    return rig.store
+
+
+def filled(contents):
+    """A bucket that has these samples."""
+    s3 = MemoryS3()
+    s3.objects = {Digest.of(content).s3_key: content for content in contents}
+    return s3
+
+
+class TestS3Alone(WritableStoreConformance):
+    @pytest.fixture
+    def holding(self, tmp_path):
+        def build(contents):
+            store = with_s3(Rig(tmp_path, ()), filled(contents))
+            spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
+            store.arrivals = S3Arrivals(store.bucket, spool)
+            return store
+
+        return build
+
+
+class TestPairWithSamplesInS3(StoreConformance):
+    @pytest.fixture
+    def holding(self, tmp_path):
+        return lambda contents: with_s3(Rig(tmp_path, (2,)), filled(contents))
+
+
+class TestPairBesideS3(WritableStoreConformance):
+    @pytest.fixture
+    def holding(self, tmp_path):
+        def build(contents):
+            rig = Rig(tmp_path, (2,), files=QuickFiles)
+            for content in contents:
+                result_of(put(rig.store, content))
+            return with_s3(rig, MemoryS3())
+
+        return build
+
+
+@pytest.mark.parametrize("size", [8 * MIB, 8 * MIB + 1, 20 * MIB])
+def test_large_samples_are_sent_in_parts(tmp_path, size):
+    s3, content = MemoryS3(), sample(size)
+    store = with_s3(Rig(tmp_path, ()), s3)
+    store.arrivals = S3Arrivals(
+        store.bucket, Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
+    )
+    assert result_of(put(store, content))[1]
+    assert s3.objects == {Digest.of(content).s3_key: content}
+    assert ("begin" in dict(s3.calls)) == (size > 8 * MIB)
+    assert s3.uploads == {}
+
+
+@cache
+def reads_of_a_get(path, content):
+    rig = FaultyRig(path, (1,))
+    rig.put(content)
+    before = len(rig.log)
+    rig.get(content)
+    return [call.name for _, call in rig.log[before:]].count("read")
+
+
+def test_a_disk_that_fails_at_any_read_is_gone_on_from_s3_there(tmp_path):
+    content = sample(3 * MIB + 5)
+    reads = reads_of_a_get(tmp_path / "counting", content)
+    assert reads > 3
+    for n in range(reads):
+        rig = FaultyRig(tmp_path / str(n), (1,), kind=lambda *a, n=n: FailingRead(n, *a))
+        rig.put(content)
+        s3 = filled([content])
+        with_s3(rig, s3)
+        rig.disks["set0/disk0"].armed = True
+        response = rig.get(content)
+        assert (response.status, response.body) == (200, content)
+        assert s3.calls[-1][0] == "GET"
+
+
+class FailingRead(QuickFiles):
+    """Fails the n-th read of a sample when it is armed."""
+
+    armed = False
+
+    def __init__(self, n, *arguments):
+        super().__init__(*arguments)
+        self._left = n
+
+    def _before(self, name, args):
+        if name == "read" and self.armed:
+            self._left -= 1
+            if self._left < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super()._before(name, args)
+
+
+class Copying:
+    """A pair whose samples are copied to S3."""
+
+    def __init__(self, path):
+        self.s3 = MemoryS3()
+        self.rig = Rig(path, (2,), files=QuickFiles)
+        self.clock = self.rig.clock
+        self.begin()
+
+    def begin(self):
+        """What a start does, which knows only what is on the disks."""
+        store, mirrors = self.rig.store, self.rig.mirrors
+        self.queue = store.copies = CopyQueue(store.open_on_disk, self.clock)
+        self.queue.bucket = store.bucket = self.s3.bucket_over(self.clock)
+        self.queue.outbox = mirrors.outbox = Outbox(
+            lambda: mirrors.mirrors, self.clock, self.queue.add
+        )
+        result_of(mirrors.outbox.recall())
+
+    def put(self, content):
+        assert self.rig.put(content).status == 201
+
+    def notes(self):
+        return [path for root in self.rig.roots for path in root.glob(".stor/s3/*")]
+
+    def picture(self):
+        headers = [("Accept", "application/json")]
+        return json.loads(self.rig.request("GET", "/status", headers).body)["s3"]["copies"]
+
+
+@pytest.fixture
+def copying(tmp_path):
+    return Copying(tmp_path)
+
+
+def test_a_sample_is_copied_and_forgotten(copying):
+    copying.put(b"content")
+    assert copying.s3.objects == {Digest.of(b"content").s3_key: b"content"}
+    assert copying.notes() == []
+    assert copying.picture() == {"waiting": 0, "oldest_seconds": 0, "sent": 1}
+
+
+def test_a_copy_that_fails_is_tried_again_after_growing_pauses(copying):
+    copying.s3.unwritable = True
+    copying.put(b"content")
+    tries = [copying.clock.seconds()]
+    for _ in range(5000):
+        copying.s3.calls.clear()
+        copying.clock.advance(1)
+        if ("put", Digest.of(b"content").s3_key) in copying.s3.calls:
+            tries.append(copying.clock.seconds())
+    pauses = [round(later - sooner) for sooner, later in itertools.pairwise(tries)]
+    assert pauses[:12] == [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600]
+    assert len(copying.notes()) == 2
+    copying.s3.unwritable = False
+    copying.clock.advance(600)
+    assert copying.notes() == []
+
+
+def test_the_queue_is_in_the_status(copying):
+    copying.s3.unwritable = True
+    for number in range(3):
+        copying.put(b"%d" % number)
+        copying.clock.advance(10)
+    assert copying.picture() == {"waiting": 3, "oldest_seconds": 30, "sent": 0}
+
+
+def test_while_s3_is_away_nothing_is_tried_and_all_is_sent_when_it_is_back(copying):
+    """However many: each of them fails at once."""
+    copying.s3.refusing = True
+    samples = [b"%d" % number for number in range(500)]
+    for content in samples:
+        copying.put(content)
+    assert copying.rig.store.bucket.fault
+    copying.s3.calls.clear()
+    copying.clock.advance(10_000)
+    assert copying.s3.calls == []
+    assert copying.picture()["waiting"] == len(samples)
+
+    copying.s3.refusing = False
+    assert result_of(copying.rig.store.bucket.probe())
+    copying.queue.resume()
+    assert set(copying.s3.objects.values()) == set(samples)
+    assert copying.notes() == []
+    assert copying.picture()["waiting"] == 0
+
+
+def test_what_was_not_sent_is_sent_by_the_next_process(copying):
+    copying.s3.refusing = True
+    for number in range(5):
+        copying.put(b"%d" % number)
+    copying.queue.stop()
+    copying.s3.refusing = False
+    copying.begin()
+    assert len(copying.s3.objects) == 5
+    assert copying.notes() == []
+
+
+def test_a_note_without_a_sample_means_nothing(copying):
+    copying.queue.add(Digest.of(b"nobody has it"))
+    assert len(copying.queue) == 0
+    assert copying.s3.objects == {}
+
+
+@pytest.mark.parametrize("order", [("disk", "s3"), ("s3", "disk")])
+def test_absent_is_not_found_only_when_s3_has_answered(tmp_path, order):
+    s3, rig = MemoryS3(), Rig(tmp_path, (2,))
+    with_s3(rig, s3).order = order
+    with pytest.raises(NotFound):
+        result_of(read(rig.store, Digest.of(b"absent")))
+    rig.put(b"there")
+    s3.refusing = True
+    assert rig.get(b"absent").status == 503
+    assert rig.get(b"there").status == 200
