@@ -199,7 +199,7 @@ def _room(disk: dict[str, Any]) -> str:
         f'<svg class="bar{full}" viewBox="0 0 100 1" preserveAspectRatio="none" role="img" '
         f'aria-label="{used:.0%} used"><rect width="{used * 100:.1f}" height="1"/></svg>'
         f'<div class="top soft"><span>{_bytes(free)} free of {_bytes(total)}{known}</span>'
-        f"<span>{used:.0%}</span></div>"
+        f'<span class="state">{used:.0%}</span></div>'
     )
 
 
