@@ -3,6 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -84,6 +85,11 @@ class Locations:
             del self._recent[digest.raw]
         if self._servers:
             self._server(digest).delete(_key(digest), self._values[place])
+
+    @property
+    def servers(self) -> list[dict[str, Any]]:
+        """Every memcached by its name, and whether it `answers`, as far as is known."""
+        return [{"server": one.name, "answers": one.trusted} for one in self._servers]
 
     def stop(self) -> None:
         """End the threads and connections. Never waits for them."""

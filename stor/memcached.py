@@ -70,7 +70,8 @@ class Memcached:
         self._client = client
         self._worker = worker
         self._clock = clock
-        self._trusted = True
+        #: Whether it is asked: it has answered, or not been asked yet.
+        self.trusted = True
         self._rest_ends = 0.0
         self._on_trial = False
         self._failing = False
@@ -126,18 +127,18 @@ class Memcached:
 
     def _available(self, key: str) -> bool:
         """Whether to ask it. When its rest is over, this asks it for `key` to find out."""
-        if not self._trusted and not self._on_trial and self._clock.seconds() >= self._rest_ends:
+        if not self.trusted and not self._on_trial and self._clock.seconds() >= self._rest_ends:
             self._on_trial = True
             trial = self._worker.run(self._client.get, key)
             trial.addCallbacks(self._answered, self._failed)
             trial.addBoth(self._tried)
-        return self._trusted
+        return self.trusted
 
     def _tried(self, ended: object) -> None:
         self._on_trial = False
 
     def _answered(self, answer: T) -> T:
-        self._trusted = True
+        self.trusted = True
         if self._failing:
             self._failing = False
             self.log.info("memcached {name} answers again", name=self.name)
@@ -157,5 +158,5 @@ class Memcached:
         self._rest()
 
     def _rest(self) -> None:
-        self._trusted = False
+        self.trusted = False
         self._rest_ends = self._clock.seconds() + REST_SECONDS

@@ -76,7 +76,7 @@ class StorService(Service):
         self._loading = ThreadWorker(reactor, "configuration", 1)
         self._assembly = Assembly(chosen, reactor)
         api, metrics = self._assembly.api, self._assembly.metrics
-        served = together(AccessLog(), metrics.served)
+        served = together(AccessLog(), metrics.served, api.rates.served)
         express = Express(self._assembly.store.hot, api.hot_head, reactor.seconds, served)
         self._site = StorSite(
             self._assembly.resource(), api, reactor, served, express, chosen.max_connections

@@ -67,6 +67,8 @@ class Status:
     sets: list[dict[str, Any]]
     repairs: dict[str, int]
     s3: dict[str, Any] | None = None
+    #: The servers of the location cache, and whether each is asked.
+    memcached: list[dict[str, Any]] = attrs.field(factory=list)
 
 
 class Store:
@@ -156,6 +158,7 @@ class Store:
             sets,
             {"waiting": repairs.waiting, "done": repairs.mended_total},
             self._s3_picture(),
+            [] if self.locations is None else self.locations.servers,
         )
 
     async def _where(self, digest: Digest) -> str | None:

@@ -13,6 +13,7 @@ import attrs
 from stor import __version__
 from stor.store import Status
 from stor.web.answer import Answer
+from stor.web.rates import PerSecond
 
 REFRESH_SECONDS = 15
 
@@ -86,6 +87,7 @@ class Moment:
     #: Seconds, of the clock that the storages' times are of.
     now: float
     uploads: int = 0
+    rates: PerSecond = attrs.field(factory=lambda: PerSecond(0, 0, 0, 0))
     stopping: bool = False
 
 
@@ -97,6 +99,8 @@ def page(status: Status, moment: Moment) -> Answer:
     cards = [_set(n, one, moment.now) for n, one in enumerate(status.sets, 1)]
     if status.s3 is not None:
         cards.append(_s3(status.s3))
+    if status.memcached:
+        cards.append(_memcached(status.memcached))
     warnings = "".join(f"<li>{_text(warning)}</li>" for warning in status.warnings)
     notes = f"<ul>{warnings}</ul>" if warnings else ""
     body = f"""<!doctype html>
@@ -115,6 +119,10 @@ def page(status: Status, moment: Moment) -> Answer:
 <div class="cards">
 {"".join(cards)}</div>
 <dl>
+{_figure("GETs a second", _rate(moment.rates.gets))}
+{_figure("POSTs a second", _rate(moment.rates.posts))}
+{_figure("Sent a second", _bytes(int(moment.rates.sent_bytes)))}
+{_figure("Received a second", _bytes(int(moment.rates.received_bytes)))}
 {_figure("Uploads in flight", moment.uploads)}
 {_figure("Repairs waiting", status.repairs["waiting"])}
 {_figure("Repaired", status.repairs["done"])}
@@ -220,8 +228,23 @@ def _s3(s3: dict[str, Any]) -> str:
     )
 
 
-def _figure(name: str, number: int) -> str:
-    return f"<div><dt>{name}</dt><dd>{number:,}</dd></div>"
+def _memcached(servers: list[dict[str, Any]]) -> str:
+    lines = "".join(
+        f'<li class="disk {"online" if one["answers"] else "offline"}"><div class="top">'
+        f"<span>{_text(one['server'])}</span>"
+        f'<span class="state">{"answers" if one["answers"] else "left alone"}</span></div></li>'
+        for one in servers
+    )
+    return f'<section class="card"><h3>memcached</h3><ul>{lines}</ul></section>\n'
+
+
+def _figure(name: str, figure: int | str) -> str:
+    shown = f"{figure:,}" if isinstance(figure, int) else figure
+    return f"<div><dt>{name}</dt><dd>{shown}</dd></div>"
+
+
+def _rate(number: float) -> str:
+    return f"{number:,.1f}" if 0 < number < 10 else f"{number:,.0f}"
 
 
 def _bytes(number: int) -> str:

@@ -22,6 +22,7 @@ from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.web.conditions import Conditions, Unsatisfiable, Validators, select_range
 from stor.web.download import Sender
 from stor.web.page import Moment, page, wants_page
+from stor.web.rates import Rates
 from stor.web.request import PAGES, StorRequest
 from stor.web.site import shield
 from stor.web.upload import Upload, Uploads
@@ -45,6 +46,8 @@ class Api:
         self._clock = clock
         #: Set when the service is about to end: `/status` says so to load balancers.
         self.stopping = False
+        #: Told of every request that is over.
+        self.rates = Rates(clock.seconds)
         #: Whether samples are for those alone who may store them.
         self.read_auth = False
 
@@ -65,7 +68,9 @@ class Api:
     def root(self, request: StorRequest) -> bytes:
         """Say who answers; to people with a browser, how the storages are."""
         if wants_page(_list(request, b"accept")):
-            moment = Moment(self._clock.seconds(), self._uploads.in_progress, self.stopping)
+            moment = Moment(
+                self._clock.seconds(), self._uploads.in_progress, self.rates.now(), self.stopping
+            )
             return request.apply(page(self._store.status(), moment))
         line = f"This is Stor {__version__}".encode()
         return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
@@ -88,6 +93,7 @@ class Api:
                 "sets": status.sets,
                 "repairs": status.repairs,
                 "s3": status.s3,
+                "memcached": status.memcached,
             }
             body = json.dumps(picture, indent=2).encode() + b"\n"
             return request.apply(Answer(code, body, "application/json", headers))
