@@ -35,6 +35,8 @@ copy slo dlo versioned_writes symlink proxy-logging proxy-server
 use = egg:swift#proxy
 account_autocreate = true
 conn_timeout = 1
+# A node that is back is used again after so long.
+error_suppression_interval = 1
 [filter:s3api]
 use = egg:swift#s3api
 location = {region}

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from stor.config import parse
 from tests.engines.process import Process, run
 from tests.integration.load import Load
 from tests.integration.process import REPOSITORY, Stor, free_port, poll, sha_of
@@ -68,6 +69,11 @@ class Front(Stor):
     def answers(self):
         with contextlib.suppress(OSError):
             return self.get("status").status == 200
+
+
+def test_the_configuration_of_the_page_is_valid():
+    config = parse(STOR)
+    assert (config.s3_write, config.sets, config.warnings) == ("only", (), ())
 
 
 def test_what_one_stores_all_serve_and_none_is_missed(stors, proxy):

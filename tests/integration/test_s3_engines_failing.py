@@ -46,12 +46,18 @@ def stors(engine, bucket, start_in_module, tmp_path_factory):
         stor.kill()  # they have every reason to complain
 
 
-def test_nodes_are_killed_one_after_the_other(engine, bucket, stors):
+@pytest.fixture
+def watch(stors):
+    """Asks for the status all the time."""
+    client = Client(lambda: stors[0].get("status"), 0.05)
+    yield client
+    client.end()
+
+
+def test_nodes_are_killed_one_after_the_other(engine, bucket, stors, watch):
     copying, alone = stors
     in_s3 = [put(engine, bucket, os.urandom(1000)) for _ in range(5)]
     loads = [Load(stor.port, clients=2, actions=ACTIONS, sizes=SIZES) for stor in stors]
-    watch = Client(lambda: copying.get("status"), 0.05)
-
     with at_once([load.run for load in loads], 60):
         poll(lambda: min(load.requests for load in loads) > 20, 60, "some load")
         engine.nodes[0].kill()
@@ -61,7 +67,7 @@ def test_nodes_are_killed_one_after_the_other(engine, bucket, stors):
 
     engine.nodes[1].kill()
     with at_once([load.run for load in loads], 20):
-        asked = [*in_s3, *(sha_of(b"%d" % number) for number in range(5))]
+        asked = [*in_s3, *(sha_of(b"nobody has %d" % number) for number in range(5))]
         with ThreadPoolExecutor(10) as pool:
             answers = list(pool.map(lambda sha: timed(copying.get, sha), asked))
         posts = [timed(alone.put, os.urandom(1000)) for _ in range(3)]
@@ -69,9 +75,9 @@ def test_nodes_are_killed_one_after_the_other(engine, bucket, stors):
         assert seconds < ANSWER_SECONDS
         if answer.status == 503:
             assert int(answer.headers["retry-after"]) > 0
-    # Swift may still find what it has, and knows that of what it has not.
-    statuses = {answer.status for _, answer in answers}
-    assert statuses <= ({200, 404, 503} if isinstance(engine, Swift) else {503})
+    # The node that is left may still answer, and then rightly.
+    assert {answer.status for _, answer in answers[:5]} <= {200, 503}
+    assert {answer.status for _, answer in answers[5:]} <= {404, 503}
     assert {answer.status for _, answer in posts} == {503}
     for load in loads:
         assert {surprise.status for surprise in load.surprises} <= {503}
