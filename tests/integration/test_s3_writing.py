@@ -52,7 +52,8 @@ def notes(stor):
 
 class TestCopies:
     @pytest.fixture(scope="class")
-    def stor(self, engine, bucket, start_in_module):
+    @classmethod
+    def stor(cls, engine, bucket, start_in_module):
         return start_when_available(start_in_module, **s3_keys(engine, bucket), s3_write="copy")
 
     @pytest.mark.parametrize("size", [0, 1000, 300_000, 20 * MIB + 1])
@@ -99,11 +100,13 @@ class TestS3Alone:
     """No disks at all: what one stores the other serves."""
 
     @pytest.fixture(scope="class")
-    def spools(self, tmp_path_factory):
+    @classmethod
+    def spools(cls, tmp_path_factory):
         return [tmp_path_factory.mktemp("spool") for _ in range(2)]
 
     @pytest.fixture(scope="class")
-    def stors(self, engine, bucket, start_in_module, spools):
+    @classmethod
+    def stors(cls, engine, bucket, start_in_module, spools):
         keys = s3_keys(engine, bucket) | {"s3_write": "only", "storage_pairs": []}
         return [
             start_when_available(start_in_module, **keys, spool_directory=str(spool))
