@@ -9,7 +9,7 @@ import pytest
 from stor.digest import Digest
 from tests.conformance import MIB, QuickFiles, sample
 from tests.support.http import CHUNKED, assert_one_line, chunked, no_bug_logged, upload_head
-from tests.support.rig import FaultyRig
+from tests.support.rig import FaultyRig, Rig
 
 SIZES = (5, 100_000, 262_145, 3 * MIB)
 SMALL_BYTES = 256 * 1024
@@ -271,3 +271,20 @@ def test_every_bad_copy_is_kept_however_many_there_are(quick_path):
             assert rig.get(stored.content).body == stored.content
             rig.clock.advance(60)
     stored.assert_healed(5)
+
+
+def test_a_bad_copy_that_is_gone_is_no_reason_to_store_where_a_disk_is_away(tmp_path):
+    """What was known to be bad may have been taken away: the sample goes to a set that is whole."""
+    rig = Rig(tmp_path, sets=(2, 2))
+    content = b"a sample"
+    rig.put(content)
+    paths = rig.copies(content)
+    for path in paths:
+        path.write_bytes(b"x sample")
+    assert rig.get(content).status == 500
+    for path in paths:
+        path.unlink()
+    paths[1].parents[3].rename(tmp_path / "away")
+    rig.probe()
+    assert rig.put(content).status == 201
+    assert len(rig.copies(content)) == 2

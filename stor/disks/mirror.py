@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
@@ -60,10 +60,19 @@ class Mirror:
         return Survey(self, [(m, a) for m, a in heard if not _is_away(a)])
 
     def _ask(self, member: Member, digest: Digest, length: int | None) -> Deferred[Copy | None]:
+        answer: Deferred[Copy | None]
         if digest in member.condemned:
-            return fail(Damaged(f"{member.root}: the copy of {digest} is known to be bad"))
-        answer = member.read(member.disk.check, digest, length)
+            answer = member.read(member.disk.look, digest).addCallback(_condemn)
+        else:
+            answer = member.read(member.disk.check, digest, length)
         return within(member.clock, ANSWER_SECONDS, answer)
+
+
+def _condemn(copy: Copy | None) -> Copy | None:
+    """What is there is known to be bad; nothing may be there by now."""
+    if copy is not None:
+        raise Damaged(f"{copy.path} is known to be bad")
+    return None
 
 
 def _is_away(answer: object) -> bool:
