@@ -80,7 +80,7 @@ class Store:
         self._metrics = metrics
         self._ready = ready
         #: Where new samples go.
-        self.arrivals: Arrivals = DiskArrivals(mirrors, ready)
+        self.arrivals: Arrivals = DiskArrivals(mirrors, ready, mirrors.turns)
         #: Copies that are still to be sent to S3, where they are.
         self.copies: CopyQueue | None = None
         #: The bucket, where there is one, and the order in which the tiers are asked.

@@ -88,7 +88,7 @@ class Crowd:
 def assert_nothing_left(rig):
     assert not rig.staged()
     for mirror in rig.mirrors.mirrors:
-        assert (mirror.reserved_bytes, mirror.reserved_samples) == (0, 0)
+        assert mirror.reserved.total() == (0, 0)
     assert rig.store.arrivals._contests == {}
     assert rig.uploads.buffered_bytes == 0
 

@@ -74,7 +74,7 @@ class Trial:
         rig = self.rig
         assert not rig.staged()
         for mirror in rig.mirrors.mirrors:
-            assert (mirror.reserved_bytes, mirror.reserved_samples) == (0, 0)
+            assert mirror.reserved.total() == (0, 0)
         assert rig.store.arrivals._contests == {}
         assert rig.uploads.buffered_bytes == 0
         assert rig.mirrors.repairs.waiting == 0

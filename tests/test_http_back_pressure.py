@@ -312,4 +312,4 @@ def test_bounds_hold_in_any_order_of_events(tmp_path, seed):
     assert len(rig.samples()) == 2 * sum(s == [201] for s in expected.values())
     assert rig.staged() == []
     assert descriptors() == before
-    assert all(mirror.reserved_bytes == 0 for mirror in rig.mirrors.mirrors)
+    assert all(mirror.reserved.total()[0] == 0 for mirror in rig.mirrors.mirrors)

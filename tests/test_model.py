@@ -207,7 +207,7 @@ class Model(RuleBasedStateMachine):
         )
         self.staged |= staged
         for mirror in self.rig.mirrors.mirrors:
-            assert (mirror.reserved_bytes, mirror.reserved_samples) == (0, 0)
+            assert mirror.reserved.total() == (0, 0)
         assert self.rig.uploads.buffered_bytes == 0
         assert self.rig.store.arrivals._contests == {}
         self.figures["steps of the model"] += 1

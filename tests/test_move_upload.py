@@ -98,7 +98,7 @@ class Moving:
     def _assert_nothing_left(self):
         assert self.rig.staged() == []
         for mirror in self.rig.mirrors.mirrors:
-            assert (mirror.reserved_bytes, mirror.reserved_samples) == (0, 0)
+            assert mirror.reserved.total() == (0, 0)
         assert self.rig.uploads.buffered_bytes == 0
         assert descriptors() == self.descriptors
 

@@ -2,9 +2,9 @@
 
 import errno
 import hashlib
-import itertools
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -50,7 +50,10 @@ class DiskAway(Exception):
 
 @attrs.frozen
 class Room:
-    """What a disk has left. Of two, the one with the higher `number` was measured later."""
+    """What a disk has left. Of two, the one with the higher `number` was measured later.
+
+    It is that of the monotonic clock, which all processes share (clock_gettime(2)).
+    """
 
     free_bytes: int
     free_inodes: int
@@ -144,7 +147,6 @@ class Disk:
         self.forbidden_device = forbidden_device
         self._device: int | None = None
         self._nameless_files = True
-        self._rooms = itertools.count(1)
         self.claims = Claims()
         #: Directories whose entry in their parent is known to be on stable storage.
         self.durable_directories: set[str] = set()
@@ -273,7 +275,8 @@ class Disk:
 
     def room_of(self, fd: int) -> Room:
         """What is left on the file system of an open file or directory."""
-        number = next(self._rooms)  # what was allocated before this is seen by the next call
+        # What was allocated before this is seen by the next call, of whichever process.
+        number = time.monotonic_ns()
         status = self.files.fstatvfs(fd)
         # A file system that makes its inodes as it goes (btrfs) says 0 of 0.
         free_inodes = status.f_favail if status.f_files else 2**63

@@ -3,6 +3,8 @@
 import enum
 from collections.abc import Callable
 
+import attrs
+
 from stor.disks.disk import Room
 from stor.disks.marker import Marker
 from stor.disks.probe import Probe
@@ -18,6 +20,21 @@ class State(enum.StrEnum):
     READ_ONLY = "read-only"
     SUSPECT = "suspect"
     OFFLINE = "offline"
+
+
+@attrs.frozen
+class Picture:
+    """All that one process knows of a disk's health, for another one."""
+
+    away: str | None
+    suspect: str | None
+    refused: str | None
+    held: bool
+    rebuilding: bool
+    device: int | None
+    errors_total: int
+    errors_in_a_row: int
+    since: float
 
 
 class Health:
@@ -43,6 +60,8 @@ class Health:
         #: Whether the disk replaces another and still lacks samples of its set.
         self.rebuilding = False
         self.since = clock()
+        #: Called when another state follows from what is known, or for another reason.
+        self.changed: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> State:
@@ -100,8 +119,33 @@ class Health:
             suspect = f"{self._errors_in_a_row} I/O errors in a row: {reason}"
             self._change(self._away, suspect, self._refused)
 
+    def picture(self) -> Picture:
+        """All of it, for another process."""
+        return Picture(
+            self._away,
+            self._suspect,
+            self._refused,
+            self._held,
+            self.rebuilding,
+            self.device,
+            self.errors_total,
+            self._errors_in_a_row,
+            self.since,
+        )
+
+    def take_over(self, picture: Picture) -> None:
+        """Know what another process knows, and nothing else."""
+        self._away, self._suspect, self._refused = picture.away, picture.suspect, picture.refused
+        self._held, self.rebuilding = picture.held, picture.rebuilding
+        self.device = picture.device
+        self.errors_total = picture.errors_total
+        self._errors_in_a_row = picture.errors_in_a_row
+        self.since = picture.since
+
     def _change(self, away: str | None, suspect: str | None, refused: str | None) -> None:
-        before = self.state
+        before, faults = self.state, (self._away, self._suspect, self._refused)
         self._away, self._suspect, self._refused = away, suspect, refused
         if self.state != before:
             self.since = self._clock()
+        if self.state != before or faults != (away, suspect, refused):
+            self.changed()

@@ -11,6 +11,7 @@ from stor.digest import Digest
 from stor.disks.mirror import Mirror, Survey
 from stor.disks.mirrors import Mirrors
 from stor.disks.repair import Unmendable
+from stor.disks.turns import Turns
 from stor.disks.writing import MirrorWrite
 from stor.errors import NoRoom, Unavailable
 from stor.worker import Unanswered, within
@@ -40,9 +41,10 @@ class _Contest:
 class Arrivals:
     """The samples that are being put, so that many uploads of one leave one sample."""
 
-    def __init__(self, mirrors: Mirrors, ready: Deferred[None]) -> None:
+    def __init__(self, mirrors: Mirrors, ready: Deferred[None], turns: Turns) -> None:
         """`ready` fires when the disks' states are known first."""
         self.ready = ready
+        self.turns = turns
         self._mirrors = mirrors
         self._contests: dict[Digest, _Contest] = {}
 
@@ -87,8 +89,11 @@ class Incoming:
         self._contest = contest
         self._home: Survey | None = None
         self._write: MirrorWrite | None = None
+        self._writes: list[MirrorWrite] = []
         self._tried: set[Mirror] = set()
         self._surveyed = 0
+        #: What other processes had changed when the disks were asked.
+        self._seen = 0
         self._left = False
 
     async def stored(self) -> list[str] | None:
@@ -112,7 +117,7 @@ class Incoming:
 
     async def _survey(self) -> list[str] | None:
         self._home = None
-        surveys = await self._mirrors.survey(self._digest, self._length)
+        surveys = await self._ask()
         homes = [survey for survey in surveys if survey.known]
         for survey in homes:
             mending = self._mirrors.repairs.mending(self._digest, survey.mirror)
@@ -132,6 +137,16 @@ class Incoming:
             self._home = self._home or survey
         return None
 
+    async def _ask(self) -> list[Survey]:
+        """Ask all disks, while no other process gives the sample a name or takes it away."""
+        turns = self._arrivals.turns
+        await turns.take(self._digest)
+        try:
+            self._seen = turns.seen(self._digest)
+            return await self._mirrors.survey(self._digest, self._length)
+        finally:
+            turns.give_back(self._digest)
+
     async def begin(self) -> None:
         """Choose the mirror and have room there. Raises `NoRoom`, `Unavailable`.
 
@@ -141,10 +156,9 @@ class Incoming:
         if home is not None:
             members = [member for member, _ in home.answers if member.writable]
             if members:
-                self._write = self._mirrors.write_on(
-                    home.mirror, members, self._digest, self._length
-                )
-                await self._write.prepare()
+                write = self._mirrors.write_on(home.mirror, members, self._digest, self._length)
+                self._use(write)
+                await write.prepare()
                 return
         await self._place()
 
@@ -165,10 +179,7 @@ class Incoming:
             contest.changes += 1
             contest.stored = None
             try:
-                contest.stored, created = await self._commit()
-            except BaseException:
-                await self._begun().discard()  # before anybody else looks at what has a name
-                raise
+                contest.stored, created = await self._in_turn()
             finally:
                 contest.changes += 1
             return contest.stored, created
@@ -185,6 +196,25 @@ class Incoming:
                 await self._write.discard()
         finally:
             self._arrivals.ended(self._digest)
+
+    async def _in_turn(self) -> tuple[list[str], bool]:
+        turns = self._arrivals.turns
+        await turns.take(self._digest)
+        while turns.seen(self._digest) != self._seen:
+            # Not while it is our turn: a copy may have to be put back, by another process.
+            turns.give_back(self._digest)
+            stored = await self._survey()
+            if stored is not None:
+                return stored, False
+            await turns.take(self._digest)
+        try:
+            return await self._commit()
+        except BaseException:
+            await self._begun().discard()  # before anybody else looks at what has a name
+            raise
+        finally:
+            # A disk that hangs may name a copy, or take its name away, long after it was given up.
+            turns.end(self._digest, self._writes)
 
     async def _commit(self) -> tuple[list[str], bool]:
         committed = await self._persist(self._name, whole=True)
@@ -223,7 +253,7 @@ class Incoming:
         while True:
             write = await self._mirrors.place(self._digest, self._length, self._tried)
             self._tried.add(write.mirror)
-            self._write = write
+            self._use(write)
             try:
                 await write.prepare()
             except (NoRoom, Unavailable) as error:
@@ -267,6 +297,10 @@ class Incoming:
         return any(
             mirror.writable and mirror not in self._tried for mirror in self._mirrors.mirrors
         )
+
+    def _use(self, write: MirrorWrite) -> None:
+        self._write = write
+        self._writes.append(write)
 
     def _begun(self) -> MirrorWrite:
         if self._write is None:

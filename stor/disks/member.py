@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest, Hasher
+from stor.disks.condemned import Condemned
 from stor.disks.disk import (
     FULL,
     OUT_OF_RESOURCES,
@@ -72,7 +73,7 @@ class Member:
         self.health = health
         self.clock = clock
         #: Samples whose copy here is known to be bad: never served, replaced when possible.
-        self.condemned: set[Digest] = set()
+        self.condemned = Condemned()
         self._workers = workers
         self.roster = roster
         self._meter = meter

@@ -14,16 +14,36 @@ from stor.errors import Damaged
 from stor.worker import settle, within
 
 
+class Reserved:
+    """What uploads in flight will take of a mirror and no disk shows yet."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._samples = 0
+
+    def total(self) -> tuple[int, int]:
+        """Bytes and samples."""
+        return self._bytes, self._samples
+
+    def add(self, size_bytes: int, samples: int) -> None:
+        """So many more, or fewer when they are negative."""
+        self._bytes += size_bytes
+        self._samples += samples
+
+
 class Mirror:
     """One set of disks; every acknowledged sample in it is on all of them."""
 
-    def __init__(self, members: Sequence[Member], own_file_systems: bool = True) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        own_file_systems: bool = True,
+        reserved: Reserved | None = None,
+    ) -> None:
         """`own_file_systems`: two copies on one file system are worth a warning."""
         self.members = tuple(members)
         self.own_file_systems = own_file_systems
-        #: Bytes and samples that uploads in flight will take and no disk shows yet.
-        self.reserved_bytes = 0
-        self.reserved_samples = 0
+        self.reserved = reserved or Reserved()
 
     def __str__(self) -> str:
         return ", ".join(member.root for member in self.members)
@@ -49,7 +69,7 @@ class Mirror:
     def candidate(self) -> Candidate:
         """The room for placement."""
         rooms = [member.health.room for member in self.members]
-        return Candidate.of(rooms, self.reserved_bytes, self.reserved_samples)
+        return Candidate.of(rooms, *self.reserved.total())
 
     async def survey(self, digest: Digest, length: int | None) -> "Survey":
         """Ask every disk for its copy of the sample. Never raises."""

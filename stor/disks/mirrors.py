@@ -12,12 +12,17 @@ from stor.disks.mirror import Mirror, Survey
 from stor.disks.outbox import Outbox
 from stor.disks.placement import choose
 from stor.disks.rebuild import Rebuilds
-from stor.disks.repair import Repairs
+from stor.disks.repair import Mending, Repairs
 from stor.disks.roster import Roster
 from stor.disks.search import Search
+from stor.disks.turns import NoTurns, Turns
 from stor.disks.writing import MirrorWrite
 from stor.errors import NoRoom, Unavailable
 from stor.worker import settle
+
+
+#: How often placement chooses anew when other processes are faster, before it measures again.
+_CHOICES = 3
 
 
 class Mirrors:
@@ -32,11 +37,20 @@ class Mirrors:
         clock: IReactorTime,
         now_ns: Callable[[], int],
         rng: random.Random,
+        turns: Turns | None = None,
+        mending: Mending | None = None,
     ) -> None:
+        """`turns` are shared with the other processes of this Stor, if there are any.
+
+        `mending` is who puts copies back where another process looks after the disks; this one
+        then neither probes nor repairs.
+        """
         self.mirrors = tuple(mirrors)
         self.clock = clock
-        self.repairs = Repairs(clock, reserve_bytes)
-        self.rebuilds = Rebuilds(self.repairs)
+        self.turns: Turns = turns or NoTurns()
+        self._repairs = Repairs(clock, reserve_bytes, self.turns)
+        self.repairs: Mending = mending or self._repairs
+        self.rebuilds = Rebuilds(self._repairs)
         #: Where samples are noted that are to be sent elsewhere, if they are.
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
@@ -51,7 +65,7 @@ class Mirrors:
         self.mirrors = tuple(mirrors)
         self._roster = roster
         self._reserve_bytes = reserve_bytes
-        self.repairs.reconfigure(self.mirrors, reserve_bytes)
+        self._repairs.reconfigure(self.mirrors, reserve_bytes)
 
     @property
     def members(self) -> list[Member]:
@@ -61,7 +75,7 @@ class Mirrors:
     async def probe(self) -> None:
         """Find out what state every disk is in, and take up repairs that wait for that."""
         await settle([member.probe() for member in self.members])
-        self.repairs.resume(self.mirrors)
+        self._repairs.resume(self.mirrors)
         for mirror in self.mirrors:
             self.rebuilds.resume(mirror)
 
@@ -75,7 +89,7 @@ class Mirrors:
         outdated = [m for m in self.members if self._roster.outdated(m.health.marker)]
         await settle([m.probe() for m in outdated if m.health.readable])
         for mirror in self.mirrors:
-            await self.repairs.recall(mirror)
+            await self._repairs.recall(mirror)
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
@@ -119,9 +133,16 @@ class Mirrors:
             faults = [m.health.fault for mirror in configured for m in mirror.members]
             reasons = "; ".join(fault for fault in faults if fault)
             raise Unavailable(f"no writable set of storages is whole: {reasons}")
-        candidates = [mirror.candidate() for mirror in writable]
-        chosen = choose(candidates, length or 0, self._reserve_bytes, self._rng.random)
-        if chosen is None:
-            return None
-        mirror = writable[chosen]
-        return self.write_on(mirror, mirror.members, digest, length)
+        for _ in range(_CHOICES):
+            candidates = [mirror.candidate() for mirror in writable]
+            chosen = choose(candidates, length or 0, self._reserve_bytes, self._rng.random)
+            if chosen is None:
+                return None
+            mirror = writable[chosen]
+            write = self.write_on(mirror, mirror.members, digest, length)
+            # Another process may have chosen the same between our look and our reservation. It
+            # sees ours by now: both step back, where both is too much.
+            if mirror.candidate().spare_bytes(self._reserve_bytes) >= 0:
+                return write
+            write.release()
+        return None

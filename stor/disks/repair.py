@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Collection, Iterable
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
@@ -15,6 +16,7 @@ from stor.disks.health import State
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror
 from stor.disks.notes import forget, note, noted
+from stor.disks.turns import NoTurns, Turns
 from stor.disks.writing import MirrorWrite
 from stor.errors import Damaged, StorError, Unavailable
 from stor.worker import Busy, settle, within
@@ -47,6 +49,30 @@ class Examination:
     unheard: list[Member] = attrs.field(factory=list)
 
 
+class Mending(Protocol):
+    """Whoever has copies put back: this process, or another one that is told."""
+
+    @property
+    def mended_total(self) -> int:
+        """How many samples were made whole."""
+
+    @property
+    def waiting(self) -> int:
+        """How many samples are to be repaired."""
+
+    def report(self, digest: Digest, mirror: Mirror) -> None:
+        """A copy of the sample on `mirror` is missing or bad."""
+
+    def renewed(self, digest: Digest, mirror: Mirror) -> None:
+        """The sample was stored anew on some disks of `mirror`; the others may still lack it."""
+
+    def mending(self, digest: Digest, mirror: Mirror) -> bool:
+        """Whether a copy is being put back, and may have a name that is not durable yet."""
+
+    async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
+        """See `Repairs.mend`."""
+
+
 class Repairs:
     """Puts copies back that were found missing or bad; one at a time on each mirror.
 
@@ -56,8 +82,12 @@ class Repairs:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, reserve_bytes: int) -> None:
+    def __init__(
+        self, clock: IReactorTime, reserve_bytes: int, turns: Turns | None = None
+    ) -> None:
+        """`turns` are those of the processes that may write the same samples."""
         self.mended_total = 0
+        self._turns = turns or NoTurns()
         self._clock = clock
         self._reserve_bytes = reserve_bytes
         #: What is to be repaired, and the time in seconds before which it is not tried again.
@@ -199,10 +229,20 @@ class Repairs:
                 data = await source.read(offset, length, None)
                 offset += length
                 await write.add([data], offset == copy.size)
-            await write.commit()
+            await self._commit(digest, write)
         finally:
             source.close()
             await write.discard()
+
+    async def _commit(self, digest: Digest, write: MirrorWrite) -> None:
+        await self._turns.take(digest)
+        try:
+            await write.commit()
+        except BaseException:
+            await write.discard()  # before another process looks at what has a name
+            raise
+        finally:
+            self._turns.end(digest, [write])
 
     def _start(self, mirror: Mirror) -> None:
         if mirror not in self._running and self._next_due(mirror) is not None:

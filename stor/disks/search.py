@@ -16,7 +16,7 @@ from stor.digest import Digest
 from stor.disks.disk import Copy
 from stor.disks.member import ANSWER_SECONDS, DiskSource, Member
 from stor.disks.mirror import Mirror
-from stor.disks.repair import Repairs
+from stor.disks.repair import Mending
 from stor.errors import Damaged
 from stor.worker import within
 
@@ -51,7 +51,7 @@ class Search:
         self,
         mirrors: Sequence[Mirror],
         digest: Digest,
-        repairs: Repairs,
+        repairs: Mending,
         clock: IReactorTime,
         rng: random.Random,
         hint: Mirror | None = None,

@@ -36,6 +36,15 @@ class Slot:
         self.staged: StagedCopy | None = None
         self._last: Deferred[object] | None = None
 
+    def over(self) -> Deferred[None]:
+        """Fires once the last step that was begun has ended, however late."""
+        ended: Deferred[None] = Deferred()
+        if self._last is None:
+            ended.callback(None)
+        else:
+            self._last.addBoth(lambda _: ended.callback(None))
+        return ended
+
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the disk's threads once the step before has ended."""
         return self._after_last(lambda: self.member.write(function, *args))
@@ -128,8 +137,7 @@ class MirrorWrite:
         self._slots = [Slot(member) for member in members]
         self._failed: set[Slot] = set()
         self._reserved = on_disk(length or 0, mirror.candidate().block_bytes)
-        mirror.reserved_bytes += self._reserved
-        mirror.reserved_samples += 1
+        mirror.reserved.add(self._reserved, 1)
         self._holds_reservation = True
         self._ended = False
 
@@ -170,10 +178,14 @@ class MirrorWrite:
 
         A disk that hangs is cleaned when it answers again; this waits `DISCARD_SECONDS` at most.
         """
-        self._release()
+        self.release()
         used = [] if self._ended else [slot for slot in self._slots if slot.used]
         self._ended = True
         await settle([slot.give_back(slot.discard) for slot in used])
+
+    async def over(self) -> None:
+        """Wait until no disk has anything left to do for this, however late. Never raises."""
+        await settle([slot.over() for slot in self._slots])
 
     async def read_back(self, offset: int, length: int) -> bytes:
         """A part of what has been written, from a disk that has not failed.
@@ -198,7 +210,7 @@ class MirrorWrite:
             elif isinstance(outcome, Failure):
                 self._failed.add(slot)
         if all(slot.staged is not None for slot in self._slots):
-            self._release()
+            self.release()
         failure = first_failure(outcomes)
         if failure is not None:
             raise _reason(failure) from failure.value
@@ -210,12 +222,11 @@ class MirrorWrite:
         if self.mirror.candidate().spare_bytes(self._reserve_bytes) < 0:
             raise NoRoom("no room: the storage is full up to its reserve")
 
-    def _release(self) -> None:
-        """From here on the disks themselves show what the upload takes."""
+    def release(self) -> None:
+        """Give the reservation back: from here on the disks themselves show what is taken."""
         if self._holds_reservation:
             self._holds_reservation = False
-            self.mirror.reserved_bytes -= self._reserved
-            self.mirror.reserved_samples -= 1
+            self.mirror.reserved.add(-self._reserved, -1)
 
 
 def _reason(failure: Failure) -> StorError:

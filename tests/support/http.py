@@ -152,6 +152,6 @@ def assert_nothing_kept(rig):
     """No sample, nothing staged, no directory, no memory, no reservation."""
     assert rig.samples() == rig.staged() == []
     assert rig.uploads.buffered_bytes == 0
-    assert all(mirror.reserved_bytes == 0 for mirror in rig.mirrors.mirrors)
+    assert all(mirror.reserved.total()[0] == 0 for mirror in rig.mirrors.mirrors)
     entries = {entry.name for root in rig.roots if root.exists() for entry in root.iterdir()}
     assert entries <= {".stor"}
