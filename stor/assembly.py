@@ -11,16 +11,16 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.web.resource import IResource
 
+from stor.commons import Commons
 from stor.config import S3, Config, Statsite
 from stor.disks.disk import Disk
 from stor.disks.files import Files
-from stor.disks.health import Health
 from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.outbox import Outbox
 from stor.disks.roster import Roster
-from stor.gauges import Gauges
+from stor.gauges import DiskGauges, WorkGauges
 from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
@@ -35,8 +35,10 @@ from stor.statsd import Statsd
 from stor.store import Store
 from stor.web.accounts import Accounts
 from stor.web.auth import Authenticator
+from stor.web.overview import OwnOverview
+from stor.web.rates import Rates
 from stor.web.routes import Api
-from stor.web.upload import Uploads
+from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.worker import ThreadWorker, settle
 
 #: Threads a disk, for reading and for writing each: enough for its queue to be sorted.
@@ -69,8 +71,10 @@ class Fleet:
 class Assembly:
     """Everything that answers requests, but for the sockets."""
 
-    def __init__(self, chosen: Config, reactor: Any) -> None:
+    def __init__(self, chosen: Config, reactor: Any, commons: Commons | None = None) -> None:
+        """`commons` is what this process shares with the others of this Stor, if there are any."""
         self._reactor = reactor
+        self._commons = commons = commons or Commons()
         self._files = Files()
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
@@ -101,12 +105,15 @@ class Assembly:
             clock=reactor,
             now_ns=time.time_ns,
             rng=random.SystemRandom(),
+            turns=commons.turns,
+            mending=commons.mending,
         )
         self.store = Store(self.mirrors, self.ready, self.metrics)
         self._disk_arrivals = self.store.arrivals
-        self._copies = CopyQueue(self.store.open_on_disk, reactor)
-        self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, self._copies.add)
-        self._copies.outbox = self._outbox
+        self.copies = CopyQueue(self.store.open_on_disk, reactor)
+        announce = commons.announcing(self.copies.add)
+        self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, announce)
+        self.copies.outbox = self._outbox
         self._set_tiers(chosen)
         self._uploads = Uploads(
             self.store,
@@ -114,10 +121,18 @@ class Assembly:
             self._hashing,
             max_upload_bytes=chosen.max_upload_bytes,
             max_uploads=chosen.max_uploads,
+            total_buffer_bytes=TOTAL_BUFFER_BYTES // commons.processes,
+            active=commons.uploads,
         )
         pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
-        self.metrics.figures.watch(Gauges(self.mirrors, self.store, self._uploads, pools))
-        self.api = Api(self.store, self._uploads, reactor, self.metrics.figures)
+        if commons.mending is None:
+            self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
+        self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self._uploads, pools))
+        #: How much is asked for at the moment; told of every request that is over.
+        self.rates = Rates(reactor.seconds)
+        #: What this process knows of the whole.
+        self.own_overview = OwnOverview(self.store, self._uploads, self.rates, self.metrics.figures)
+        self.api = Api(self.store, self._uploads, reactor, commons.overview or self.own_overview)
         self.api.read_auth = chosen.read_auth
 
     def resource(self) -> IResource:
@@ -141,6 +156,16 @@ class Assembly:
         for patient in (True, False):  # the first look may have to wait for what the others know
             fleet.roster.patient = patient
             await settle([m.probe() for m in new if patient or not m.health.readable])
+        self._put_in_force(chosen, fleet)
+        await self.begin()
+        if self.store.bucket is not None and self.store.bucket.fault is not None:
+            Deferred.fromCoroutine(self._look_at(self.store.bucket))
+
+    def follow(self, chosen: Config) -> None:
+        """Put another configuration in force, where another process looks after the disks."""
+        self._put_in_force(chosen, self._fleet(chosen, self.mirrors.mirrors))
+
+    def _put_in_force(self, chosen: Config, fleet: Fleet) -> None:
         _adapt(fleet.members, chosen, fleet.roster)
         for mirror in fleet.mirrors:
             mirror.own_file_systems = chosen.require_mount
@@ -151,13 +176,14 @@ class Assembly:
         self._uploads.max_uploads = chosen.max_uploads
         self.api.read_auth = chosen.read_auth
         self._set_statsd(chosen.statsite)
-        await self.begin()
-        if self.store.bucket is not None and self.store.bucket.fault is not None:
-            Deferred.fromCoroutine(self._look_at(self.store.bucket))
 
     async def begin(self) -> None:
         """The first look is over: judge the disks that waited, and recall what is to be done."""
         await self.mirrors.begin()
+        await self.recall_copies()
+
+    async def recall_copies(self) -> None:
+        """A process that was to have samples sent to S3 has ended: see what it has noted."""
         if self.mirrors.outbox is not None:
             await self._outbox.recall()
 
@@ -170,14 +196,14 @@ class Assembly:
 
     async def _look_at(self, bucket: Bucket) -> None:
         if await bucket.probe():
-            self._copies.resume()
+            self.copies.resume()
 
     def stop(self) -> None:
         """Let all threads end once they are idle. Never waits for one."""
         for member in self._members.values():
             member.stop()
         self._hashing.stop()
-        self._copies.stop()
+        self.copies.stop()
         if self.store.locations is not None:
             self.store.locations.stop()
         self._password_worker.stop()
@@ -200,7 +226,7 @@ class Assembly:
     def _set_tiers(self, chosen: Config) -> None:
         store = self.store
         store.order = chosen.lookup_order
-        store.hot.shrink(chosen.cache_bytes)
+        store.hot.shrink(chosen.cache_bytes // self._commons.processes)
         self._set_locations(chosen)
         if chosen.s3 != self._s3:
             self._s3 = chosen.s3
@@ -210,11 +236,13 @@ class Assembly:
                 http = http_client(self._reactor, chosen.s3.ca_file)
                 store.bucket = Bucket(client, self._s3_worker, self._signer, http, self._reactor)
         copies = chosen.s3_write == "copy"
-        store.copies = self._copies if copies else None
-        self._copies.bucket = store.bucket if copies else None
+        ours = copies and self._commons.mending is None
+        store.copies = self.copies if ours else None
+        self.copies.bucket = store.bucket if ours else None
         self.mirrors.outbox = self._outbox if copies else None
         if chosen.s3_write == "only" and store.bucket is not None:
-            spool = Spool(chosen.spool_directory, chosen.spool_bytes, self._spool_worker)
+            limit = chosen.spool_bytes // self._commons.processes
+            spool = Spool(chosen.spool_directory, limit, self._spool_worker)
             store.arrivals = S3Arrivals(store.bucket, spool)
         else:
             store.arrivals = self._disk_arrivals
@@ -266,7 +294,11 @@ class Assembly:
         return Fleet(
             [
                 mirrors.get(roots)
-                or Mirror([member(root) for root in roots], own_file_systems=chosen.require_mount)
+                or Mirror(
+                    [member(root) for root in roots],
+                    own_file_systems=chosen.require_mount,
+                    reserved=self._commons.reserved(roots),
+                )
                 for roots in chosen.sets
             ],
             roster,
@@ -274,14 +306,17 @@ class Assembly:
 
     def _member(self, root: str, chosen: Config, roster: Roster) -> Member:
         reactor = self._reactor
-        health = Health(reactor.seconds, writable=bool(chosen.writable.search(root)))
+        writable = bool(chosen.writable.search(root))
+        health = self._commons.health(root, reactor.seconds, writable=writable)
         workers = Workers(
             readers=ThreadWorker(reactor, f"read {root}", DISK_THREADS),
             writers=ThreadWorker(reactor, f"write {root}", DISK_THREADS),
             prober=ThreadWorker(reactor, f"probe {root}", 1),
         )
         disk = Disk(root, self._files, _forbidden_device(chosen))
-        return Member(disk, health, workers, reactor, roster, self.metrics.figures.disk(root))
+        member = Member(disk, health, workers, reactor, roster, self.metrics.figures.disk(root))
+        member.condemned = self._commons.condemned(root)
+        return member
 
 
 def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:

@@ -12,8 +12,83 @@ from stor.web.upload import Uploads
 from stor.worker import ThreadWorker
 
 
-class Gauges:
-    """Implements `stor.prometheus.Collector`. Never asks a disk nor S3."""
+class DiskGauges:
+    """How the storages are, for the process that looks after them.
+
+    Implements `stor.prometheus.Collector`. Never asks a disk nor S3.
+    """
+
+    def __init__(self, mirrors: Mirrors, store: Store) -> None:
+        self._mirrors = mirrors
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, now."""
+        yield from self._of_disks()
+        yield from self._of_sets()
+        yield from self._of_s3()
+
+    def _of_disks(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "stor_disk_state", "1 for the state that the disk is in.", labels=["root", "state"]
+        )
+        free = GaugeMetricFamily(
+            "stor_disk_free_bytes", "Left for Stor, as last seen.", labels=["root"]
+        )
+        inodes = GaugeMetricFamily(
+            "stor_disk_free_inodes", "Files that can still be made.", labels=["root"]
+        )
+        errors = CounterMetricFamily("stor_disk_errors", "I/O errors.", labels=["root"])
+        rebuilt = GaugeMetricFamily(
+            "stor_disk_rebuilt_ratio",
+            "How much of a disk that replaces another has been made whole.",
+            labels=["root"],
+        )
+        for member in self._mirrors.members:
+            root, health = member.root, member.health
+            for each in State:
+                state.add_metric([root, each.value], float(health.state is each))
+            # Before its first probe nothing is known of a disk; it would seem to be full.
+            if health.room.number:
+                free.add_metric([root], health.room.free_bytes)
+                inodes.add_metric([root], health.room.free_inodes)
+            errors.add_metric([root], health.errors_total)
+            done = self._mirrors.rebuilds.progress.get(member, 0.0) if health.rebuilding else 1.0
+            rebuilt.add_metric([root], done)
+        yield from (state, free, inodes, errors, rebuilt)
+
+    def _of_sets(self) -> Iterator[Metric]:
+        mirrors = self._mirrors.mirrors
+        yield GaugeMetricFamily("stor_sets", "Sets of disks.", len(mirrors))
+        writable = sum(mirror.writable for mirror in mirrors)
+        yield GaugeMetricFamily("stor_sets_writable", "Sets that take new samples.", writable)
+        repairs = self._mirrors.repairs
+        yield GaugeMetricFamily(
+            "stor_repairs_waiting", "Samples with copies to be put back.", repairs.waiting
+        )
+        yield CounterMetricFamily(
+            "stor_repairs", "Samples whose copies were put back.", repairs.mended_total
+        )
+
+    def _of_s3(self) -> Iterator[Metric]:
+        bucket, copies = self._store.bucket, self._store.copies
+        available = GaugeMetricFamily("stor_s3_available", "Whether S3 can be used: 1 or 0.")
+        if bucket is not None:
+            available.add_metric([], float(bucket.fault is None))
+        waiting = GaugeMetricFamily("stor_s3_copies_waiting", "Samples to be sent to S3.")
+        age = GaugeMetricFamily(
+            "stor_s3_copies_oldest_age_seconds", "How long the oldest of them has been waiting."
+        )
+        sent = CounterMetricFamily("stor_s3_copies_sent", "Samples that were sent to S3.")
+        if copies is not None:
+            waiting.add_metric([], len(copies))
+            age.add_metric([], copies.age_seconds)
+            sent.add_metric([], copies.sent_total)
+        yield from (available, waiting, age, sent)
+
+
+class WorkGauges:
+    """What a process is doing. Implements `stor.prometheus.Collector`."""
 
     def __init__(
         self,
@@ -30,59 +105,17 @@ class Gauges:
 
     def collect(self) -> Iterator[Metric]:
         """All of them, now."""
-        yield from self._of_disks()
-        yield from self._of_sets()
         yield from self._of_work()
         yield from self._of_memory()
         yield from self._of_s3()
 
-    def _of_disks(self) -> Iterator[Metric]:
-        state = GaugeMetricFamily(
-            "stor_disk_state", "1 for the state that the disk is in.", labels=["root", "state"]
-        )
-        free = GaugeMetricFamily(
-            "stor_disk_free_bytes", "Left for Stor, as last seen.", labels=["root"]
-        )
-        inodes = GaugeMetricFamily(
-            "stor_disk_free_inodes", "Files that can still be made.", labels=["root"]
-        )
-        errors = CounterMetricFamily("stor_disk_errors", "I/O errors.", labels=["root"])
+    def _of_work(self) -> Iterator[Metric]:
         busy = GaugeMetricFamily(
             "stor_disk_operations_in_progress", "Waiting or being done.", labels=["root"]
         )
-        rebuilt = GaugeMetricFamily(
-            "stor_disk_rebuilt_ratio",
-            "How much of a disk that replaces another has been made whole.",
-            labels=["root"],
-        )
         for member in self._mirrors.members:
-            root, health = member.root, member.health
-            for each in State:
-                state.add_metric([root, each.value], float(health.state is each))
-            # Before its first probe nothing is known of a disk; it would seem to be full.
-            if health.room.number:
-                free.add_metric([root], health.room.free_bytes)
-                inodes.add_metric([root], health.room.free_inodes)
-            errors.add_metric([root], health.errors_total)
-            busy.add_metric([root], member.under_way)
-            done = self._mirrors.rebuilds.progress.get(member, 0.0) if health.rebuilding else 1.0
-            rebuilt.add_metric([root], done)
-        yield from (state, free, inodes, errors, busy, rebuilt)
-
-    def _of_sets(self) -> Iterator[Metric]:
-        mirrors = self._mirrors.mirrors
-        yield GaugeMetricFamily("stor_sets", "Sets of disks.", len(mirrors))
-        writable = sum(mirror.writable for mirror in mirrors)
-        yield GaugeMetricFamily("stor_sets_writable", "Sets that take new samples.", writable)
-        repairs = self._mirrors.repairs
-        yield GaugeMetricFamily(
-            "stor_repairs_waiting", "Samples with copies to be put back.", repairs.waiting
-        )
-        yield CounterMetricFamily(
-            "stor_repairs", "Samples whose copies were put back.", repairs.mended_total
-        )
-
-    def _of_work(self) -> Iterator[Metric]:
+            busy.add_metric([member.root], member.under_way)
+        yield busy
         uploads = self._uploads
         yield GaugeMetricFamily(
             "stor_uploads_in_progress", "Uploads that are not answered yet.", uploads.in_progress
@@ -105,21 +138,9 @@ class Gauges:
         yield GaugeMetricFamily("stor_hot_bytes", "What they take.", hot.used_bytes)
 
     def _of_s3(self) -> Iterator[Metric]:
-        bucket, copies = self._store.bucket, self._store.copies
-        available = GaugeMetricFamily("stor_s3_available", "Whether S3 can be used: 1 or 0.")
         requests = CounterMetricFamily("stor_s3_requests", "Samples that S3 was asked for.")
         errors = CounterMetricFamily("stor_s3_errors", "Those that it gave no answer to.")
-        if bucket is not None:
-            available.add_metric([], float(bucket.fault is None))
-            requests.add_metric([], bucket.requests)
-            errors.add_metric([], bucket.errors)
-        waiting = GaugeMetricFamily("stor_s3_copies_waiting", "Samples to be sent to S3.")
-        age = GaugeMetricFamily(
-            "stor_s3_copies_oldest_age_seconds", "How long the oldest of them has been waiting."
-        )
-        sent = CounterMetricFamily("stor_s3_copies_sent", "Samples that were sent to S3.")
-        if copies is not None:
-            waiting.add_metric([], len(copies))
-            age.add_metric([], copies.age_seconds)
-            sent.add_metric([], copies.sent_total)
-        yield from (available, requests, errors, waiting, age, sent)
+        if self._store.bucket is not None:
+            requests.add_metric([], self._store.bucket.requests)
+            errors.add_metric([], self._store.bucket.errors)
+        yield from (requests, errors)

@@ -25,6 +25,18 @@ class Options(UsageOptions):
         super().__init__()
         self["listen"] = []
 
+    @property
+    def logs_to_output(self) -> bool:
+        """Whether the log goes to the standard output that the process was started with."""
+        twistd = getattr(self, "parent", None) or {}
+        try:
+            output = os.fstat(1)
+        except OSError:
+            return False
+        # A daemon of twistd's has nothing there.
+        nowhere = output.st_rdev == os.stat(os.devnull).st_rdev
+        return not nowhere and twistd.get("logfile") in (None, "-")
+
     def opt_listen(self, endpoint: str) -> None:
         """Listen on this Twisted endpoint, such as tcp:8080; instead of the configured ones."""
         self["listen"].append(endpoint)

@@ -41,13 +41,21 @@ class Ports:
 
     async def change(self, descriptions: Sequence[str]) -> None:
         """Listen on these endpoints and no others. Raises `CannotListen`; then all is as before."""
-        before = dict(self._open)
+        await self.extend(descriptions)
+        await self.restrict(descriptions)
+
+    async def extend(self, descriptions: Sequence[str]) -> None:
+        """Listen on these endpoints, too. Raises `CannotListen`; then all is as before."""
+        before = set(self._open)
         try:
             self.listen(descriptions)
         except CannotListen:
-            await self._close(set(self._open) - set(before))
+            await self._close(set(self._open) - before)
             raise
-        await self._close(set(before) - set(descriptions))
+
+    async def restrict(self, descriptions: Sequence[str]) -> None:
+        """Listen on no others any more."""
+        await self._close(set(self._open) - set(descriptions))
         # None is left of those when the service has ended in the meantime.
         self._open = {one: self._open[one] for one in descriptions if one in self._open}
 

@@ -176,6 +176,10 @@ class Figures:
         """All figures in the text format of Prometheus."""
         return generate_latest(self._registry)
 
+    def metrics(self) -> list[Metric]:
+        """All figures, for whoever puts them together with others."""
+        return list(self._registry.collect())
+
     def disk(self, root: str) -> DiskMeter:
         """The meter of one disk."""
         return DiskMeter(root, self._disk_seconds, self._disk_refused)

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -18,28 +18,21 @@ from stor.assembly import Assembly
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
 from stor.disks.member import PROBE_INTERVAL_SECONDS
+from stor.front import DRAIN_SECONDS, Face, Front
 from stor.logs import observer_for
 from stor.notify import Notifier
 from stor.options import Options, configuration
-from stor.ports import CannotListen, Ports
+from stor.ports import CannotListen
+from stor.processes.supervisor import Supervisor
 from stor.quickstart import greeting
-from stor.web.access import AccessLog, together
-from stor.web.express import Express
-from stor.web.site import StorSite
 from stor.worker import ThreadWorker
-
-#: How long what runs may still run after SIGTERM.
-DRAIN_SECONDS = 60.0
 
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0
 
-#: How long connections that had been made before SIGTERM have to be taken.
-LAST_CALL_SECONDS = 0.05
-
 Reactor = Any  # IReactorCore, IReactorTime and IReactorFromThreads at once, which no type says
 
-__all__ = ["Options", "StorService", "makeService"]
+__all__ = ["DRAIN_SECONDS", "Options", "StorService", "makeService"]
 
 
 def makeService(options: Options) -> "StorService":  # noqa: N802 - the name that twistd calls
@@ -74,15 +67,16 @@ class StorService(Service):
         self._reloading: Deferred[None] | None = None
         # A hung disk holds up the look at its path, and nothing else.
         self._loading = ThreadWorker(reactor, "configuration", 1)
-        self._assembly = Assembly(chosen, reactor)
-        api, metrics = self._assembly.api, self._assembly.metrics
-        served = together(AccessLog(), metrics.served, api.rates.served)
-        express = Express(self._assembly.store.hot, api.hot_head, reactor.seconds, served)
-        self._site = StorSite(
-            self._assembly.resource(), api, reactor, served, express, chosen.max_connections
-        )
-        metrics.figures.connections = lambda: len(self._site.channels)
-        self._ports = Ports(self._site, reactor)
+        self._face: Face
+        if chosen.workers == 1:
+            self._assembly = Assembly(chosen, reactor)
+            self._face = Front(self._assembly, reactor, chosen)
+        else:
+            speaks = options.logs_to_output
+            supervisor = Supervisor(reactor, chosen, os.environ, speaks=speaks)
+            self._assembly = Assembly(chosen, reactor, supervisor.commons)
+            supervisor.attend(self._assembly)
+            self._face = supervisor
         self._probing = LoopingCall(self._probe)
         self._watchdog = LoopingCall(notifier.send, WATCHDOG=1)
         for loop in (self._probing, self._watchdog):
@@ -103,7 +97,7 @@ class StorService(Service):
         # Whoever finds the port open may ask for a reload.
         signal.signal(signal.SIGHUP, self._hang_up)
         try:
-            self._ports.listen(self._config.listen)
+            self._face.open(self._config)
         except CannotListen as error:
             # Not sys.stderr, which is the log by now.
             print(f"stor: {error}", file=sys.__stderr__, flush=True)
@@ -128,16 +122,8 @@ class StorService(Service):
     async def _stop(self) -> None:
         self._stopping = True
         self._notifier.send(STOPPING=1)
-        self.log.info("Stopping: no new connections, {n} are open", n=len(self._site.channels))
-        self._assembly.api.stopping = True
-        self._site.draining = True
-        # They may still be in the kernel. Closing on them would reset them.
-        await deferLater(self._reactor, LAST_CALL_SECONDS)
-        await self._ports.stop()
-        deadline = self._reactor.callLater(DRAIN_SECONDS, self._site.cut)
-        await self._site.drain()
-        if deadline.active():
-            deadline.cancel()
+        self.log.info("Stopping: no new connections, what runs may finish")
+        await self._face.stop()
         for loop in (self._probing, self._watchdog):
             if loop.running:
                 loop.stop()
@@ -156,8 +142,9 @@ class StorService(Service):
             )
             if self._stopping:
                 return
-            await self._ports.change(chosen.listen)
+            await self._face.prepare(chosen)
             await self._assembly.reconfigure(chosen)
+            await self._face.put_in_force(chosen)
         except ConfigError as error:
             for fault in error.faults:
                 self.log.error("Not reloaded: {fault}", fault=fault)
@@ -167,7 +154,6 @@ class StorService(Service):
             for key in ("workers", "log_format"):
                 if getattr(chosen, key) != getattr(self._config, key):
                     self.log.warn("{key} is in force after the next start", key=key)
-            self._site.max_connections = chosen.max_connections
             self._config = chosen
             self._warn(chosen)
             self.log.info("Reloaded: the configuration is in force")
@@ -181,7 +167,11 @@ class StorService(Service):
             self.log.warn("{warning}", warning=warning)
 
     def _probe(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._assembly.look_after()).addErrback(self._bug)
+        return Deferred.fromCoroutine(self._look_after()).addErrback(self._bug)
+
+    async def _look_after(self) -> None:
+        await self._assembly.look_after()
+        self._face.storages_seen()
 
     def _begin(self) -> None:
         """The first probes are over, or have had their time."""
@@ -189,17 +179,18 @@ class StorService(Service):
             self._first_probes.cancel()
         if not self._begun:
             self._begun = True
-            begin = Deferred.fromCoroutine(self._assembly.begin()).addErrback(self._bug)
-            begin.addCallback(lambda _: self._greet())
+            Deferred.fromCoroutine(self._greet()).addErrback(self._bug)
 
-    def _greet(self) -> None:
+    async def _greet(self) -> None:
+        await self._assembly.begin()
+        await self._face.start()
         self._assembly.ready.callback(None)
         status = self._assembly.store.status()
         for problem in (*status.problems, *status.warnings):
             self.log.warn("{problem}", problem=problem)
         self._notifier.send(READY=1)
         if self._options["data"] and sys.__stdout__ is not None:
-            address = self._ports.addresses[0]
+            address = self._face.addresses[0]
             print(greeting(self._config, address), file=sys.__stdout__, flush=True)
 
     def _bug(self, failure: Failure) -> None:

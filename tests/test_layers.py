@@ -20,6 +20,7 @@ ORDER = [
     "notify",
     "logs",
     "worker",
+    "count",
     "statsd",
     "prometheus",
     "metrics",
@@ -33,10 +34,12 @@ ORDER = [
     "disks.roster",
     "disks.health",
     "disks.placement",
+    "disks.condemned",
     "disks.member",
     "disks.mirror",
     "disks.writing",
     "disks.notes",
+    "disks.turns",
     "disks.repair",
     "disks.rebuild",
     "disks.search",
@@ -61,11 +64,12 @@ ORDER = [
     "web.answer",
     "web.access",
     "web.rates",
-    "web.page",
     "web.accounts",
     "web.auth",
     "web.conditions",
     "web.upload",
+    "web.page",
+    "web.overview",
     "web.download",
     "web.pace",
     "web.express",
@@ -76,7 +80,23 @@ ORDER = [
     "options",
     "ports",
     "gauges",
+    "commons",
     "assembly",
+    "front",
+    "processes.wire",
+    "processes.board",
+    "processes.turns",
+    "processes.shared",
+    "processes.listening",
+    "processes.order",
+    "processes.figures",
+    "processes.snapshot",
+    "processes.remote",
+    "processes.worker",
+    "processes.nursery",
+    "processes.forks",
+    "processes.crew",
+    "processes.supervisor",
     "service",
     "cli",
 ]
@@ -167,9 +187,9 @@ def test_blocking_work_on_disks_knows_no_twisted(module):
     assert not guilty, f"{module} brings Twisted along, by way of {', '.join(guilty)}"
 
 
-def test_only_the_service_imports_the_reactor():
+def test_only_what_a_process_begins_with_imports_the_reactor():
     users = [name for name, path in MODULES.items() if knows(path, "twisted.internet.reactor")]
-    assert users == ["service"]
+    assert sorted(users) == ["processes.worker", "service"]
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("web.")])

@@ -20,7 +20,7 @@ from stor.disks.disk import (
     DiskAway,
     OpenCopy,
 )
-from stor.disks.health import Health, State
+from stor.disks.health import Health, Picture, State
 from stor.disks.marker import BadMarker, Marker, write_marker
 from stor.disks.probe import Probe, probe, sweep, try_writing
 from stor.disks.roster import Roster
@@ -131,6 +131,12 @@ class Member:
         opened = await self.read(self.disk.open, digest)
         return None if opened is None else DiskSource(self, opened)
 
+    def hear(self, picture: Picture) -> None:
+        """Another process, which probes the disk, says how it is."""
+        if picture.device is not None:
+            self.disk.identify(picture.device)
+        self.health.take_over(picture)
+
     def renew_room(self) -> Deferred[None]:
         """Learn again what is left on the disk. Fails with `Unanswered` when it does not say."""
         asking = self.read(self.disk.room).addCallback(self.health.learn)
@@ -147,6 +153,10 @@ class Member:
         self._probing = True
         probing = Deferred.fromCoroutine(self._probe()).addErrback(self._probe_failed)
         return within(self.clock, PROBE_DEADLINE_SECONDS, probing).addErrback(self._unanswered)
+
+    def sweep_again(self) -> None:
+        """A process that wrote here has ended: the next probe removes what it has left."""
+        self._swept = False
 
     def stop(self) -> None:
         """Let the threads end once they are idle."""

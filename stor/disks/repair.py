@@ -82,9 +82,7 @@ class Repairs:
 
     log = Logger()
 
-    def __init__(
-        self, clock: IReactorTime, reserve_bytes: int, turns: Turns | None = None
-    ) -> None:
+    def __init__(self, clock: IReactorTime, reserve_bytes: int, turns: Turns | None = None) -> None:
         """`turns` are those of the processes that may write the same samples."""
         self.mended_total = 0
         self._turns = turns or NoTurns()

@@ -116,6 +116,10 @@ class Bucket:
         finally:
             self._probing = False
 
+    def hear(self, fault: str | None) -> None:
+        """Another process has seen whether the bucket can be used; `fault` says why not."""
+        self.fault, self._failures = fault, 0
+
     async def look(self, digest: Digest) -> Stat | None:
         """Size and time of a sample, `None` when the bucket has none. Raises `Unavailable`."""
         # A HEAD's Content-Length is not to be had from Twisted's client; a part tells of the whole.

@@ -84,19 +84,19 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 class Moment:
     """What the page shows beside the storages."""
 
-    #: Seconds, of the clock that the storages' times are of.
-    now: float
     uploads: int = 0
     rates: PerSecond = attrs.field(factory=lambda: PerSecond(0, 0, 0, 0))
-    stopping: bool = False
 
 
-def page(status: Status, moment: Moment) -> Answer:
-    """The whole page. Every text that is not Stor's own is escaped."""
+def page(status: Status, moment: Moment, now_seconds: float, *, stopping: bool = False) -> Answer:
+    """The whole page. Every text that is not Stor's own is escaped.
+
+    `now_seconds` is of the clock that the storages' times are of.
+    """
     disks = [disk for of_set in status.sets for disk in of_set["disks"]]
     away = sum(disk["reason"] is not None for disk in disks)
-    good, verdict = _verdict(status, away, len(disks), moment)
-    cards = [_set(n, one, moment.now) for n, one in enumerate(status.sets, 1)]
+    good, verdict = _verdict(status, away, len(disks), stopping)
+    cards = [_set(n, one, now_seconds) for n, one in enumerate(status.sets, 1)]
     if status.s3 is not None:
         cards.append(_s3(status.s3))
     if status.memcached:
@@ -156,8 +156,8 @@ def wants_page(accept: bytes | None) -> bool:
     return html > 0 and html >= plain
 
 
-def _verdict(status: Status, away: int, disks: int, moment: Moment) -> tuple[bool, str]:
-    if moment.stopping:
+def _verdict(status: Status, away: int, disks: int, stopping: bool) -> tuple[bool, str]:
+    if stopping:
         return False, "Stopping: what runs is finished"
     missing = [f"{away} of {disks} disks"] if away else []
     if status.s3 is not None and not status.s3["available"]:

@@ -16,13 +16,13 @@ from stor import __version__
 from stor.content import Content
 from stor.digest import Digest
 from stor.hot import HotContent, HotSample
-from stor.prometheus import CONTENT_TYPE, Figures
+from stor.prometheus import CONTENT_TYPE
 from stor.store import Store
 from stor.web.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.web.conditions import Conditions, Unsatisfiable, Validators, select_range
 from stor.web.download import Sender
-from stor.web.page import Moment, page, wants_page
-from stor.web.rates import Rates
+from stor.web.overview import Overview
+from stor.web.page import page, wants_page
 from stor.web.request import PAGES, StorRequest
 from stor.web.site import shield
 from stor.web.upload import Upload, Uploads
@@ -38,16 +38,14 @@ class Api:
     app = Klein()
 
     def __init__(
-        self, store: Store, uploads: Uploads, clock: IReactorTime, figures: Figures
+        self, store: Store, uploads: Uploads, clock: IReactorTime, overview: Overview
     ) -> None:
         self._store = store
         self._uploads = uploads
-        self._figures = figures
+        self._overview = overview
         self._clock = clock
         #: Set when the service is about to end: `/status` says so to load balancers.
         self.stopping = False
-        #: Told of every request that is over.
-        self.rates = Rates(clock.seconds)
         #: Whether samples are for those alone who may store them.
         self.read_auth = False
 
@@ -65,20 +63,25 @@ class Api:
         return None
 
     @app.route("/", methods=_READING)
-    def root(self, request: StorRequest) -> bytes:
+    def root(self, request: StorRequest) -> Deferred[bytes]:
         """Say who answers; to people with a browser, how the storages are."""
+        return _run(self._root(request))
+
+    async def _root(self, request: StorRequest) -> bytes:
         if wants_page(_list(request, b"accept")):
-            moment = Moment(
-                self._clock.seconds(), self._uploads.in_progress, self.rates.now(), self.stopping
-            )
-            return request.apply(page(self._store.status(), moment))
+            status, moment = await self._overview.status(), await self._overview.moment()
+            now = self._clock.seconds()
+            return request.apply(page(status, moment, now, stopping=self.stopping))
         line = f"This is Stor {__version__}".encode()
         return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
 
     @app.route("/status", methods=_READING)
-    def status(self, request: StorRequest) -> bytes:
+    def status(self, request: StorRequest) -> Deferred[bytes]:
         """Say whether all storages are available, from what is known: no disk is asked."""
-        status = self._store.status()
+        return _run(self._status(request))
+
+    async def _status(self, request: StorRequest) -> bytes:
+        status = await self._overview.status()
         problems = ["stopping"] if self.stopping else status.problems
         code = 503 if problems else 200
         headers = {"Cache-Control": "no-store"}
@@ -103,10 +106,14 @@ class Api:
         return request.apply(Answer(code, body, headers=headers))
 
     @app.route("/metrics", methods=_READING)
-    def metrics(self, request: StorRequest) -> bytes:
+    def metrics(self, request: StorRequest) -> Deferred[bytes]:
         """Give all figures to Prometheus, from what is known: no disk is asked."""
+        return _run(self._metrics(request))
+
+    async def _metrics(self, request: StorRequest) -> bytes:
+        figures = await self._overview.exposition()
         headers = {"Cache-Control": "no-store"}
-        return request.apply(Answer(200, self._figures.exposition(), CONTENT_TYPE, headers))
+        return request.apply(Answer(200, figures, CONTENT_TYPE, headers))
 
     @app.route("/<name>", methods=_READING)
     def get_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:

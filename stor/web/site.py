@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from stor.count import Count
 from stor.web.access import Observer
 from stor.web.answer import Answer, answer_to
 from stor.web.channel import StorChannel
@@ -47,8 +48,12 @@ class StorSite(Site):
         served: Observer = lambda served: None,
         express: Express | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        connections: Count | None = None,
     ) -> None:
-        """`served` is told of every request that is over."""
+        """`served` is told of every request that is over.
+
+        `connections` counts those that were not turned away, here and in other processes.
+        """
         super().__init__(resource, parsePOSTFormSubmission=False, reactor=reactor)
         self.reception = reception
         self.clock = reactor
@@ -57,6 +62,7 @@ class StorSite(Site):
         self.max_connections = max_connections
         self.channels: set[StorChannel] = set()
         self._turned_away: set[StorChannel] = set()
+        self._connections = connections or Count()
         self.draining = False
         self._drained: Deferred[None] | None = None
 
@@ -103,9 +109,11 @@ class StorSite(Site):
     def admit(self, channel: StorChannel) -> Answer | None:
         """Take a new connection into account; what to turn it away with, if it is one too many."""
         self.channels.add(channel)
-        if len(self.channels) - len(self._turned_away) <= self.max_connections:
+        self._count()
+        if self._connections.total <= self.max_connections:
             return None
         self._turned_away.add(channel)
+        self._count()
         line = f"too many connections: {self.max_connections} at once are accepted"
         return Answer.line(503, f"{line} (max_connections)", retry_after="2")
 
@@ -114,10 +122,14 @@ class StorSite(Site):
         """Whether there are too many even of those that are turned away."""
         return len(self._turned_away) > MAX_TURNED_AWAY
 
+    def _count(self) -> None:
+        self._connections.mine = len(self.channels) - len(self._turned_away)
+
     def lost(self, channel: StorChannel) -> None:
         """A connection has ended."""
         self.channels.discard(channel)
         self._turned_away.discard(channel)
+        self._count()
         if self._drained is not None and not self._drained.called and not self.channels:
             self._drained.callback(None)
 

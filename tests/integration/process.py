@@ -22,6 +22,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 MIB = 1024 * 1024
 
+#: How many processes a Stor has that a test does not ask for a number of.
+WORKERS = int(os.environ.get("STOR_TEST_WORKERS", "1"))
+
 #: How long a start may take on a machine that has much else to do.
 START_SECONDS = 30.0
 
@@ -101,6 +104,7 @@ def configure(directory, sets=(2, 2), port=None, **keys):
         "reserve_bytes": 0,
         # What the tests look at are the disks.
         "cache_bytes": 0,
+        "workers": WORKERS,
     } | keys
     (directory / "config.json").write_text(json.dumps(configuration))
     return port, [root for pair in configuration["storage_pairs"] for root in pair]

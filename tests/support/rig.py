@@ -17,12 +17,14 @@ from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.roster import Roster
-from stor.gauges import Gauges
+from stor.gauges import DiskGauges, WorkGauges
 from stor.metrics import Metrics
 from stor.store import Store
 from stor.web.access import together
 from stor.web.auth import Authenticator
 from stor.web.express import Express
+from stor.web.overview import OwnOverview
+from stor.web.rates import Rates
 from stor.web.routes import Api
 from stor.web.site import StorSite
 from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
@@ -106,11 +108,14 @@ class Rig:
             max_uploads=max_uploads,
             total_buffer_bytes=total_buffer_bytes,
         )
-        self.metrics.figures.watch(Gauges(self.mirrors, self.store, self.uploads, {}))
-        self.api = Api(self.store, self.uploads, self.clock, self.metrics.figures)
+        self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
+        self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
+        rates = Rates(self.clock.seconds)
+        overview = OwnOverview(self.store, self.uploads, rates, self.metrics.figures)
+        self.api = Api(self.store, self.uploads, self.clock, overview)
         self.store.hot.shrink(cache_bytes)
         self.served = []
-        served = together(self.served.append, self.metrics.served)
+        served = together(self.served.append, self.metrics.served, rates.served)
         express = Express(self.store.hot, self.api.hot_head, self.clock.seconds, served)
         self.site = StorSite(
             self.api.resource(), self.api, self.clock, served, express, max_connections

@@ -1,0 +1,44 @@
+"""What the processes of one Stor have in common; where there is one, that is nothing."""
+
+from collections.abc import Callable, Sequence
+
+from stor.count import Count
+from stor.digest import Digest
+from stor.disks.condemned import Condemned
+from stor.disks.health import Health
+from stor.disks.mirror import Reserved
+from stor.disks.repair import Mending
+from stor.disks.turns import NoTurns, Turns
+from stor.web.overview import Overview
+
+
+class Commons:
+    """The one process of a Stor has everything for itself."""
+
+    #: Among how many what is bounded in each is to be divided.
+    processes = 1
+
+    def __init__(self) -> None:
+        self.turns: Turns = NoTurns()
+        #: Who looks after the disks, if this process does not.
+        self.mending: Mending | None = None
+        #: Who knows the whole, if this process does not.
+        self.overview: Overview | None = None
+        self.uploads = Count()
+        self.connections = Count()
+
+    def health(self, root: str, clock: Callable[[], float], *, writable: bool) -> Health:
+        """The health of a disk."""
+        return Health(clock, writable)
+
+    def condemned(self, root: str) -> Condemned:
+        """The bad copies on a disk."""
+        return Condemned()
+
+    def reserved(self, roots: Sequence[str]) -> Reserved:
+        """What uploads have reserved on a set of disks."""
+        return Reserved()
+
+    def announcing(self, queue: Callable[[Digest], None]) -> Callable[[Digest], None]:
+        """Who is told of samples that are to be sent to S3: the `queue` of this process."""
+        return queue

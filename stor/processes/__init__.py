@@ -1,0 +1,1 @@
+"""Several processes as one Stor: a supervisor that looks after the disks, and its workers."""

@@ -1,0 +1,153 @@
+"""The listening sockets that the processes of one Stor share.
+
+The supervisor opens them and takes no connection. Each worker has the same sockets, and the kernel
+gives a connection to whoever is there first: none is lost with a worker that ends.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from twisted.internet import tcp, unix
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from stor.ports import BACKLOG, Ports
+
+
+@attrs.frozen
+class Listener:
+    """A socket by the description of its endpoint; `family` as socket(2) has it."""
+
+    description: str
+    family: int
+
+
+class SharedPorts(Ports):
+    """Sockets that are opened here, for other processes to take connections from."""
+
+    def sockets(self, descriptions: Sequence[str]) -> tuple[list[Listener], list[int]]:
+        """The sockets of these descriptions, and their descriptors."""
+        ports: list[Any] = [self._open[description] for description in descriptions]
+        listeners = [
+            Listener(description, port.socket.family)
+            for description, port in zip(descriptions, ports, strict=True)
+        ]
+        return listeners, [port.fileno() for port in ports]
+
+    def _listen(self, description: str) -> IListeningPort:
+        port: Any = super()._listen(description)
+        port.stopReading()
+        listening: IListeningPort = port
+        return listening
+
+
+class InheritedPorts(Ports):
+    """The same sockets in a worker, with all that their descriptions say beside them: TLS, PROXY."""
+
+    def __init__(self, factory: IProtocolFactory, reactor: Any) -> None:
+        self._inheriting = _Inheriting(reactor)
+        super().__init__(factory, self._inheriting)
+
+    async def inherit(self, listeners: Sequence[Listener], descriptors: Sequence[int]) -> None:
+        """Listen on these and no others. The descriptors are closed. Raises `CannotListen`."""
+        pairs = list(zip(listeners, descriptors, strict=True))
+        self._inheriting.sockets = {one.description: (fd, one.family) for one, fd in pairs}
+        try:
+            await self.change([one.description for one in listeners])
+        finally:
+            for _, fd in pairs:
+                os.close(fd)
+
+    def _listen(self, description: str) -> IListeningPort:
+        self._inheriting.current = description
+        return super()._listen(description)
+
+
+class _Inheriting:
+    """A reactor that listens on sockets which are there already."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.sockets: dict[str, tuple[int, int]] = {}
+        self.current = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(  # noqa: N802
+        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """See `IReactorTCP`."""
+        return self._adopt(factory)
+
+    def listenSSL(  # noqa: N802
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: Any,  # noqa: N803
+        backlog: int = 50,
+        interface: str = "",
+    ) -> IListeningPort:
+        """See `IReactorSSL`."""
+        return self._adopt(TLSMemoryBIOFactory(contextFactory, False, factory))
+
+    def listenUNIX(  # noqa: N802
+        self,
+        address: bytes,
+        factory: IProtocolFactory,
+        backlog: int = 50,
+        mode: int = 0o666,
+        wantPID: bool = False,  # noqa: N803
+    ) -> IListeningPort:
+        """See `IReactorUNIX`."""
+        return self._adopt(factory, mode)
+
+    def adoptStreamPort(  # noqa: N802
+        self,
+        fileDescriptor: int,  # noqa: N803
+        addressFamily: int,  # noqa: N803
+        factory: IProtocolFactory,
+    ) -> IListeningPort:
+        """See `IReactorSocket`. The descriptor is the service manager's, not ours."""
+        return self._adopt(factory)
+
+    def _adopt(self, factory: IProtocolFactory, mode: int = 0o666) -> IListeningPort:
+        fd, family = self.sockets[self.current]
+        port: Any
+        if family == socket.AF_UNIX:
+            port = _UNIXPort._fromListeningDescriptor(self._reactor, fd, factory)
+            port.backlog, port.mode = BACKLOG, mode
+        else:
+            port = _TCPPort._fromListeningDescriptor(self._reactor, fd, family, factory)
+        port.startListening()
+        listening: IListeningPort = port
+        return listening
+
+
+class _OneByOne:
+    """Takes one connection a turn, so that a burst is spread over all workers that are idle."""
+
+    @property
+    def numberAccepts(self) -> int:  # noqa: N802
+        """See `twisted.internet.tcp.Port`, which would take more and more."""
+        return 1
+
+    @numberAccepts.setter
+    def numberAccepts(self, number: int) -> None:  # noqa: N802
+        pass
+
+
+class _TCPPort(_OneByOne, tcp.Port):
+    """A TCP socket that other processes listen on, too."""
+
+
+class _UNIXPort(_OneByOne, unix.Port):
+    """A Unix socket that other processes listen on, too; its name is the supervisor's to remove."""
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+        """Listen no more."""
+        tcp.Port.connectionLost(self, reason)

@@ -1,0 +1,202 @@
+"""What the processes of one Stor know of their disks together. See `stor.commons`."""
+
+from collections.abc import Callable, Sequence
+
+from stor.commons import Commons
+from stor.count import Count
+from stor.digest import Digest
+from stor.disks.condemned import Condemned
+from stor.disks.disk import Room
+from stor.disks.health import Health
+from stor.disks.mirror import Reserved
+from stor.disks.repair import Mending
+from stor.processes.board import Board, Subjects
+from stor.processes.turns import ProcessTurns
+from stor.processes.wire import Tell
+
+#: The counts that stand on the board beside disks and sets.
+UPLOADS, CONNECTIONS = "uploads", "connections"
+COUNTS = (UPLOADS, CONNECTIONS)
+
+
+def set_subject(roots: Sequence[str]) -> str:
+    """What a set of disks is called on the board."""
+    return "\0".join(("set", *roots))
+
+
+class SharedCount(Count):
+    """A count of which every process has a part."""
+
+    def __init__(self, board: Board, place: int) -> None:
+        self._own = board.mine(place)
+        self._rows = board.everybodys(place)
+
+    @property
+    def mine(self) -> int:
+        """The part of this process."""
+        return self._own[0]
+
+    @mine.setter
+    def mine(self, number: int) -> None:
+        self._own[0] = number
+
+    @property
+    def total(self) -> int:
+        """In all processes."""
+        return sum(row[0] for row in self._rows)
+
+
+class SharedReserved(Reserved):
+    """What the uploads of all processes have reserved."""
+
+    def __init__(self, board: Board, place: int) -> None:
+        self._own = board.mine(place)
+        self._rows = board.everybodys(place)
+
+    def total(self) -> tuple[int, int]:
+        """See `Reserved.total`."""
+        return sum(row[0] for row in self._rows), sum(row[1] for row in self._rows)
+
+    def add(self, size_bytes: int, samples: int) -> None:
+        """See `Reserved.add`."""
+        self._own[0] += size_bytes
+        self._own[1] += samples
+
+
+class SharedHealth(Health):
+    """A disk of whose room every process knows what any process has measured last."""
+
+    def __init__(
+        self, clock: Callable[[], float], *, writable: bool, board: Board, place: int
+    ) -> None:
+        self._own = board.mine(place)
+        self._rows = board.everybodys(place)
+        super().__init__(clock, writable)
+
+    @property
+    def room(self) -> Room:
+        """What is left on the disk."""
+        number, free_bytes, free_inodes, block_bytes, total_bytes, *_ = max(
+            self._rows, key=lambda row: row[0]
+        )
+        return Room(free_bytes, free_inodes, block_bytes or 4096, number, total_bytes)
+
+    @room.setter
+    def room(self, room: Room) -> None:
+        # The number last: with an old one, the new figures are at least no news to anybody.
+        self._own[1], self._own[2] = room.free_bytes, min(room.free_inodes, 2**62)
+        self._own[3], self._own[4] = room.block_bytes, room.total_bytes
+        self._own[0] = room.number
+
+
+class ReportedHealth(SharedHealth):
+    """The health of a disk in a worker, which the supervisor is told of as well.
+
+    What a worker notes counts here at once; what the supervisor says then counts in its place.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        writable: bool,
+        board: Board,
+        place: int,
+        tell: Callable[[str, str], None],
+    ) -> None:
+        """`tell` is given what happened, a word, and the reason."""
+        super().__init__(clock, writable=writable, board=board, place=place)
+        self._tell = tell
+
+    def probe_failed(self, reason: str) -> None:
+        """An operation found the disk away."""
+        super().probe_failed(reason)
+        self._tell("away", reason)
+
+    def operation_passed(self) -> None:
+        """See `Health.operation_passed`."""
+        if self._errors_in_a_row:
+            self._tell("passed", "")
+        super().operation_passed()
+
+    def write_refused(self, reason: str) -> None:
+        """See `Health.write_refused`."""
+        super().write_refused(reason)
+        self._tell("refused", reason)
+
+    def operation_failed(self, reason: str) -> None:
+        """See `Health.operation_failed`."""
+        super().operation_failed(reason)
+        self._tell("failed", reason)
+
+
+class SharedCommons(Commons):
+    """What every process of several has: room, reservations, counts and turns in common."""
+
+    def __init__(
+        self,
+        board: Board,
+        subjects: Subjects,
+        turns: ProcessTurns,
+        *,
+        told_of_copy: Callable[[str, Digest, bool], None],
+    ) -> None:
+        """`told_of_copy` is told what is found out here: root, sample, and whether it is bad."""
+        super().__init__()
+        self.processes = board.processes - 1
+        self.turns = turns
+        self.uploads = SharedCount(board, subjects.places[UPLOADS])
+        self.connections = SharedCount(board, subjects.places[CONNECTIONS])
+        self._board = board
+        self._subjects = subjects
+        self._told_of_copy = told_of_copy
+
+    def health(self, root: str, clock: Callable[[], float], *, writable: bool) -> Health:
+        """See `Commons.health`."""
+        place = self._subjects.places[root]
+        return SharedHealth(clock, writable=writable, board=self._board, place=place)
+
+    def condemned(self, root: str) -> Condemned:
+        """See `Commons.condemned`."""
+        condemned = Condemned()
+        condemned.told = lambda digest, bad: self._told_of_copy(root, digest, bad)
+        return condemned
+
+    def reserved(self, roots: Sequence[str]) -> Reserved:
+        """See `Commons.reserved`."""
+        return SharedReserved(self._board, self._subjects.places[set_subject(roots)])
+
+
+class WorkerCommons(SharedCommons):
+    """What a worker has in common with the others, and leaves to the supervisor."""
+
+    def __init__(
+        self,
+        board: Board,
+        subjects: Subjects,
+        turns: ProcessTurns,
+        mending: Mending,
+        tell: Tell,
+    ) -> None:
+        super().__init__(
+            board,
+            subjects,
+            turns,
+            told_of_copy=lambda root, digest, bad: tell("copy", root, digest, bad),
+        )
+        self.mending = mending
+        self._tell = tell
+
+    def health(self, root: str, clock: Callable[[], float], *, writable: bool) -> Health:
+        """See `Commons.health`."""
+        return ReportedHealth(
+            clock,
+            writable=writable,
+            board=self._board,
+            place=self._subjects.places[root],
+            tell=lambda event, reason: self._tell("disk", root, event, reason),
+        )
+
+    def announcing(self, queue: Callable[[Digest], None]) -> Callable[[Digest], None]:
+        """See `Commons.announcing`."""
+        return lambda digest: self._tell("to_send", digest)
