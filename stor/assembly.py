@@ -81,7 +81,10 @@ class Assembly:
         self._signer = ThreadWorker(reactor, "sign", 1)
         self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
         self._password_worker = ThreadWorker(
-            reactor, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS
+            reactor,
+            "passwords",
+            max(1, PASSWORD_THREADS // commons.processes),
+            WAITING_PASSWORDS,
         )
         self._htpasswd_worker = ThreadWorker(reactor, "htpasswd", 1)
         self._resolving = ThreadWorker(reactor, "resolve", 1)

@@ -183,7 +183,7 @@ S3 = {"bucket": "samples", "available": True, "reason": None}
 def words_of(*disks, **changes):
     sets = [{"writable": True, "disks": [DISK | disk for disk in disks]}] if disks else []
     status = attrs.evolve(Status([], [], sets, {"waiting": 0, "done": 0}), **changes)
-    return Words(page(status, Moment(now=100.0)).body.decode())
+    return Words(page(status, Moment(), 100.0).body.decode())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from stor.disks.writing import MirrorWrite
 from stor.errors import NoRoom, Unavailable
 from stor.worker import settle
 
-
 #: How often placement chooses anew when other processes are faster, before it measures again.
 _CHOICES = 3
 

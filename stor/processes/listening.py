@@ -46,7 +46,7 @@ class SharedPorts(Ports):
 
 
 class InheritedPorts(Ports):
-    """The same sockets in a worker, with all that their descriptions say beside them: TLS, PROXY."""
+    """The same sockets in a worker, with all that their descriptions say: TLS, PROXY."""
 
     def __init__(self, factory: IProtocolFactory, reactor: Any) -> None:
         self._inheriting = _Inheriting(reactor)

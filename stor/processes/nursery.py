@@ -44,7 +44,10 @@ class Nursery:
                     return
 
     def _hear(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._supervisor, 4096, 16)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._supervisor, 4096, 16)
+        except ConnectionResetError:
+            return False  # it was killed, and has not heard the last we said
         self._descriptors += descriptors
         *lines, self._text = (self._text + data).split(b"\n")
         for line in lines:
