@@ -71,6 +71,9 @@ class Nursery:
         try:
             self._selector.close()
             self._supervisor.close()
+            # Those of workers that follow: their ends are not to be ours as well.
+            for another in self._descriptors:
+                os.close(another)
             run(process, descriptor, *self._shared)
             status = 0
         finally:

@@ -179,6 +179,22 @@ class Stor:
         return self._process.pid
 
     @property
+    def nursery(self):
+        """The process that its workers are forked from; `None` where it has no workers."""
+        return next(iter(children(self.pid)), None)
+
+    @property
+    def workers(self):
+        """The process ids of its workers, in the order in which they were made."""
+        nursery = self.nursery
+        return [] if nursery is None else sorted(children(nursery))
+
+    @property
+    def pids(self):
+        """All its processes."""
+        return [self.pid, *filter(None, [self.nursery]), *self.workers]
+
+    @property
     def log(self):
         """All that it has written, to standard output and standard error."""
         return self.log_path.read_text(errors="replace")
@@ -241,20 +257,18 @@ class Stor:
 
     def memory_kib(self, name="VmRSS"):
         """`VmRSS`, what it has in memory now, or `VmHWM`, the most since `forget_peak`."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)[1])
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self.pids]
+        pattern = re.compile(rf"^{name}:\s+(\d+) kB$", re.MULTILINE)
+        return sum(int(pattern.search(status)[1]) for status in statuses)
 
     def forget_peak(self):
         """Measure `VmHWM` anew (proc(5), clear_refs)."""
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        for pid in self.pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def descriptors(self):
         """What each open descriptor is, as the kernel names it."""
-        found = []
-        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.append(os.readlink(entry))
-        return found
+        return [name for pid in self.pids for name in descriptors(pid)]
 
     @property
     def at_rest(self):
@@ -262,6 +276,8 @@ class Stor:
         found = self.descriptors()
         roots = tuple(map(str, self.roots))
         files = [name for name in found if name.startswith(roots)]
+        if len(self.pids) > 1:  # whose processes talk to each other, too
+            return not files and not connections(self.port)
         # One socket is the port itself.
         return not files and sum(name.startswith("socket:") for name in found) == 1
 
@@ -341,6 +357,37 @@ class Stor:
         assert self.running, f"ended with status {self._process.returncode}:\n{self.log}"
         with contextlib.suppress(ConnectionRefusedError):
             return self.get("0" * 64).status in (401, 404, 503)
+
+
+def children(pid):
+    """The processes that a process has made and that have not ended (proc(5), children)."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(child) for child in text.split()]
+
+
+def descriptors(pid):
+    """What each open descriptor of a process is, as the kernel names it."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.readlink(entry))
+    return found
+
+
+def connections(port):
+    """The sockets of those who have taken a connection on a port, as the kernel names them."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    local = f":{port:04X}"
+    # Those that nobody has any more have no inode.
+    return {
+        f"socket:[{line[9]}]"
+        for line in lines
+        if line[1].endswith(local) and line[3] != "0A" and line[9] != "0"
+    }
 
 
 def upload_head(sha, length, *headers):
