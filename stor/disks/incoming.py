@@ -106,18 +106,17 @@ class Incoming:
         contest = self._contest
         while True:
             changes = contest.changes
-            paths = await self._survey()
-            # A commit that is under way shows names that are not durable yet, and that go again
-            # when it fails.
+            surveys = await self._ask()
+            # A commit that is under way shows names that are not durable yet, that go again when it
+            # fails, and that are not all there yet.
             await contest.lock.acquire()
             contest.lock.release()
             if contest.changes == changes:
                 self._surveyed = changes
-                return paths
+                return await self._judge(surveys)
 
-    async def _survey(self) -> list[str] | None:
+    async def _judge(self, surveys: list[Survey]) -> list[str] | None:
         self._home = None
-        surveys = await self._ask()
         homes = [survey for survey in surveys if survey.known]
         for survey in homes:
             mending = self._mirrors.repairs.mending(self._digest, survey.mirror)
@@ -203,7 +202,7 @@ class Incoming:
         while turns.seen(self._digest) != self._seen:
             # Not while it is our turn: a copy may have to be put back, by another process.
             turns.give_back(self._digest)
-            stored = await self._survey()
+            stored = await self._judge(await self._ask())
             if stored is not None:
                 return stored, False
             await turns.take(self._digest)

@@ -66,6 +66,7 @@ class Rig:
         total_buffer_bytes=TOTAL_BUFFER_BYTES,
         cache_bytes=0,
         seed=0,
+        turns=None,
     ):
         self.clock = Clock()
         self.clock.advance(time.time())
@@ -95,6 +96,7 @@ class Rig:
             clock=self.clock,
             now_ns=lambda: int(self.clock.seconds() * 1e9),
             rng=random.Random(seed),
+            turns=turns,
         )
         self.probe()
         roster.patient = False

@@ -1,0 +1,121 @@
+"""Several Stors on the same disks, as the workers of one are: what they do takes turns."""
+
+import errno
+import random
+from collections import Counter
+
+import pytest
+
+from stor.digest import Digest
+from tests.conformance import MIB, QuickFiles, release, sample
+from tests.support.files import FaultyFiles
+from tests.support.rig import AUTHORIZATION, Rig, request_bytes
+from tests.support.turns import SharedTurns
+from tests.support.workers import HeldWorker
+
+PROCESSES = 3
+
+
+class Crew:
+    """Rigs that share their disks, each an upload at a time, their work done in any order."""
+
+    def __init__(self, path, seed, sets=(2, 2), files=QuickFiles):
+        self.rng = random.Random(seed)
+        self.held = HeldWorker()
+        self.turns = SharedTurns()
+        self.rigs = [
+            Rig(
+                path,
+                sets,
+                files=files,
+                worker=lambda: self.held,
+                seed=seed + n,
+                turns=self.turns.of(n),
+            )
+            for n in range(PROCESSES)
+        ]
+        self.connections = []
+
+    def post(self, rig, content, body=None):
+        """A client of one process that posts `body` under the name of `content`."""
+        body = content if body is None else body
+        head = [("Authorization", AUTHORIZATION)]
+        connection = rig.connect()
+        connection.send(request_bytes("POST", f"/{Digest.of(content)}", head, body))
+        self.connections.append(connection)
+
+    def run(self):
+        """Do everything, in random order; the status of each answer."""
+        while self.held.held:
+            release(self.held, self.rng.randrange(len(self.held.held)))
+            for connection in self.connections:
+                connection.settle()
+        for connection in self.connections:
+            connection.settle()
+        statuses = [r.status for c in self.connections for r in c.responses(["POST"])]
+        self.connections = []
+        assert not self.turns.holders, "a turn that nobody has given back"
+        assert all(rig.staged() == [] for rig in self.rigs)
+        return statuses
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_one_sample_is_made_once_whoever_is_first(tmp_path, seed):
+    crew = Crew(tmp_path, seed)
+    content = sample(crew.rng.choice([0, 1, 4096, 300_000]), seed)
+    for _ in range(3):
+        for rig in crew.rigs:
+            crew.post(rig, content)
+    assert Counter(crew.run()) == {201: 1, 200: 3 * PROCESSES - 1}
+    copies = crew.rigs[0].copies(content)
+    assert [path.read_bytes() == content for path in copies] == [True, True]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_wrong_body_beside_the_right_one_changes_nothing(tmp_path, seed):
+    crew = Crew(tmp_path, seed)
+    content = sample(5000, seed)
+    for rig in crew.rigs:
+        crew.post(rig, content)
+        crew.post(rig, content, content[::-1])
+    found = Counter(crew.run())
+    assert found[201] == 1
+    assert set(found) <= {200, 201, 412}
+    copies = crew.rigs[0].copies(content)
+    assert [path.read_bytes() == content for path in copies] == [True, True]
+
+
+@pytest.mark.parametrize("n", range(60))
+def test_what_one_takes_back_another_has_not_relied_on(tmp_path, n):
+    """A process whose commit fails takes its names away; whoever was told 2xx still has copies."""
+    made = []
+
+    def files(label):
+        kind = FaultyFiles(label, [])
+        made.append(kind)
+        return kind
+
+    crew = Crew(tmp_path, n, sets=(2,), files=files)
+    content = sample(4096, n)
+    # The n-th call of one process to one disk fails.
+    made[1].fail_at(n, errno.EIO)
+    for _ in range(2):
+        for rig in crew.rigs:
+            crew.post(rig, content)
+    found = Counter(crew.run())
+    assert set(found) <= {200, 201, 503}
+    assert found[201] <= 1
+    copies = crew.rigs[0].copies(content)
+    if found[200] or found[201]:
+        assert [path.read_bytes() == content for path in copies] == [True, True]
+    else:
+        assert copies == []
+
+
+def test_a_large_body_is_stored_once(tmp_path):
+    crew = Crew(tmp_path, 7)
+    content = sample(MIB + 1, 7)
+    for rig in crew.rigs:
+        crew.post(rig, content)
+    assert Counter(crew.run()) == {201: 1, 200: PROCESSES - 1}
+    assert len(crew.rigs[0].copies(content)) == 2
