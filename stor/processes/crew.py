@@ -17,8 +17,10 @@ from stor.processes.snapshot import Snapshot
 from stor.processes.wire import Messages, Wire
 from stor.worker import Shared, settle
 
-#: A worker that serves as it was told says so within this time, and its figures within this one.
+#: How long a worker may take to serve as it was told, to take no more connections, and to say
+#: what it knows of its work.
 SERVE_SECONDS = 60.0
+LEAVE_SECONDS = 5.0
 SNAPSHOT_SECONDS = 2.0
 
 #: A worker that does not answer a ping for so long hangs, and is ended.
@@ -116,7 +118,7 @@ class Crew:
         self._stopping = True
         self._pinging.stop()
         self._empty = Deferred()
-        leaving = [h.wire.ask(SERVE_SECONDS, "leave") for h in self._hands if h.wire is not None]
+        leaving = [h.wire.ask(LEAVE_SECONDS, "leave") for h in self._hands if h.wire is not None]
         await settle(leaving)
         await listen_no_more()
         if len(self.missing) < len(self._hands):
