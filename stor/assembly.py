@@ -5,6 +5,7 @@ import random
 import socket
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ from twisted.web.resource import IResource
 
 from stor.commons import Commons
 from stor.config import S3, Config, Statsite
+from stor.disks.condemned import Condemned
 from stor.disks.disk import Disk
 from stor.disks.files import Files
 from stor.disks.member import Member, Workers
@@ -26,6 +28,7 @@ from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
 from stor.metrics import Metrics
 from stor.s3.bucket import Bucket
+from stor.s3.bucket import Condemned as CondemnedInS3
 from stor.s3.client import S3Client
 from stor.s3.http import http_client
 from stor.s3.incoming import S3Arrivals
@@ -201,6 +204,15 @@ class Assembly:
         if await bucket.probe():
             self.copies.resume()
 
+    def condemned_on(self, storage: str) -> "list[Condemned | CondemnedInS3]":
+        """The bad copies on the disk with this root, or in S3 where `storage` is its place."""
+        found: list[Condemned | CondemnedInS3] = [
+            member.condemned for member in self.mirrors.members if member.root == storage
+        ]
+        if storage == S3_PLACE and self.store.bucket is not None:
+            found.append(self.store.bucket.condemned)
+        return found
+
     def stop(self) -> None:
         """Let all threads end once they are idle. Never waits for one."""
         for member in self._members.values():
@@ -238,6 +250,8 @@ class Assembly:
                 client = S3Client(chosen.s3, S3_THREADS)
                 http = http_client(self._reactor, chosen.s3.ca_file)
                 store.bucket = Bucket(client, self._s3_worker, self._signer, http, self._reactor)
+                told = partial(self._commons.told_of_copy, S3_PLACE)
+                store.bucket.condemned.told = told
         copies = chosen.s3_write == "copy"
         ours = copies and self._commons.mending is None
         store.copies = self.copies if ours else None

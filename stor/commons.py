@@ -1,6 +1,7 @@
 """What the processes of one Stor have in common; where there is one, that is nothing."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from stor.count import Count
 from stor.digest import Digest
@@ -33,7 +34,12 @@ class Commons:
 
     def condemned(self, root: str) -> Condemned:
         """The bad copies on a disk."""
-        return Condemned()
+        condemned = Condemned()
+        condemned.told = partial(self.told_of_copy, root)
+        return condemned
+
+    def told_of_copy(self, storage: str, digest: Digest, bad: bool) -> None:
+        """A copy on a disk or in S3 was found to be bad, or good again."""
 
     def reserved(self, roots: Sequence[str]) -> Reserved:
         """What uploads have reserved on a set of disks."""

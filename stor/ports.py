@@ -1,5 +1,6 @@
 """The sockets that a Stor listens on."""
 
+import select
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ class Ports:
         self._open = {one: self._open[one] for one in descriptions if one in self._open}
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Take the connections that have been made, and listen no more."""
+        for port in self._open.values():
+            take_all(port)
         await self._close(set(self._open))
 
     async def _close(self, descriptions: set[str]) -> None:
@@ -82,6 +85,14 @@ class Ports:
             reason = getattr(outcome.value, "socketError", outcome.value)
             raise CannotListen(f"listen: {description}: {reason}")
         return outcome
+
+
+def take_all(port: Any) -> None:
+    """Take every connection that waits in the kernel: closing on one would reset it."""
+    waiting = select.poll()
+    waiting.register(port.fileno(), select.POLLIN)
+    while waiting.poll(0):
+        port.doRead()
 
 
 def _with_backlog(description: str) -> str:

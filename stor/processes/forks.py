@@ -72,7 +72,9 @@ class Forks:
 
     def _start(self) -> "_Line":
         ours, theirs = socket.socketpair()
-        sockets = int(self._environment.get("LISTEN_FDS", "0") or 0)
+        # Twisted has taken the other variables of sd_listen_fds(3) out of the environment.
+        names = self._environment.get("LISTEN_FDNAMES", "")
+        sockets = len(names.split(":")) if names else 0
         with open(os.devnull, "rb") as nothing:
             # Sockets of the service manager are passed on as all others are; their numbers are
             # taken, so that what Twisted does with those does nothing.
@@ -89,6 +91,7 @@ class Forks:
             # The same modules, wherever the supervisor was started from.
             environment = {
                 **self._environment,
+                "LISTEN_FDS": str(sockets),
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             }
             self._reactor.spawnProcess(

@@ -38,6 +38,10 @@ class SharedPorts(Ports):
         ]
         return listeners, [port.fileno() for port in ports]
 
+    async def stop(self) -> None:
+        """Have nobody listen any more: the other processes do not by now."""
+        await self._close(set(self._open))
+
     def _listen(self, description: str) -> IListeningPort:
         port: Any = super()._listen(description)
         port.stopReading()

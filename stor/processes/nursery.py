@@ -99,8 +99,7 @@ def main() -> None:
     for number in _SUPERVISORS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     # Twisted looks at this while it is imported: the sockets of the service manager are ours, too.
-    if "LISTEN_PID" in os.environ:
-        os.environ["LISTEN_PID"] = str(os.getpid())
+    os.environ["LISTEN_PID"] = str(os.getpid())
     import stor.processes.worker  # noqa: F401, PLC0415 - once for all workers
 
     # What lives for ever needs no looking after, and stays in pages that all workers share.

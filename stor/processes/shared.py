@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from stor.commons import Commons
 from stor.count import Count
 from stor.digest import Digest
-from stor.disks.condemned import Condemned
 from stor.disks.disk import Room
 from stor.disks.health import Health
 from stor.disks.mirror import Reserved
@@ -138,10 +137,9 @@ class SharedCommons(Commons):
         board: Board,
         subjects: Subjects,
         turns: ProcessTurns,
-        *,
-        told_of_copy: Callable[[str, Digest, bool], None],
+        tell: Tell,
     ) -> None:
-        """`told_of_copy` is told what is found out here: root, sample, and whether it is bad."""
+        """`tell` says something to the other processes: to the supervisor, or to all workers."""
         super().__init__()
         self.processes = board.processes - 1
         self.turns = turns
@@ -149,18 +147,16 @@ class SharedCommons(Commons):
         self.connections = SharedCount(board, subjects.places[CONNECTIONS])
         self._board = board
         self._subjects = subjects
-        self._told_of_copy = told_of_copy
+        self._tell = tell
 
     def health(self, root: str, clock: Callable[[], float], *, writable: bool) -> Health:
         """See `Commons.health`."""
         place = self._subjects.places[root]
         return SharedHealth(clock, writable=writable, board=self._board, place=place)
 
-    def condemned(self, root: str) -> Condemned:
-        """See `Commons.condemned`."""
-        condemned = Condemned()
-        condemned.told = lambda digest, bad: self._told_of_copy(root, digest, bad)
-        return condemned
+    def told_of_copy(self, storage: str, digest: Digest, bad: bool) -> None:
+        """See `Commons.told_of_copy`."""
+        self._tell("copy", storage, digest, bad)
 
     def reserved(self, roots: Sequence[str]) -> Reserved:
         """See `Commons.reserved`."""
@@ -178,14 +174,8 @@ class WorkerCommons(SharedCommons):
         mending: Mending,
         tell: Tell,
     ) -> None:
-        super().__init__(
-            board,
-            subjects,
-            turns,
-            told_of_copy=lambda root, digest, bad: tell("copy", root, digest, bad),
-        )
+        super().__init__(board, subjects, turns, tell)
         self.mending = mending
-        self._tell = tell
 
     def health(self, root: str, clock: Callable[[], float], *, writable: bool) -> Health:
         """See `Commons.health`."""

@@ -52,7 +52,7 @@ class Supervisor:
             self._board,
             self._subjects,
             ProcessTurns(turns_fd, 0, processes, reactor),
-            told_of_copy=self._tell_of_copy,
+            self._tell_all,
         )
         self._ports = SharedPorts(_nobody(), reactor)
         forks = Forks(
@@ -156,12 +156,12 @@ class Supervisor:
         else:
             member.health.operation_passed()
 
-    def _heard_of_copy(self, root: str, digest: Digest, bad: bool) -> None:
-        member = self._member(root)
-        if member is not None and bad:
-            member.condemned.add(digest)
-        elif member is not None:
-            member.condemned.discard(digest)
+    def _heard_of_copy(self, storage: str, digest: Digest, bad: bool) -> None:
+        for condemned in self._own().condemned_on(storage):
+            if bad:
+                condemned.add(digest)
+            else:
+                condemned.discard(digest)
 
     def _status(self) -> Status:
         own = self._own().store.status()
@@ -212,8 +212,8 @@ class Supervisor:
         self._telling = False
         self._crew.tell("storages", self._storages())
 
-    def _tell_of_copy(self, root: str, digest: Digest, bad: bool) -> None:
-        self._crew.tell("copy", root, digest, bad)
+    def _tell_all(self, message: str, *arguments: object) -> None:
+        self._crew.tell(message, *arguments)
 
     def _watch(self, assembly: Assembly) -> None:
         for member in assembly.mirrors.members:

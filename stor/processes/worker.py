@@ -109,12 +109,11 @@ class WorkerProcess:
         if assembly.store.bucket is not None:
             assembly.store.bucket.hear(storages.s3_fault)
 
-    def _learn_of_copy(self, root: str, digest: Digest, bad: bool) -> None:
+    def _learn_of_copy(self, storage: str, digest: Digest, bad: bool) -> None:
         """Another process has found a copy to be bad, or good again."""
         assembly, _, _ = self._parts()
-        for member in assembly.mirrors.members:
-            if member.root == root:
-                member.condemned.learn(digest, bad)
+        for condemned in assembly.condemned_on(storage):
+            condemned.learn(digest, bad)
 
     def _snapshot(self) -> Snapshot:
         assembly, _, _ = self._parts()
