@@ -8,6 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv
 SWIFT_VENV ?= .venv-swift
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# What is tested with several processes as well as with one.
+WITH_WORKERS = $(addprefix tests/integration/test_,crash.py full_disk.py many_at_once.py \
+  mounts.py reloading.py s3_writing.py stopping.py)
 COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
   --strip-extras --no-emit-index-url --no-emit-find-links
 
@@ -22,6 +25,7 @@ test: lint $(SWIFT_VENV)/installed
 	  ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
 	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
 	$(VENV)/bin/python -m pytest tests/integration
+	STOR_TEST_WORKERS=3 $(VENV)/bin/python -m pytest $(WITH_WORKERS)
 
 # The long forms, such as 500 crashes, and the proof that the tests guard what they should. Hours,
 # not minutes.

@@ -16,6 +16,7 @@ GIB = 1024**3
 DEFAULT_LISTEN = ("tcp:8080",)
 DEFAULT_CONNECTIONS = 10_000
 DEFAULT_UPLOADS = 1000
+MOST_WORKERS = 128
 DEFAULT_CACHE_BYTES = 32 * 1024**2
 DEFAULT_SPOOL = "/var/lib/stor/spool"
 S3_WRITES = ("never", "copy", "only")
@@ -145,7 +146,7 @@ class _Reader(Reader):
             "memcached_servers": self._memcached_servers(),
             "statsite": self._statsite(),
             "listen": self._listen(),
-            "workers": self.integer("workers", 1, 1),
+            "workers": self.integer("workers", 1, 1, MOST_WORKERS),
             "reserve_bytes": self.integer("reserve_bytes", GIB, 0),
             "max_upload_bytes": self.integer("max_upload_bytes", None, 0),
             "max_uploads": self.integer("max_uploads", DEFAULT_UPLOADS, 1),

@@ -256,9 +256,9 @@ FAULTS = [
         {"listen": ["8080"]},
         'listen[0]: expected a Twisted endpoint such as "tcp:8080", found "8080"',
     ),
-    ({"workers": 0}, "workers: expected a whole number from 1 on, found 0"),
-    ({"workers": 1.5}, "workers: expected a whole number from 1 on, found 1.5"),
-    ({"workers": True}, "workers: expected a whole number from 1 on, found true"),
+    ({"workers": 0}, "workers: expected a whole number from 1 up to 128, found 0"),
+    ({"workers": 1.5}, "workers: expected a whole number from 1 up to 128, found 1.5"),
+    ({"workers": True}, "workers: expected a whole number from 1 up to 128, found true"),
     ({"reserve_bytes": -1}, "reserve_bytes: expected a whole number from 0 on, found -1"),
     ({"max_uploads": 0}, "max_uploads: expected a whole number from 1 on, found 0"),
     ({"max_connections": 0}, "max_connections: expected a whole number from 1 on, found 0"),
@@ -295,7 +295,7 @@ def test_all_faults_are_listed_at_once():
         f"basic_auth: expected {WHO}, found",
         "statsite.port: expected a whole number from 1 up to 65535, found 0",
         "statsite.host: missing, expected a host name",
-        "workers: expected a whole number from 1 on, found 0",
+        "workers: expected a whole number from 1 up to 128, found 0",
     ]
     found = faults(changes)
     assert len(found) == len(starts)
