@@ -293,7 +293,33 @@ CHECKS = (
     ),
 )
 
-MUTATIONS = SYNCS + CHECKS
+_PROCESSES = "tests/test_several_processes.py"
+
+TURNS = (
+    Mutation(
+        "the kernel's lock of a turn",
+        "stor/processes/turns.py",
+        "fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)",
+        "pass",
+        ("tests/test_turns.py",),
+    ),
+    Mutation(
+        "looking again after another process's commit",
+        "stor/disks/incoming.py",
+        "while turns.seen(self._digest) != self._seen:",
+        "while False:",
+        (f"{_PROCESSES}::test_one_sample_is_made_once_whoever_is_first",),
+    ),
+    Mutation(
+        "stepping back from room that another process has reserved",
+        "stor/disks/mirrors.py",
+        "if mirror.candidate().spare_bytes(self._reserve_bytes) >= 0:",
+        "if True:",
+        (f"{_PROCESSES}::test_what_two_reserve_at_once_is_never_more_than_there_is",),
+    ),
+)
+
+MUTATIONS = SYNCS + CHECKS + TURNS
 
 
 class Trials:

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from stor.digest import Digest
+from stor.disks.mirror import Reserved
 from tests.conformance import MIB, QuickFiles, release, sample
 from tests.support.files import FaultyFiles
 from tests.support.rig import AUTHORIZATION, Rig, request_bytes
@@ -19,7 +20,7 @@ PROCESSES = 3
 class Crew:
     """Rigs that share their disks, each an upload at a time, their work done in any order."""
 
-    def __init__(self, path, seed, sets=(2, 2), files=QuickFiles):
+    def __init__(self, path, seed, sets=(2, 2), files=QuickFiles, processes=PROCESSES):
         self.rng = random.Random(seed)
         self.held = HeldWorker()
         self.turns = SharedTurns()
@@ -32,7 +33,7 @@ class Crew:
                 seed=seed + n,
                 turns=self.turns.of(n),
             )
-            for n in range(PROCESSES)
+            for n in range(processes)
         ]
         self.connections = []
 
@@ -85,9 +86,10 @@ def test_a_wrong_body_beside_the_right_one_changes_nothing(tmp_path, seed):
     assert [path.read_bytes() == content for path in copies] == [True, True]
 
 
+@pytest.mark.parametrize("processes", [1, PROCESSES])
 @pytest.mark.parametrize("n", range(60))
-def test_what_one_takes_back_another_has_not_relied_on(tmp_path, n):
-    """A process whose commit fails takes its names away; whoever was told 2xx still has copies."""
+def test_what_one_takes_back_another_has_not_relied_on(tmp_path, n, processes):
+    """Whose commit fails takes its names away; whoever was told 2xx still has copies."""
     made = []
 
     def files(label):
@@ -95,11 +97,11 @@ def test_what_one_takes_back_another_has_not_relied_on(tmp_path, n):
         made.append(kind)
         return kind
 
-    crew = Crew(tmp_path, n, sets=(2,), files=files)
+    crew = Crew(tmp_path, n, (2,), files, processes)
     content = sample(4096, n)
     # The n-th call of one process to one disk fails.
     made[1].fail_at(n, errno.EIO)
-    for _ in range(2):
+    for _ in range(6 // processes):
         for rig in crew.rigs:
             crew.post(rig, content)
     found = Counter(crew.run())
@@ -119,3 +121,33 @@ def test_a_large_body_is_stored_once(tmp_path):
         crew.post(rig, content)
     assert Counter(crew.run()) == {201: 1, 200: PROCESSES - 1}
     assert len(crew.rigs[0].copies(content)) == 2
+
+
+class Overtaken(Reserved):
+    """Another process reserves between this one's look and its own reservation."""
+
+    def __init__(self, its_bytes):
+        super().__init__()
+        self._its_bytes = its_bytes
+
+    def add(self, size_bytes, samples):
+        if samples > 0:
+            super().add(self._its_bytes, 1)
+            self._its_bytes = 0
+        super().add(size_bytes, samples)
+
+
+def test_what_two_reserve_at_once_is_never_more_than_there_is(tmp_path):
+    size = 100_000
+    rig = Rig(tmp_path, sets=(2,))
+    rig.probe()
+    (mirror,) = rig.mirrors.mirrors
+    free = mirror.candidate().free_bytes
+    # Room for one of the two, and half as much again.
+    rig.mirrors.reconfigure([mirror], rig.members[0].roster, free - size * 3 // 2)
+    mirror.reserved = Overtaken(size)
+    refused = rig.put(sample(size, 1))
+    assert refused.status == 507
+    assert mirror.reserved.total() == (size, 1), "what the other has reserved, and nothing more"
+    mirror.reserved = Reserved()
+    assert rig.put(sample(size, 1)).status == 201

@@ -35,7 +35,11 @@ class ProcessTurns:
     """
 
     def __init__(self, fd: int, process: int, processes: int, clock: IReactorTime) -> None:
-        """`process` is this one's number. `fd` is never to be closed: all locks would go."""
+        """`process` is this one's number. `fd` is never to be closed, nor this to be dropped.
+
+        All locks of a process go with the first descriptor of the file that it closes (fcntl(2)),
+        and a mapping has one of its own.
+        """
         self._fd = fd
         self._clock = clock
         self._mine = process
