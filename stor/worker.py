@@ -1,6 +1,7 @@
 """The one bridge between blocking work and Twisted."""
 
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
@@ -67,6 +68,9 @@ class ThreadWorker:
         self._unfinished = 0
         self._jobs: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]] | None]
         self._jobs = SimpleQueue()
+        #: What the threads have done and the reactor has not taken yet, and whether it will.
+        self._done: deque[tuple[Deferred[Any], Any]] = deque()
+        self._told = False
 
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """See `Worker.run`."""
@@ -104,12 +108,19 @@ class ThreadWorker:
                 # Failure() also carries the reasons that are no Exception: a waiter that never
                 # fires would hold its disk's descriptors for ever.
                 outcome = Failure()
-            self._reactor.callFromThread(self._finish, waiter, outcome)
+            self._done.append((waiter, outcome))
             del job, waiter, function, args, outcome  # an idle thread keeps no buffer alive
+            # To wake the reactor takes a system call; it takes all at once that is done by then.
+            if not self._told:
+                self._told = True
+                self._reactor.callFromThread(self._take_done)
 
-    def _finish(self, waiter: Deferred[Any], outcome: Any) -> None:
-        self._unfinished -= 1
-        waiter.callback(outcome)
+    def _take_done(self) -> None:
+        self._told = False  # first: what is done from here on is told again
+        for _ in range(len(self._done)):
+            waiter, outcome = self._done.popleft()
+            self._unfinished -= 1
+            waiter.callback(outcome)
 
 
 class Shared(Generic[K, T]):
@@ -154,7 +165,7 @@ def within(
 
     deadline = clock.callLater(seconds, give_up)
 
-    def ended(outcome: T | Failure) -> None:
+    def ended(outcome: "T | Failure") -> None:
         if deadline.active():
             deadline.cancel()
             outer.callback(outcome)
@@ -172,6 +183,33 @@ async def settle(pending: list[Deferred[T]]) -> list[T | Failure]:
     """
     outcomes = await DeferredList(pending, consumeErrors=True)
     return [outcome for _, outcome in outcomes]
+
+
+def settle_within(
+    clock: IReactorTime, seconds: float, pending: Sequence[Deferred[T]]
+) -> Deferred[list[T | Failure]]:
+    """Like `settle`, but what takes longer than `seconds` has failed, with `Unanswered`.
+
+    It goes on all the same; nobody hears what becomes of it.
+    """
+    settled: Deferred[list[T | Failure]] = Deferred()
+    outcomes: dict[int, T | Failure] = {}
+    places = range(len(pending))
+
+    def give_up() -> None:
+        late = Failure(Unanswered(f"not done within {seconds:g} s"))
+        settled.callback([outcomes.get(place, late) for place in places])
+
+    def ended(outcome: "T | Failure", place: int) -> None:
+        outcomes[place] = outcome
+        if len(outcomes) == len(pending) and deadline.active():
+            deadline.cancel()
+            settled.callback([outcomes[place] for place in places])
+
+    deadline = clock.callLater(seconds, give_up)
+    for place, one in enumerate(pending):
+        one.addBoth(ended, place)
+    return settled
 
 
 def first_failure(outcomes: list[T | Failure]) -> Failure | None:
