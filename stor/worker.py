@@ -1,9 +1,11 @@
 """The one bridge between blocking work and Twisted."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred, DeferredList, fail
@@ -99,6 +101,7 @@ class ThreadWorker:
             self._jobs.put(None)
 
     def _work(self) -> None:
+        _yield_to_reactor()
         while (job := self._jobs.get()) is not None:
             waiter, function, args = job
             outcome: Any
@@ -121,6 +124,17 @@ class ThreadWorker:
             waiter, outcome = self._done.popleft()
             self._unfinished -= 1
             waiter.callback(outcome)
+
+
+def _yield_to_reactor() -> None:
+    """Let a thread that wakes up wait until the one that runs on its core has to wait.
+
+    Else each job that is handed over, and each system call that ends, interrupts the reactor for a
+    thread that cannot go on before the reactor lets go of the interpreter's lock; on one core two
+    switches of five would be for nothing. See sched(7), SCHED_BATCH.
+    """
+    with suppress(PermissionError):  # a service may be kept from it, and does without
+        os.sched_setscheduler(get_native_id(), os.SCHED_BATCH, os.sched_param(0))
 
 
 class Shared(Generic[K, T]):
