@@ -44,8 +44,12 @@ from stor.web.routes import Api
 from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.worker import ThreadWorker, settle
 
-#: Threads a disk, for reading and for writing each: enough for its queue to be sorted.
-DISK_THREADS = 4
+#: Threads a disk for reading: enough for its queue to be sorted.
+DISK_READERS = 4
+
+#: Uploads that write to a disk at once. They wait for fsync(2) most of the time, and a journal
+#: brings all that wait to stable storage together; more would be no faster.
+DISK_WRITERS = 16
 
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
@@ -326,8 +330,8 @@ class Assembly:
         writable = bool(chosen.writable.search(root))
         health = self._commons.health(root, reactor.seconds, writable=writable)
         workers = Workers(
-            readers=ThreadWorker(reactor, f"read {root}", DISK_THREADS),
-            writers=ThreadWorker(reactor, f"write {root}", DISK_THREADS),
+            readers=ThreadWorker(reactor, f"read {root}", DISK_READERS),
+            writers=ThreadWorker(reactor, f"write {root}", DISK_WRITERS),
             prober=ThreadWorker(reactor, f"probe {root}", 1),
         )
         disk = Disk(root, self._files, _forbidden_device(chosen))

@@ -1,8 +1,11 @@
 """The one bridge between blocking work and Twisted."""
 
-from collections.abc import Callable, Hashable
+import os
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred, DeferredList, fail
@@ -67,6 +70,9 @@ class ThreadWorker:
         self._unfinished = 0
         self._jobs: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]] | None]
         self._jobs = SimpleQueue()
+        #: What the threads have done and the reactor has not taken yet, and whether it will.
+        self._done: deque[tuple[Deferred[Any], Any]] = deque()
+        self._told = False
 
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """See `Worker.run`."""
@@ -95,6 +101,7 @@ class ThreadWorker:
             self._jobs.put(None)
 
     def _work(self) -> None:
+        _yield_to_reactor()
         while (job := self._jobs.get()) is not None:
             waiter, function, args = job
             outcome: Any
@@ -104,12 +111,30 @@ class ThreadWorker:
                 # Failure() also carries the reasons that are no Exception: a waiter that never
                 # fires would hold its disk's descriptors for ever.
                 outcome = Failure()
-            self._reactor.callFromThread(self._finish, waiter, outcome)
+            self._done.append((waiter, outcome))
             del job, waiter, function, args, outcome  # an idle thread keeps no buffer alive
+            # To wake the reactor takes a system call; it takes all at once that is done by then.
+            if not self._told:
+                self._told = True
+                self._reactor.callFromThread(self._take_done)
 
-    def _finish(self, waiter: Deferred[Any], outcome: Any) -> None:
-        self._unfinished -= 1
-        waiter.callback(outcome)
+    def _take_done(self) -> None:
+        self._told = False  # first: what is done from here on is told again
+        for _ in range(len(self._done)):
+            waiter, outcome = self._done.popleft()
+            self._unfinished -= 1
+            waiter.callback(outcome)
+
+
+def _yield_to_reactor() -> None:
+    """Let a thread that wakes up wait until the one that runs on its core has to wait.
+
+    Else each job that is handed over, and each system call that ends, interrupts the reactor for a
+    thread that cannot go on before the reactor lets go of the interpreter's lock; on one core two
+    switches of five would be for nothing. See sched(7), SCHED_BATCH.
+    """
+    with suppress(PermissionError):  # a service may be kept from it, and does without
+        os.sched_setscheduler(get_native_id(), os.SCHED_BATCH, os.sched_param(0))
 
 
 class Shared(Generic[K, T]):
@@ -154,7 +179,7 @@ def within(
 
     deadline = clock.callLater(seconds, give_up)
 
-    def ended(outcome: T | Failure) -> None:
+    def ended(outcome: "T | Failure") -> None:
         if deadline.active():
             deadline.cancel()
             outer.callback(outcome)
@@ -172,6 +197,33 @@ async def settle(pending: list[Deferred[T]]) -> list[T | Failure]:
     """
     outcomes = await DeferredList(pending, consumeErrors=True)
     return [outcome for _, outcome in outcomes]
+
+
+def settle_within(
+    clock: IReactorTime, seconds: float, pending: Sequence[Deferred[T]]
+) -> Deferred[list[T | Failure]]:
+    """Like `settle`, but what takes longer than `seconds` has failed, with `Unanswered`.
+
+    It goes on all the same; nobody hears what becomes of it.
+    """
+    settled: Deferred[list[T | Failure]] = Deferred()
+    outcomes: dict[int, T | Failure] = {}
+    places = range(len(pending))
+
+    def give_up() -> None:
+        late = Failure(Unanswered(f"not done within {seconds:g} s"))
+        settled.callback([outcomes.get(place, late) for place in places])
+
+    def ended(outcome: "T | Failure", place: int) -> None:
+        outcomes[place] = outcome
+        if len(outcomes) == len(pending) and deadline.active():
+            deadline.cancel()
+            settled.callback([outcomes[place] for place in places])
+
+    deadline = clock.callLater(seconds, give_up)
+    for place, one in enumerate(pending):
+        one.addBoth(ended, place)
+    return settled
 
 
 def first_failure(outcomes: list[T | Failure]) -> Failure | None:

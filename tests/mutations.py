@@ -90,9 +90,9 @@ SYNCS = (
     ),
     Mutation(
         "sync of directories before the answer",
-        "stor/disks/writing.py",
-        "await self._everywhere(lambda slot: slot.run(slot.copy.sync_directories, digest))",
-        "pass",
+        "stor/disks/staged.py",
+        "        self.sync_directories(digest)\n",
+        "",
         (_DURABLE,),
     ),
     Mutation(
@@ -105,7 +105,7 @@ SYNCS = (
     Mutation(
         "sync after a name is taken back",
         "stor/disks/staged.py",
-        "        self.disk.sync_directory(digest.directories[-1], self._root_fd)\n",
+        "        self.disk.sync_directory(digest.directories[-1], root_fd)\n",
         "",
         (_UPKEEP,),
     ),
@@ -278,15 +278,15 @@ CHECKS = (
     Mutation(
         "name of an upload that failed is taken back",
         "stor/disks/staged.py",
-        "self.disk.claims.fail(digest, lambda: self._unlink(digest))",
+        "self.disk.claims.fail(digest, lambda: self._unlink(digest, root_fd))",
         "self.disk.claims.fail(digest, lambda: None)",
         ("tests/test_disk.py::test_discard_leaves_nothing_after_a_failure_anywhere",),
     ),
     Mutation(
         "name that another upload relies on",
         "stor/disks/claims.py",
-        "if not claim.copies and claim.made and not claim.kept:",
-        "if claim.made:",
+        "if claim.copies or not claim.made or claim.kept:",
+        "if not claim.made:",
         (
             "tests/test_concurrent_uploads.py::test_a_name_that_another_upload_relies_on_is_not_taken_away",
         ),

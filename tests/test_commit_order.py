@@ -30,7 +30,7 @@ from tests.durability import (
     history,
 )
 from tests.support.rig import AUTHORIZATION, request_bytes
-from tests.support.workers import HeldWorker
+from tests.support.workers import HeldWorker, SteppingWorker
 
 BODIES = {"empty": b"", "small": sample(5000), "large": sample(3 * MIB)}
 FILES = {"nameless": QuickFiles, "named": without_nameless_files}
@@ -102,13 +102,32 @@ def test_directories_that_nobody_is_known_to_have_synced_are_synced(tmp_path):
         assert synced > {".", *Digest.of(content).directories}
 
 
+class Stepping(QuickFiles):
+    """Lets a test interrupt a job between mkdir and link, and between link and fsync."""
+
+    pause = staticmethod(lambda: None)
+
+    def name(self, *args):
+        self.pause()
+        super().name(*args)
+        self.pause()
+
+
+def stepping(path, files=Stepping):
+    """A Stor of one disk, all that its threads can be interrupted at, and the disk's calls."""
+    held = SteppingWorker()
+    stor = Recorded(path, 1, files, held)
+    calls = stor.rig.members[0].disk.files
+    calls.pause = held.pause
+    return stor, held, calls
+
+
 @pytest.mark.parametrize("digits", [2, 4, 6])
 def test_a_directory_that_another_upload_made_is_synced_in_every_order(tmp_path, digits):
     numbers = count()
 
     def scenario(choose):
-        held = HeldWorker()
-        stor = Recorded(tmp_path / str(next(numbers)), 1, worker=held)
+        stor, held, _ = stepping(tmp_path / str(next(numbers)))
         answers = [start(stor.put(content)) for content in neighbours(digits)]
         while held.held:
             release(held, choose(len(held.held)))
@@ -118,7 +137,7 @@ def test_a_directory_that_another_upload_made_is_synced_in_every_order(tmp_path,
     assert every_order(scenario) > 100
 
 
-class Failing(QuickFiles):
+class Failing(Stepping):
     """Fails the next `times` calls `call` for `path`."""
 
     call, path, times = "", None, 0
@@ -134,9 +153,7 @@ def test_an_upload_that_fails_takes_no_directory_of_another_one_along(tmp_path):
     numbers = count()
 
     def scenario(choose):
-        held = HeldWorker()
-        stor = Recorded(tmp_path / str(next(numbers)), 1, Failing, held)
-        files = stor.rig.members[0].disk.files
+        stor, held, files = stepping(tmp_path / str(next(numbers)), Failing)
         files.call, files.path, files.times = "sync", Digest.of(failing).directories[-1], 1
         fails = start(put(stor.rig.store, failing))
         lasts = start(stor.put(lasting))
@@ -155,8 +172,7 @@ def test_two_uploads_of_one_sample_are_both_durable_in_every_order(tmp_path):
     numbers = count()
 
     def scenario(choose):
-        held = HeldWorker()
-        stor = Recorded(tmp_path / str(next(numbers)), 1, worker=held)
+        stor, held, _ = stepping(tmp_path / str(next(numbers)))
         answers = [start(stor.put(b"content")) for _ in range(2)]
         while held.held:
             release(held, choose(len(held.held)))
@@ -171,9 +187,7 @@ def test_what_one_upload_undoes_was_never_another_ones_answer(tmp_path, call):
     digest, numbers = Digest.of(b"content"), count()
 
     def scenario(choose):
-        held = HeldWorker()
-        stor = Recorded(tmp_path / str(next(numbers)), 1, Failing, held)
-        files = stor.rig.members[0].disk.files
+        stor, held, files = stepping(tmp_path / str(next(numbers)), Failing)
         files.call, files.times = call, 1
         files.path = digest.disk_path if call == "name" else digest.directories[-1]
         answers = [start(stor.put(b"content")) for _ in range(2)]

@@ -4,12 +4,14 @@ import errno
 import random
 from itertools import count, pairwise
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from twisted.internet.defer import fail
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
+from stor.disks.claims import Claims
 from stor.disks.disk import Disk
 from stor.disks.staged import StagedCopy
 from stor.errors import StorError
@@ -27,6 +29,9 @@ from tests.conformance import (
 )
 from tests.support.rig import AUTHORIZATION, Rig, request_bytes
 from tests.support.workers import HeldWorker, InlineWorker
+
+#: Nothing here takes long; this ends a test that would hang.
+PATIENCE_SECONDS = 30
 
 
 class Crowd:
@@ -278,7 +283,7 @@ class OneDisk:
         self.first, self.second = self._copy(), self._copy()
 
     def _copy(self):
-        staged, _ = StagedCopy.begin(self.disk, None)
+        staged = StagedCopy.begin(self.disk, None)
         staged.write([b"content"])
         staged.sync(10**9)
         return staged
@@ -329,6 +334,33 @@ def test_of_two_uploads_that_both_fail_nothing_is_left(tmp_path, order):
         staged.discard()
     assert not one.path.exists()
     assert not one.disk.durable_directories
+
+
+def test_a_name_that_is_being_taken_away_is_not_relied_on_and_holds_up_no_other():
+    claims, name, other = Claims(), Digest.of(b"content"), Digest.of(b"other")
+    unlinking, go_on, order = Event(), Event(), []
+
+    def unlink():
+        unlinking.set()
+        assert go_on.wait(PATIENCE_SECONDS)
+        order.append("unlinked")
+
+    def rely():
+        claims.begin(name)
+        order.append("relied on")
+
+    claims.begin(name)
+    claims.made(name)
+    threads = [Thread(target=claims.fail, args=(name, unlink)), Thread(target=rely)]
+    threads[0].start()
+    assert unlinking.wait(PATIENCE_SECONDS)
+    threads[1].start()
+    claims.begin(other)
+    claims.succeed(other)
+    go_on.set()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert order == ["unlinked", "relied on"]
 
 
 class BusyWorker(InlineWorker):

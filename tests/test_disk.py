@@ -244,7 +244,7 @@ STEPS = [
 
 def store(disk, content=SMALL):
     """Put a copy on one disk; whether it got its name."""
-    staged, _ = StagedCopy.begin(disk, len(content))
+    staged = StagedCopy.begin(disk, len(content))
     staged.write([content])
     staged.sync(MODIFIED_NS)
     named = staged.name(Digest.of(content))
@@ -267,8 +267,8 @@ def test_a_staged_copy_becomes_the_file(disk):
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 def test_discard_leaves_nothing_after_any_step(disk, steps, length):
     before = tree(disk)
-    staged, room = StagedCopy.begin(disk, length)
-    assert room.free_bytes > 0
+    staged = StagedCopy.begin(disk, length)
+    assert staged.room().free_bytes > 0
     for step in STEPS[:steps]:
         step(staged, Digest.of(SMALL))
     staged.discard()
@@ -291,7 +291,7 @@ def test_discard_leaves_nothing_after_a_failure_anywhere(root, nameless, error, 
         staged = None
         files.fail_at(n, error)
         with suppress(OSError, DiskAway):
-            staged, _ = StagedCopy.begin(disk, 5000)
+            staged = StagedCopy.begin(disk, 5000)
             for step in STEPS:
                 step(staged, Digest.of(SMALL))
         hit = files.failed
@@ -308,7 +308,7 @@ def test_a_good_copy_that_is_there_already_stays(disk):
     path = lay(disk, SMALL)
     before = os.stat(path)
     assert not store(disk)
-    staged, _ = StagedCopy.begin(disk, 5000)
+    staged = StagedCopy.begin(disk, 5000)
     for step in STEPS:
         step(staged, Digest.of(SMALL))
     staged.discard()
@@ -376,7 +376,7 @@ def test_the_sweep_removes_what_nobody_writes_any_more(disk):
 
 def test_the_sweep_keeps_what_another_process_is_writing(root):
     writer, sweeper = disk_at(root, without_nameless_files()), disk_at(root)
-    staged, _ = StagedCopy.begin(writer, 5000)
+    staged = StagedCopy.begin(writer, 5000)
     leftover(sweeper, "0" * 32)
     assert sweep(sweeper) == 1
     for step in STEPS:

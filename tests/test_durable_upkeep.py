@@ -26,7 +26,7 @@ def disk_at(root):
 
 
 def staged_on(disk):
-    staged, _ = StagedCopy.begin(disk, None)
+    staged = StagedCopy.begin(disk, None)
     staged.write([CONTENT])
     staged.sync(10**9)
     return staged

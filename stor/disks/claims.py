@@ -1,7 +1,7 @@
 """Which staged copies rely on a sample's name, so that none takes it away from another."""
 
 from collections.abc import Callable
-from threading import Lock
+from threading import Condition
 
 import attrs
 
@@ -22,36 +22,48 @@ class Claims:
 
     Two uploads, or an upload and a repair, may find each other's name in place and rely on it. It
     is taken away only when one of them has made it, none has succeeded, and the last one fails.
+    Only `begin` and `fail` ever wait for the disk.
     """
 
     def __init__(self) -> None:
         self._claims: dict[Digest, _Claim] = {}
-        self._lock = Lock()
+        #: Names that are being taken away.
+        self._leaving: set[Digest] = set()
+        self._changed = Condition()
 
     def begin(self, digest: Digest) -> None:
         """A copy is about to make the name, or to rely on it."""
-        with self._lock:
+        with self._changed:
+            while digest in self._leaving:
+                self._changed.wait()
             self._claims.setdefault(digest, _Claim()).copies += 1
 
     def made(self, digest: Digest) -> None:
         """A copy has made the name."""
-        with self._lock:
+        with self._changed:
             self._claims[digest].made = True
 
     def succeed(self, digest: Digest) -> None:
         """A copy has been committed: the name stays."""
-        with self._lock:
+        with self._changed:
             claim = self._claims[digest]
             claim.kept = True
             self._end(digest, claim)
 
     def fail(self, digest: Digest, unlink: Callable[[], None]) -> None:
         """A copy is given up; `unlink`, which may raise, is called when nobody needs the name."""
-        with self._lock:
+        with self._changed:
             claim = self._claims[digest]
             self._end(digest, claim)
-            if not claim.copies and claim.made and not claim.kept:
-                unlink()
+            if claim.copies or not claim.made or claim.kept:
+                return
+            self._leaving.add(digest)
+        try:
+            unlink()
+        finally:
+            with self._changed:
+                self._leaving.discard(digest)
+                self._changed.notify_all()
 
     def _end(self, digest: Digest, claim: _Claim) -> None:
         claim.copies -= 1

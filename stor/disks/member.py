@@ -167,7 +167,7 @@ class Member:
         number = self._operations
         self._under_way[number] = self.clock.seconds()
 
-        def ended(outcome: T | Failure) -> T | Failure:
+        def ended(outcome: "T | Failure") -> "T | Failure":
             begun = self._under_way.pop(number)
             if isinstance(outcome, Failure) and outcome.check(Busy):
                 self._meter.refused()

@@ -7,12 +7,12 @@ from contextlib import suppress
 import attrs
 
 from stor.digest import Digest
-from stor.disks.disk import Disk, Room, read_exactly, write_all
+from stor.disks.disk import Disk, DiskAway, Room, read_exactly, write_all
 from stor.errors import Damaged
 
 #: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
-#: mkdir and link.
-_LINK_ATTEMPTS = 3
+#: mkdir and link. The first attempt makes no directory that is known to be there.
+_LINK_ATTEMPTS = 4
 
 
 @attrs.define
@@ -36,8 +36,8 @@ class StagedCopy:
     _open: bool = True
 
     @classmethod
-    def begin(cls, disk: Disk, length: int | None) -> tuple["StagedCopy", Room]:
-        """A new staged copy, with `length` bytes allocated when known, and what is left after it.
+    def begin(cls, disk: Disk, length: int | None) -> "StagedCopy":
+        """A new staged copy, with `length` bytes allocated when known.
 
         Raises `DiskAway`, `OSError` (ENOSPC, EDQUOT: there is no room); then nothing stays.
         """
@@ -51,10 +51,14 @@ class StagedCopy:
         try:
             if length:
                 disk.files.allocate(fd, length)
-            return staged, disk.room_of(root_fd)
         except BaseException:
             staged.discard()
             raise
+        return staged
+
+    def room(self) -> Room:
+        """What is left on the disk beside the copy. Raises `OSError`."""
+        return self.disk.room_of(self._root_fd)
 
     def write(self, chunks: Iterable[bytes]) -> None:
         """Append `chunks`. Raises `OSError`."""
@@ -62,8 +66,15 @@ class StagedCopy:
             write_all(self.disk.files, self._fd, chunk)
 
     def read_back(self, offset: int, length: int) -> bytes:
-        """`length` bytes of what has been written. Raises `Damaged`, `OSError`."""
-        return read_exactly(self.disk.files, self._fd, length, offset)
+        """`length` bytes of what has been written. Raises `Damaged`, `DiskAway`, `OSError`."""
+        if self._open or self._claimed is None:
+            return read_exactly(self.disk.files, self._fd, length, offset)
+        with self.disk.entered() as root_fd:
+            fd = self.disk.files.open_to_read(self._claimed.disk_path, root_fd)
+            try:
+                return read_exactly(self.disk.files, fd, length, offset)
+            finally:
+                self.disk.files.close(fd)
 
     def sync(self, modified_ns: int) -> None:
         """Bring content and times to stable storage. Raises `OSError`."""
@@ -100,42 +111,64 @@ class StagedCopy:
             child = path
         durable.update(digest.directories)
 
+    def publish(self, digest: Digest) -> bool:
+        """`name`, `sync_directories`, and no descriptor is open any more; whether it got its name.
+
+        `keep` or `discard` is still to come. Raises `OSError`.
+        """
+        named = self.name(digest)
+        self.sync_directories(digest)
+        self._release()
+        return named
+
+    def keep(self) -> None:
+        """A copy that has its name keeps it. Never waits for the disk."""
+        digest, self._claimed = self._claimed, None
+        if digest is not None:
+            self.disk.claims.succeed(digest)
+
+    def close(self) -> None:
+        """`keep`, and give the descriptors back, once."""
+        self.keep()
+        self._release()
+
     def discard(self) -> None:
         """Leave nothing behind: no name, no temporary, no directory, no open descriptor.
 
         Never raises: a disk that fails here has failed before, and what could be kept of it is
-        only a nameless file.
+        only a nameless file; or a whole copy, where the disk went away after `publish`.
         """
-        if not self._open:
-            return
+        if self._open:
+            self._undo(self._root_fd)
+        elif self._claimed is not None:
+            with suppress(OSError, DiskAway), self.disk.entered() as root_fd:
+                self._undo(root_fd)
+        self.close()
+
+    def _undo(self, root_fd: int) -> None:
         files = self.disk.files
         digest, self._claimed = self._claimed, None
         if digest is not None:
             with suppress(OSError):
-                self.disk.claims.fail(digest, lambda: self._unlink(digest))
+                self.disk.claims.fail(digest, lambda: self._unlink(digest, root_fd))
         if self._temporary is not None:
             with suppress(OSError):
-                files.unlink(self._temporary, self._root_fd)
+                files.unlink(self._temporary, root_fd)
         for path in reversed(self._made):
             self.disk.durable_directories.discard(path)
             with suppress(OSError):
-                files.remove_directory(path, self._root_fd)
-        self.close()
+                files.remove_directory(path, root_fd)
 
-    def close(self) -> None:
-        """Give the descriptors back, once; a copy that has its name keeps it."""
-        if self._claimed is not None:
-            self.disk.claims.succeed(self._claimed)
-            self._claimed = None
+    def _release(self) -> None:
         if self._open:
             self._open = False
             for fd in (self._fd, self._root_fd):
                 with suppress(OSError):  # close(2) reports nothing that sync has not
                     self.disk.files.close(fd)
 
-    def _unlink(self, digest: Digest) -> None:
-        self.disk.files.unlink(digest.disk_path, self._root_fd)
-        self.disk.sync_directory(digest.directories[-1], self._root_fd)
+    def _unlink(self, digest: Digest, root_fd: int) -> None:
+        self.disk.files.unlink(digest.disk_path, root_fd)
+        self.disk.sync_directory(digest.directories[-1], root_fd)
 
     def _link(self, digest: Digest) -> None:
         self._name_file(digest)
@@ -143,27 +176,22 @@ class StagedCopy:
         self._made_name = True
 
     def _name_file(self, digest: Digest) -> None:
-        files = self.disk.files
-        if digest.directories[-1] in self.disk.durable_directories:
-            try:
-                files.name(self._fd, digest.disk_path, self._root_fd)
-                return
-            except FileNotFoundError:
-                self.disk.durable_directories.difference_update(digest.directories)
         for attempts_left in reversed(range(_LINK_ATTEMPTS)):
             try:
                 self._make_directories(digest)
-                files.name(self._fd, digest.disk_path, self._root_fd)
+                self.disk.files.name(self._fd, digest.disk_path, self._root_fd)
                 return
             except FileNotFoundError:
+                self.disk.durable_directories.difference_update(digest.directories)
                 if not attempts_left:
                     raise
 
     def _make_directories(self, digest: Digest) -> None:
         for path in digest.directories:
-            with suppress(FileExistsError):
-                self.disk.files.make_directory(path, self._root_fd)
-                self._made.append(path)
+            if path not in self.disk.durable_directories:
+                with suppress(FileExistsError):
+                    self.disk.files.make_directory(path, self._root_fd)
+                    self._made.append(path)
 
     def _unfit(self, digest: Digest) -> str | None:
         """Why what has the sample's name is not the sample, `None` when it is, and is durable."""

@@ -1,7 +1,7 @@
 """A sample being written to every disk of a mirror."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -13,7 +13,7 @@ from stor.disks.mirror import Mirror
 from stor.disks.placement import on_disk
 from stor.disks.staged import StagedCopy
 from stor.errors import NoRoom, StorError, Unavailable
-from stor.worker import first_failure, settle, within
+from stor.worker import first_failure, settle, settle_within, within
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -34,7 +34,7 @@ class Slot:
     def __init__(self, member: Member) -> None:
         self.member = member
         self.staged: StagedCopy | None = None
-        self._last: Deferred[object] | None = None
+        self._last: Deferred[Any] | None = None
 
     def over(self) -> Deferred[None]:
         """Fires once the last step that was begun has ended, however late."""
@@ -50,51 +50,48 @@ class Slot:
         return self._after_last(lambda: self.member.write(function, *args))
 
     def give_back(self, function: Callable[[], None]) -> Deferred[None]:
-        """Call `function`, which ends the write here, once the last step has ended.
-
-        Fires after `DISCARD_SECONDS` at the latest, with `Unanswered` when that is still to come.
-        """
-        ending = self._after_last(lambda: self.member.give_back(function))
-        return within(self.member.clock, DISCARD_SECONDS, ending)
+        """Call `function`, which ends the write here, once the last step has ended."""
+        return self._after_last(lambda: self.member.give_back(function))
 
     def _after_last(self, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
-        if self._last is None or self._last.called:
+        last = self._last
+        step: Deferred[T]
+        if last is None or last.called:
             step = begin()
         else:
             step = Deferred()
             # The step before has told its failure to whoever waited for it.
-            self._last.addBoth(lambda _: begin().chainDeferred(step))
-        ended: Deferred[object] = Deferred()
-        self._last = ended
-
-        def pass_on(outcome: T | Failure) -> T | Failure:
-            ended.callback(None)
-            return outcome
-
-        return step.addBoth(pass_on)
+            last.addBoth(lambda _: begin().chainDeferred(step))
+        self._last = step
+        return step
 
     @property
     def used(self) -> bool:
         """Whether any step was begun."""
         return self._last is not None
 
-    def stage(self, length: int | None) -> Room | None:
+    def stage(self, length: int | None) -> Room:
         """Make the staged file, once; what is left on the disk after it. Runs in a thread."""
-        if self.staged is not None:
-            return None
-        self.staged, room = StagedCopy.begin(self.member.disk, length)
-        return room
+        self.staged = StagedCopy.begin(self.member.disk, length)
+        return self.staged.room()
 
     def advance(
         self, length: int | None, chunks: Sequence[bytes], modified_ns: int | None
     ) -> Room | None:
-        """Append `chunks`; with `modified_ns` they are the last, and the file is synced."""
-        room = self.stage(length)
+        """Append `chunks`; with `modified_ns` they are the last, and the file is synced.
+
+        What is left on the disk, unless `stage` has told. Runs in a thread.
+        """
+        new = self.staged is None
+        if new:
+            # Where the first write has all of the body, it shows itself whether there is room.
+            allocated = length if modified_ns is None else None
+            self.staged = StagedCopy.begin(self.member.disk, allocated)
         staged = self.copy
         staged.write(chunks)
         if modified_ns is not None:
             staged.sync(modified_ns)
-        return room
+        return staged.room() if new else None
 
     def discard(self) -> None:
         """Leave nothing behind on this disk. Runs in a thread."""
@@ -165,11 +162,10 @@ class MirrorWrite:
         Raises `Unavailable`.
         """
         digest = self._digest
-        named = await self._everywhere(lambda slot: slot.run(slot.copy.name, digest))
-        await self._everywhere(lambda slot: slot.run(slot.copy.sync_directories, digest))
+        named = await self._everywhere(lambda slot: slot.run(slot.copy.publish, digest))
         self._ended = True
-        await settle([slot.give_back(slot.copy.close) for slot in self._slots])
         for slot in self._slots:
+            slot.copy.keep()
             slot.member.condemned.discard(digest)
         return [f"{slot.member.root}/{digest.disk_path}" for slot in self._slots], all(named)
 
@@ -181,7 +177,11 @@ class MirrorWrite:
         self.release()
         used = [] if self._ended else [slot for slot in self._slots if slot.used]
         self._ended = True
-        await settle([slot.give_back(slot.discard) for slot in used])
+        if used:
+            clock = used[0].member.clock
+            await settle_within(
+                clock, DISCARD_SECONDS, [slot.give_back(slot.discard) for slot in used]
+            )
 
     async def over(self) -> None:
         """Wait until no disk has anything left to do for this, however late. Never raises."""
@@ -202,8 +202,9 @@ class MirrorWrite:
         raise Unavailable("every disk of the set failed while the sample was written")
 
     async def _everywhere(self, step: Callable[[Slot], Deferred[T]]) -> list[T]:
-        steps = [within(slot.member.clock, STEP_SECONDS, step(slot)) for slot in self._slots]
-        outcomes = await settle(steps)
+        clock = self._slots[0].member.clock
+        steps = [step(slot) for slot in self._slots]
+        outcomes = await settle_within(clock, STEP_SECONDS, steps)
         for slot, outcome in zip(self._slots, outcomes, strict=True):
             if isinstance(outcome, Room):
                 slot.member.health.learn(outcome)

@@ -118,15 +118,16 @@ class StorRequest(Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: N802
         """The body is complete."""
         self.complete = True
-        if self.upload is not None:
+        if self.upload is None:
+            super().requestReceived(command, path, version)
+        else:
+            self.upload.answer.addCallback(self._respond)
             self.upload.end()
-        super().requestReceived(command, path, version)
 
     def process(self) -> None:
         """Hand the request to the routes, unless it was decided when its headers were complete."""
         if self._decided is not None:
-            self.write(self.apply(self._decided))
-            self.finish()
+            self._respond(self._decided)
             return
         self.path = path_of(self.uri) or b"/"
         self.prepath: list[bytes] = []
@@ -230,6 +231,12 @@ class StorRequest(Request):
 
     def _answered(self, answer: Answer) -> Answer:
         self.answer_early(answer)
+        return answer
+
+    def _respond(self, answer: Answer) -> Answer:
+        if not self.gone and not self.finished:
+            self.write(self.apply(answer))
+            self.finish()
         return answer
 
     def _refuse_body(self) -> None:

@@ -54,7 +54,10 @@ class Api:
         return self.app.resource()
 
     def receive(self, request: StorRequest) -> Upload | Answer | None:
-        """Decide on a request whose body is still to come. See `stor.web.request.Reception`."""
+        """Decide on a request whose body is still to come. See `stor.web.request.Reception`.
+
+        An upload begins here, and no route has a part in it.
+        """
         method = request.method.decode("ascii")
         if method not in _allowed(request):
             return _not_allowed(request)
@@ -120,11 +123,6 @@ class Api:
         """Send a sample."""
         return _run(self._get(request))
 
-    @app.route("/<name>", methods=_STORING)
-    def put_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
-        """Answer an upload whose body is complete; what it did began with its headers."""
-        return _run(self._put(request))
-
     @app.handle_errors(Exception)
     def failed(self, request: StorRequest, failure: Failure) -> bytes:
         """Give the status of a known failure, and log any other."""
@@ -135,11 +133,6 @@ class Api:
             request.abort()
             return b""
         return request.apply(answer or INTERNAL_ERROR)
-
-    async def _put(self, request: StorRequest) -> bytes:
-        if request.upload is None:
-            raise ValueError("a request to store without an upload")
-        return request.apply(await request.upload.answer)
 
     async def _get(self, request: StorRequest) -> bytes:
         digest = Digest.parse(request.name)

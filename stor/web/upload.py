@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -20,6 +20,9 @@ from stor.worker import Worker, settle
 
 #: A body is passed on in pieces of at least this size, but for its last one.
 BATCH_BYTES = 256 * 1024
+
+#: A piece up to this size is hashed at once: handing it to a thread takes as long.
+HASH_AT_ONCE_BYTES = 64 * 1024
 
 #: With so many bytes waiting, an upload's socket is no longer read.
 BUFFER_BYTES = 1024 * 1024
@@ -188,7 +191,7 @@ class Upload:
             last = self._ended
             chunks, size = self._chunks, self._buffered_bytes
             self._chunks, self._buffered_bytes = [], 0
-            hashing = self._uploads.hashing.run(_update, hasher, chunks)
+            hashing = self._hash(hasher, chunks, size)
             try:
                 self._limit(self._received_bytes)
                 await incoming.add(chunks, last)
@@ -204,6 +207,11 @@ class Upload:
             raise ClientGone
         if hasher.digest() != digest.raw:
             raise Mismatch(str(digest), hasher.hexdigest())
+
+    def _hash(self, hasher: "hashlib._Hash", chunks: list[bytes], size: int) -> Deferred[None]:
+        if size > HASH_AT_ONCE_BYTES:
+            return self._uploads.hashing.run(_update, hasher, chunks)
+        return execute(_update, hasher, chunks)
 
     async def _next_batch(self) -> None:
         """Wait until there is something worth a visit to the disks. Raises `ClientGone`."""

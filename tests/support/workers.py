@@ -2,7 +2,7 @@
 
 from collections import deque
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, local
 
 from twisted.internet.defer import Deferred, execute
 from twisted.python.failure import Failure
@@ -44,6 +44,53 @@ class HeldWorker:
 
     def stop(self):
         """Nothing to end."""
+
+
+class SteppingWorker(HeldWorker):
+    """Keeps every job until the test releases it, and again wherever a job calls `pause`.
+
+    Jobs run in threads, but one at a time, so that nothing happens in another order the next time.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._reports = SimpleQueue()
+        self._own = local()
+
+    def run(self, function, *args):
+        waiter, go_on = Deferred(), SimpleQueue()
+        Thread(target=self._work, args=(go_on, function, args), daemon=True).start()
+        self.held.append((waiter, go_on))
+        return waiter
+
+    finish = run
+
+    def pause(self):
+        """Go on only when the test releases the job again. Called in a job's thread."""
+        self._reports.put((False, None))
+        self._own.go_on.get()
+
+    def release(self, jobs=None):
+        """Let the oldest `jobs` go on; by default all there are, to their ends."""
+        while self.held and jobs != 0:
+            waiter, go_on = self.held.popleft()
+            go_on.put(None)
+            ended, outcome = self._reports.get()
+            if ended:
+                waiter.callback(outcome)
+            else:
+                self.held.append((waiter, go_on))
+            if jobs is not None:
+                jobs -= 1
+
+    def _work(self, go_on, function, args):
+        self._own.go_on = go_on
+        go_on.get()
+        try:
+            outcome = function(*args)
+        except BaseException:
+            outcome = Failure()
+        self._reports.put((True, outcome))
 
 
 class HangingWorker:
