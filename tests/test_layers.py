@@ -39,6 +39,7 @@ ORDER = [
     "disks.notes",
     "disks.repair",
     "disks.rebuild",
+    "disks.scout",
     "disks.search",
     "disks.outbox",
     "disks.mirrors",
