@@ -22,6 +22,7 @@ from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.outbox import Outbox
 from stor.disks.roster import Roster
+from stor.disks.scout import Scouts
 from stor.gauges import DiskGauges, WorkGauges
 from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
@@ -50,6 +51,9 @@ DISK_READERS = 4
 #: Uploads that write to a disk at once. They wait for fsync(2) most of the time, and a journal
 #: brings all that wait to stable storage together; more would be no faster.
 DISK_WRITERS = 16
+
+#: Threads that look at all disks by turns. Each may be held by a disk that hangs.
+SCOUTS = 4
 
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
@@ -84,6 +88,7 @@ class Assembly:
         self._commons = commons = commons or Commons()
         self._files = Files()
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
+        self._scout_worker = ThreadWorker(reactor, "scout", SCOUTS)
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
         self._signer = ThreadWorker(reactor, "sign", 1)
         self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
@@ -111,6 +116,7 @@ class Assembly:
         self.mirrors = Mirrors(
             fleet.mirrors,
             fleet.roster,
+            scouts=Scouts(self._scout_worker, SCOUTS, reactor),
             reserve_bytes=chosen.reserve_bytes,
             clock=reactor,
             now_ns=time.time_ns,
@@ -221,6 +227,7 @@ class Assembly:
         """Let all threads end once they are idle. Never waits for one."""
         for member in self._members.values():
             member.stop()
+        self._scout_worker.stop()
         self._hashing.stop()
         self.copies.stop()
         if self.store.locations is not None:

@@ -42,6 +42,7 @@ ORDER = [
     "disks.turns",
     "disks.repair",
     "disks.rebuild",
+    "disks.scout",
     "disks.search",
     "disks.outbox",
     "disks.mirrors",

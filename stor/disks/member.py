@@ -16,6 +16,7 @@ from stor.disks.disk import (
     FULL,
     OUT_OF_RESOURCES,
     REFUSING,
+    Copy,
     Disk,
     DiskAway,
     OpenCopy,
@@ -24,6 +25,7 @@ from stor.disks.health import Health, Picture, State
 from stor.disks.marker import BadMarker, Marker, write_marker
 from stor.disks.probe import Probe, probe, sweep, try_writing
 from stor.disks.roster import Roster
+from stor.errors import Damaged
 from stor.prometheus import DiskMeter
 from stor.worker import Busy, Unanswered, Worker, within
 
@@ -116,6 +118,11 @@ class Member:
         """Call `function` in one of the threads for writing; count what the disk did."""
         return self._run("write", self._workers.writers.run, function, *args).addBoth(self._count)
 
+    def looked(self, outcome: Copy | Failure | None, seconds: float) -> None:
+        """Count what the disk did when somebody looked at it from another thread than its own."""
+        self._meter.did("read", max(0.0, seconds))
+        self._count(outcome)
+
     def give_back(self, function: Callable[[], T]) -> Deferred[T]:
         """Let go, in one of the disk's threads, of what an operation has left; never refused.
 
@@ -136,6 +143,18 @@ class Member:
         if picture.device is not None:
             self.disk.identify(picture.device)
         self.health.take_over(picture)
+
+    def check(self, digest: Digest, length: int | None, seconds: float) -> Deferred[Copy | None]:
+        """The disk's copy if it can be the sample, `length` bytes long, `None` when there is none.
+
+        Fails with `Damaged`, `DiskAway`, `Busy`, `OSError`, or after `seconds` with `Unanswered`.
+        """
+        answer: Deferred[Copy | None]
+        if digest in self.condemned:
+            answer = self.read(self.disk.look, digest).addCallback(_condemn)
+        else:
+            answer = self.read(self.disk.check, digest, length)
+        return within(self.clock, seconds, answer)
 
     def renew_room(self) -> Deferred[None]:
         """Learn again what is left on the disk. Fails with `Unanswered` when it does not say."""
@@ -253,6 +272,12 @@ class Member:
         if self.health.fault != reason:
             self.log.warn("Offline: {reason}", reason=reason)
         self.health.probe_failed(reason)
+
+
+def _condemn(copy: Copy | None) -> None:
+    """What is there is known to be bad; nothing may be there by now."""
+    if copy is not None:
+        raise Damaged(f"{copy.path} is known to be bad")
 
 
 class DiskSource:

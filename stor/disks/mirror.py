@@ -1,17 +1,14 @@
 """The disks that hold the same samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from stor.digest import Digest
 from stor.disks.disk import Copy, DiskAway
-from stor.disks.member import ANSWER_SECONDS, Member
+from stor.disks.member import Member
 from stor.disks.placement import Candidate
 from stor.errors import Damaged
-from stor.worker import settle, within
 
 
 class Reserved:
@@ -71,29 +68,6 @@ class Mirror:
         rooms = [member.health.room for member in self.members]
         return Candidate.of(rooms, *self.reserved.total())
 
-    async def survey(self, digest: Digest, length: int | None) -> "Survey":
-        """Ask every disk for its copy of the sample. Never raises."""
-        asked = [member for member in self.members if member.health.readable]
-        answers = await settle([self._ask(member, digest, length) for member in asked])
-        heard = zip(asked, answers, strict=True)
-        # A disk that turned out to be away is none that is available.
-        return Survey(self, [(m, a) for m, a in heard if not _is_away(a)])
-
-    def _ask(self, member: Member, digest: Digest, length: int | None) -> Deferred[Copy | None]:
-        answer: Deferred[Copy | None]
-        if digest in member.condemned:
-            answer = member.read(member.disk.look, digest).addCallback(_condemn)
-        else:
-            answer = member.read(member.disk.check, digest, length)
-        return within(member.clock, ANSWER_SECONDS, answer)
-
-
-def _condemn(copy: Copy | None) -> Copy | None:
-    """What is there is known to be bad; nothing may be there by now."""
-    if copy is not None:
-        raise Damaged(f"{copy.path} is known to be bad")
-    return None
-
 
 def _is_away(answer: object) -> bool:
     return isinstance(answer, Failure) and answer.check(DiskAway) is not None
@@ -105,6 +79,15 @@ class Survey:
 
     mirror: Mirror
     answers: list[tuple[Member, Copy | Failure | None]]
+
+    @classmethod
+    def of(cls, mirror: Mirror, heard: Mapping[Member, Copy | Failure | None]) -> "Survey":
+        """What those of its disks said that were asked.
+
+        A disk that turned out to be away is none that is available.
+        """
+        answers = [(m, heard[m]) for m in mirror.members if m in heard]
+        return cls(mirror, [(m, answer) for m, answer in answers if not _is_away(answer)])
 
     @property
     def paths(self) -> list[str]:

@@ -3,17 +3,19 @@
 import random
 from collections.abc import Callable, Container, Sequence
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.member import Member
+from stor.disks.disk import Copy
+from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror, Survey
 from stor.disks.outbox import Outbox
 from stor.disks.placement import choose
 from stor.disks.rebuild import Rebuilds
 from stor.disks.repair import Mending, Repairs
 from stor.disks.roster import Roster
+from stor.disks.scout import Place, Scouts
 from stor.disks.search import Search
 from stor.disks.turns import NoTurns, Turns
 from stor.disks.writing import MirrorWrite
@@ -32,6 +34,7 @@ class Mirrors:
         mirrors: Sequence[Mirror],
         roster: Roster,
         *,
+        scouts: Scouts,
         reserve_bytes: int,
         clock: IReactorTime,
         now_ns: Callable[[], int],
@@ -46,6 +49,7 @@ class Mirrors:
         """
         self.mirrors = tuple(mirrors)
         self.clock = clock
+        self.scouts = scouts
         self.turns: Turns = turns or NoTurns()
         self._repairs = Repairs(clock, reserve_bytes, self.turns)
         self.repairs: Mending = mending or self._repairs
@@ -92,12 +96,30 @@ class Mirrors:
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
-        return Search(self.mirrors, digest, self.repairs, self.clock, self._rng, hint)
+        return Search(self.mirrors, digest, self.repairs, self.scouts, self.clock, self._rng, hint)
 
     async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
-        """Ask every disk of every mirror for its copy of the sample, all at once."""
-        surveys = [Deferred.fromCoroutine(m.survey(digest, length)) for m in self.mirrors]
-        return [s for s in await settle(surveys) if isinstance(s, Survey)]
+        """Ask every disk of every mirror for its copy of the sample.
+
+        Never raises; takes no longer than `ANSWER_SECONDS`.
+        """
+        begun = self.clock.seconds()
+        places = [
+            Place(mirror, member)
+            for mirror in self.mirrors
+            for member in mirror.members
+            if member.trusted and not member.slow
+        ]
+        heard: dict[Member, Copy | Failure | None] = {
+            report.place.member: report.outcome
+            for report in await self.scouts.sweep(places, digest, until_found=False)
+            if not isinstance(report.outcome, Copy)
+        }
+        asked = [m for m in self.members if m.health.readable and m not in heard]
+        seconds = begun + ANSWER_SECONDS - self.clock.seconds()
+        answers = await settle([m.check(digest, length, seconds) for m in asked]) if asked else []
+        heard.update(zip(asked, answers, strict=True))
+        return [Survey.of(mirror, heard) for mirror in self.mirrors]
 
     async def place(
         self, digest: Digest, length: int | None, excluded: Container[Mirror] = ()

@@ -2,7 +2,7 @@
 
 import errno
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from stor.disks.disk import Copy
 from stor.disks.member import ANSWER_SECONDS, DiskSource, Member
 from stor.disks.mirror import Mirror
 from stor.disks.repair import Mending
+from stor.disks.scout import Place, Report, Scouts
 from stor.errors import Damaged
 from stor.worker import within
 
@@ -25,13 +26,16 @@ T = TypeVar("T", Copy, DiskSource)
 #: A disk that has not answered by then is asked no less, but the next one is asked too.
 HEDGE_SECONDS = 0.25
 
+#: With no more mirrors than this, opening the copy where it may be takes fewer hops than having it
+#: looked for first.
+_OPENED_OUTRIGHT = 2
+
 
 @attrs.define(eq=False)
 class _Attempt:
     """One disk that was asked; `outcome` when it has answered."""
 
-    mirror: Mirror
-    member: Member
+    place: Place
     answered: bool = False
     outcome: Any = None
 
@@ -52,6 +56,7 @@ class Search:
         mirrors: Sequence[Mirror],
         digest: Digest,
         repairs: Mending,
+        scouts: Scouts,
         clock: IReactorTime,
         rng: random.Random,
         hint: Mirror | None = None,
@@ -63,7 +68,9 @@ class Search:
         self._digest = digest
         self._mirrors = mirrors
         self._repairs = repairs
+        self._scouts = scouts
         self._clock = clock
+        self._hint = hint
         self._answered: set[Mirror] = set()
         self._heard: Counter[Mirror] = Counter()
         self._bad: set[Mirror] = set()
@@ -72,7 +79,8 @@ class Search:
         self._waiting: list[_Attempt] = []
         self._wake: Deferred[None] | None = None
         self._closed = False
-        self._candidates = iter(_ranked(mirrors, rng, hint))
+        self._scouting = True
+        self._candidates = deque(_ranked(mirrors, scouts, rng, hint))
 
     async def look(self) -> Copy | None:
         """The next copy by its name, not read; `None` when there are no more. Never raises."""
@@ -80,7 +88,7 @@ class Search:
         async def ask(member: Member) -> Copy | None:
             return await member.read(member.disk.look, self._digest)
 
-        return await self._next(ask)
+        return await self._next(ask, opening=False)
 
     async def next(self) -> DiskSource | None:
         """The next copy that can be opened, `None` when there are no more. Never raises."""
@@ -88,16 +96,15 @@ class Search:
         async def ask(member: Member) -> DiskSource | None:
             return await member.open(self._digest)
 
-        return await self._next(ask)
+        return await self._next(ask, opening=True)
 
     async def twin(self, source: DiskSource) -> DiskSource | None:
         """Another copy on the mirror that holds `source`. Never raises."""
         mirror = self.mirror_of(source)
-        rest = list(self._candidates)
-        self._candidates = iter([candidate for candidate in rest if candidate[0] is mirror])
+        others = [place for place in self._candidates if place.mirror is not mirror]
+        self._candidates = deque(place for place in self._candidates if place.mirror is mirror)
         found = await self.next()
-        others = [candidate for candidate in rest if candidate[0] is not mirror]
-        self._candidates = iter([*self._candidates, *others])
+        self._candidates.extend(others)
         return found
 
     def condemn(self, source: DiskSource, reason: str) -> None:
@@ -136,24 +143,63 @@ class Search:
         """The mirrors whose disks have all been heard, and that hold nothing but bad copies."""
         return {m for m in self._bad if self._heard[m] == len(m.members)}
 
-    async def _next(self, ask: Callable[[Member], Coroutine[Any, Any, T | None]]) -> T | None:
+    async def _next(
+        self, ask: Callable[[Member], Coroutine[Any, Any, T | None]], *, opening: bool
+    ) -> T | None:
+        self._scouting = True
         while True:
             attempt = next((a for a in self._waiting if a.answered), None)
             if attempt is not None:
                 self._waiting.remove(attempt)
-                found: T | None = self._weigh(attempt)
+                found: T | None = self._weigh(attempt.place, attempt.outcome)
                 if found is not None:
                     return found
                 continue
-            candidate = next(self._candidates, None)
-            if candidate is not None:
-                self._ask(*candidate, ask)
+            seen = await self._scout() if self._worth_scouting(opening) else None
+            if seen is not None and not opening:
+                self.attempts += 1
+                known: T | None = self._weigh(seen.place, seen.outcome)
+                return known
+            place = seen.place if seen is not None else self._pop()
+            if place is not None:
+                self._ask(place, ask)
             elif not self._waiting:
                 return None
-            await self._answer(hedge=candidate is not None)
+            await self._answer(hedge=place is not None)
 
-    def _ask(self, mirror: Mirror, member: Member, ask: Callable[[Member], Any]) -> None:
-        attempt = _Attempt(mirror, member)
+    def _pop(self) -> Place | None:
+        return self._candidates.popleft() if self._candidates else None
+
+    def _worth_scouting(self, opening: bool) -> bool:
+        if not self._scouting or len(self._candidates) < 2:
+            return False
+        mirror = self._candidates[0].mirror
+        probably = mirror is self._hint or len(self._mirrors) <= _OPENED_OUTRIGHT
+        return not (opening and probably and mirror not in self._heard)
+
+    async def _scout(self) -> Report | None:
+        """Have the disks looked at in one go, up to one that has a copy; take what they said."""
+        places = [
+            place
+            for place in self._candidates
+            if place.sound and self._digest not in place.member.condemned
+        ]
+        reports = await self._scouts.sweep(places, self._digest, until_found=True)
+        reported = {report.place for report in reports}
+        rest = [place for place in self._candidates if place not in reported]
+        rest.sort(key=lambda place: self._scouts.lost_at(place.member))
+        self._candidates = deque(rest)
+        for report in reports:
+            if isinstance(report.outcome, Copy):
+                return report
+            self.attempts += 1
+            self._weigh(report.place, report.outcome)
+        self._scouting = False
+        return None
+
+    def _ask(self, place: Place, ask: Callable[[Member], Any]) -> None:
+        attempt = _Attempt(place)
+        member = place.member
         self._waiting.append(attempt)
         if self._digest in member.condemned:
             attempt.answered = True
@@ -189,8 +235,8 @@ class Search:
         self._wake = None
         wake.callback(None)
 
-    def _weigh(self, attempt: _Attempt) -> Any:
-        outcome, mirror, member = attempt.outcome, attempt.mirror, attempt.member
+    def _weigh(self, place: Place, outcome: Any) -> Any:
+        mirror, member = place.mirror, place.member
         if isinstance(outcome, Failure):
             if outcome.check(Damaged):
                 self.damaged.append(str(outcome.value))
@@ -216,17 +262,19 @@ class Search:
 
 
 def _ranked(
-    mirrors: Sequence[Mirror], rng: random.Random, hint: Mirror | None
-) -> list[tuple[Mirror, Member]]:
-    ranked: list[tuple[bool, bool, int, float, Mirror, Member]] = []
+    mirrors: Sequence[Mirror], scouts: Scouts, rng: random.Random, hint: Mirror | None
+) -> list[Place]:
+    ranked: list[tuple[bool, bool, int, float, Place]] = []
     for mirror in mirrors:
         readable = [member for member in mirror.members if member.health.readable]
         rng.shuffle(readable)
         for rank, member in enumerate(readable):
             first = -1.0 if mirror is hint else rng.random()
-            ranked.append((not member.trusted, member.slow, rank, first, mirror, member))
+            distrusted, slow = not member.trusted, member.slow or scouts.lost_at(member)
+            place = Place(mirror, member, sound=not (distrusted or slow))
+            ranked.append((distrusted, slow, rank, first, place))
     ranked.sort(key=lambda candidate: candidate[:4])
-    return [(mirror, member) for *_, mirror, member in ranked]
+    return [place for *_, place in ranked]
 
 
 def _close(outcome: object) -> None:

@@ -17,6 +17,7 @@ from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
 from stor.disks.roster import Roster
+from stor.disks.scout import Scouts
 from stor.gauges import DiskGauges, WorkGauges
 from stor.metrics import Metrics
 from stor.store import Store
@@ -56,6 +57,7 @@ class Rig:
         files=lambda label: Files(),
         worker=InlineWorker,
         workers=None,
+        scout=None,
         hashing=None,
         forbidden_device=None,
         read_only=(),
@@ -92,6 +94,7 @@ class Rig:
         self.mirrors = Mirrors(
             mirrors,
             roster,
+            scouts=Scouts(scout or InlineWorker(), 4, self.clock),
             reserve_bytes=reserve_bytes,
             clock=self.clock,
             now_ns=lambda: int(self.clock.seconds() * 1e9),
@@ -190,18 +193,20 @@ class FaultyRig(Rig):
         self.disks, self.log = {}, []
         self._kind = kind
         self._hanging = {}
-        workers = self._hanging_workers if threads else None
-        super().__init__(path, sets, files=self._files, workers=workers, **options)
+        self._scout = HangingWorker()
+        if threads:
+            options = {"workers": self._hanging_workers, "scout": self._scout, **options}
+        super().__init__(path, sets, files=self._files, **options)
 
     def hang(self, label, n=0):
         """The disk's n-th call from now on is not answered, and none after it."""
-        self.disks[label].hang_at(n, self._hanging[label].hang)
+        self.disks[label].hang_at(n, HangingWorker.hang)
 
     def heal(self):
         """All disks answer again, and without errors; what was late ends."""
         for files in self.disks.values():
             files.heal()
-        for worker in self._hanging.values():
+        for worker in [*self._hanging.values(), self._scout]:
             worker.wake()
 
     def _files(self, label):

@@ -99,6 +99,8 @@ class HangingWorker:
     One thread runs at a time, so that nothing happens in another order the next time.
     """
 
+    _of_thread = local()
+
     def __init__(self):
         self._reports = SimpleQueue()
         self._hanging = deque()
@@ -111,10 +113,11 @@ class HangingWorker:
 
     finish = run
 
-    def hang(self):
+    @classmethod
+    def hang(cls):
         """Go on only when the test says so. Called in a job's thread."""
         go_on = SimpleQueue()
-        self._reports.put((None, go_on))
+        cls._of_thread.worker._reports.put((None, go_on))
         go_on.get()
 
     def wake(self):
@@ -128,6 +131,7 @@ class HangingWorker:
         """Nothing to end."""
 
     def _work(self, waiter, function, args):
+        self._of_thread.worker = self
         try:
             outcome = function(*args)
         except BaseException:
