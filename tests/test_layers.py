@@ -110,6 +110,7 @@ ASYNCHRONOUS_DISKS = [
     "repair",
     "rebuild",
     "search",
+    "scout",
     "outbox",
     "mirrors",
     "incoming",
