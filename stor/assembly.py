@@ -106,7 +106,7 @@ class Assembly:
             reserve_bytes=chosen.reserve_bytes,
             clock=reactor,
             now_ns=time.time_ns,
-            rng=random.SystemRandom(),
+            rng=random.Random(),
         )
         self.store = Store(self.mirrors, self.ready, self.metrics)
         self._disk_arrivals = self.store.arrivals
