@@ -89,6 +89,7 @@ ASYNCHRONOUS_DISKS = [
     "writing",
     "repair",
     "rebuild",
+    "scout",
     "search",
     "outbox",
     "mirrors",
