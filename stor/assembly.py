@@ -120,7 +120,7 @@ class Assembly:
             reserve_bytes=chosen.reserve_bytes,
             clock=reactor,
             now_ns=time.time_ns,
-            rng=random.SystemRandom(),
+            rng=random.Random(),
             turns=commons.turns,
             mending=commons.mending,
         )

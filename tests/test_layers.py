@@ -109,6 +109,7 @@ ASYNCHRONOUS_DISKS = [
     "writing",
     "repair",
     "rebuild",
+    "scout",
     "search",
     "scout",
     "outbox",

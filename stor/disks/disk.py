@@ -201,11 +201,15 @@ class Disk:
 
         Raises `Damaged` when what has the name is no regular file, `DiskAway`, `OSError`.
         """
-        with self.entered() as root_fd:
-            try:
-                status = self.files.stat(digest.disk_path, root_fd)
-            except FileNotFoundError:
-                return None
+        # Not `entered`: a look is done so often that even a context manager counts.
+        root_fd = self.enter()
+        try:
+            status = self.files.stat(digest.disk_path, root_fd)
+        except FileNotFoundError:
+            return None
+        finally:
+            with suppress(OSError):
+                self.files.close(root_fd)
         return self._copy(digest, status)
 
     def open(self, digest: Digest) -> OpenCopy | None:

@@ -4,6 +4,7 @@ import errno
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import attrs
@@ -238,16 +239,7 @@ class Search:
     def _weigh(self, place: Place, outcome: Any) -> Any:
         mirror, member = place.mirror, place.member
         if isinstance(outcome, Failure):
-            if outcome.check(Damaged):
-                self.damaged.append(str(outcome.value))
-                self._bad.add(mirror)
-                self._heard[mirror] += 1
-                member.condemned.add(self._digest)
-                self._repairs.report(self._digest, mirror)
-            else:
-                self._trouble.append(f"{member.root}: {outcome.value}")
-                if isinstance(outcome.value, OSError) and outcome.value.errno == errno.EIO:
-                    self._incomplete.add(mirror)
+            self._weigh_failure(place, outcome)
             return None
         self._heard[mirror] += 1
         if outcome is not None:
@@ -260,21 +252,34 @@ class Search:
         self._incomplete.add(mirror)
         return None
 
+    def _weigh_failure(self, place: Place, failure: Failure) -> None:
+        mirror, member = place.mirror, place.member
+        if failure.check(Damaged):
+            self.damaged.append(str(failure.value))
+            self._bad.add(mirror)
+            self._heard[mirror] += 1
+            member.condemned.add(self._digest)
+            self._repairs.report(self._digest, mirror)
+        else:
+            self._trouble.append(f"{member.root}: {failure.value}")
+            if isinstance(failure.value, OSError) and failure.value.errno == errno.EIO:
+                self._incomplete.add(mirror)
+
 
 def _ranked(
     mirrors: Sequence[Mirror], scouts: Scouts, rng: random.Random, hint: Mirror | None
 ) -> list[Place]:
-    ranked: list[tuple[bool, bool, int, float, Place]] = []
-    for mirror in mirrors:
+    random = rng.random
+    ranked: list[tuple[tuple[bool, bool, int], Place]] = []
+    for mirror in sorted(mirrors, key=lambda mirror: (mirror is not hint, random())):
         readable = [member for member in mirror.members if member.health.readable]
-        rng.shuffle(readable)
+        readable.sort(key=lambda _: random())
         for rank, member in enumerate(readable):
-            first = -1.0 if mirror is hint else rng.random()
             distrusted, slow = not member.trusted, member.slow or scouts.lost_at(member)
             place = Place(mirror, member, sound=not (distrusted or slow))
-            ranked.append((distrusted, slow, rank, first, place))
-    ranked.sort(key=lambda candidate: candidate[:4])
-    return [place for *_, place in ranked]
+            ranked.append(((distrusted, slow, rank), place))
+    ranked.sort(key=itemgetter(0))
+    return [place for _, place in ranked]
 
 
 def _close(outcome: object) -> None:

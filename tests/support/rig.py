@@ -94,7 +94,7 @@ class Rig:
         self.mirrors = Mirrors(
             mirrors,
             roster,
-            scouts=Scouts(scout or InlineWorker(), 4, self.clock),
+            scouts=Scouts(scout or worker(), 4, self.clock),
             reserve_bytes=reserve_bytes,
             clock=self.clock,
             now_ns=lambda: int(self.clock.seconds() * 1e9),
