@@ -15,13 +15,19 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+#: The format of an event whose `line` is its text: one for each request, so it is not parsed.
+AS_IT_STANDS = "{line}"
+
 #: How long a line may wait for others.
 FLUSH_SECONDS = 0.1
+
+#: What most events are; looking it up in its class takes longer than to write its line.
+INFO = LogLevel.info
 
 #: sd-daemon(3): the priority that a line begins with.
 _PRIORITIES = {
     LogLevel.debug: 7,
-    LogLevel.info: 6,
+    INFO: 6,
     LogLevel.warn: 4,
     LogLevel.error: 3,
     LogLevel.critical: 2,
@@ -59,7 +65,7 @@ class LineObserver:
         line = self._line_of(event)
         if line:
             self._stream.write(line)
-            if self._call_later is None or event.get("log_level") is not LogLevel.info:
+            if self._call_later is None or event.get("log_level") is not INFO:
                 self._stream.flush()
             elif not self._flushes:
                 self._flushes = True
@@ -88,8 +94,8 @@ def observer_for(
 
 def journal_line(event: LogEvent) -> str:
     """The event with the prefix that the journal takes its priority from."""
-    priority = _PRIORITIES.get(event.get("log_level", LogLevel.info), 6)
-    return "".join(f"<{priority}>{line}\n" for line in _text(event).splitlines())
+    priority = _PRIORITIES.get(event.get("log_level", INFO), 6)
+    return "".join([f"<{priority}>{line}\n" for line in _text(event).splitlines()])
 
 
 def json_line(event: LogEvent) -> str:
@@ -97,7 +103,7 @@ def json_line(event: LogEvent) -> str:
     now = datetime.fromtimestamp(event["log_time"], UTC)
     found: dict[str, Any] = {
         "time": now.isoformat(timespec="milliseconds"),
-        "level": event.get("log_level", LogLevel.info).name,
+        "level": event.get("log_level", INFO).name,
         "logger": event.get("log_namespace", ""),
         "message": _text(event),
     }
@@ -106,6 +112,8 @@ def json_line(event: LogEvent) -> str:
 
 
 def _text(event: LogEvent) -> str:
+    if event.get("log_format") == AS_IT_STANDS:
+        return str(event["line"])
     if "log_failure" in event:
         return eventAsText(event, includeTimestamp=False, includeSystem=False)
     return formatEvent(event)

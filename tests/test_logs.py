@@ -56,13 +56,8 @@ def test_a_program_gets_one_object_an_event():
 
 
 def test_a_request_is_one_line():
-    class Access(AccessLog):
-        log = None
-
     def write(log):
-        access = Access()
-        access.log = log
-        access(SERVED)
+        AccessLog(log.observer)(SERVED)
 
     assert logged(journal_line, write).count("\n") == 1
     found = json.loads(logged(json_line, write))
