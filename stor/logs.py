@@ -15,13 +15,10 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-#: The format of an event whose `line` is its text: one for each request, so it is not parsed.
-AS_IT_STANDS = "{line}"
-
 #: How long a line may wait for others.
 FLUSH_SECONDS = 0.1
 
-#: What most events are; looking it up in its class takes longer than to write its line.
+#: What most events are. To look it up in its class takes long.
 INFO = LogLevel.info
 
 #: sd-daemon(3): the priority that a line begins with.
@@ -59,17 +56,34 @@ class LineObserver:
         self._line_of = line_of
         self._call_later = call_later
         self._flushes = False
+        self._plain = line_of is journal_line
+        self._observes = False
 
     def __call__(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
+        self._observes = True
         line = self._line_of(event)
         if line:
-            self._stream.write(line)
-            if self._call_later is None or event.get("log_level") is not INFO:
-                self._stream.flush()
-            elif not self._flushes:
-                self._flushes = True
-                self._call_later(FLUSH_SECONDS, self._flush)
+            self._write(line, urgent=event.get("log_level") is not INFO)
+
+    def say(self, text: str) -> bool:
+        """Write an event of level info that is this text alone, if that is what a line has of it.
+
+        `False`, and nothing is written, when lines have more of an event, or when twistd was told
+        to log elsewhere and no event ever came here: then the event has to be made.
+        """
+        says = self._plain and self._observes
+        if says:
+            self._write(_prefixed(text, _PRIORITIES[INFO]), urgent=False)
+        return says
+
+    def _write(self, lines: str, *, urgent: bool) -> None:
+        self._stream.write(lines)
+        if urgent or self._call_later is None:
+            self._stream.flush()
+        elif not self._flushes:
+            self._flushes = True
+            self._call_later(FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
         self._flushes = False
@@ -94,8 +108,7 @@ def observer_for(
 
 def journal_line(event: LogEvent) -> str:
     """The event with the prefix that the journal takes its priority from."""
-    priority = _PRIORITIES.get(event.get("log_level", INFO), 6)
-    return "".join([f"<{priority}>{line}\n" for line in _text(event).splitlines()])
+    return _prefixed(_text(event), _PRIORITIES.get(event.get("log_level", INFO), 6))
 
 
 def json_line(event: LogEvent) -> str:
@@ -111,9 +124,11 @@ def json_line(event: LogEvent) -> str:
     return json.dumps(found, default=str) + "\n"
 
 
+def _prefixed(text: str, priority: int) -> str:
+    return "".join([f"<{priority}>{line}\n" for line in text.splitlines()])
+
+
 def _text(event: LogEvent) -> str:
-    if event.get("log_format") == AS_IT_STANDS:
-        return str(event["line"])
     if "log_failure" in event:
         return eventAsText(event, includeTimestamp=False, includeSystem=False)
     return formatEvent(event)

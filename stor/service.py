@@ -23,7 +23,7 @@ from stor.notify import Notifier
 from stor.options import Options, configuration
 from stor.ports import CannotListen, Ports
 from stor.quickstart import greeting
-from stor.web.access import AccessLog, together
+from stor.web.access import AccessLog, Afterwards, together
 from stor.web.express import Express
 from stor.web.site import StorSite
 from stor.worker import ThreadWorker
@@ -76,7 +76,10 @@ class StorService(Service):
         self._loading = ThreadWorker(reactor, "configuration", 1)
         self._assembly = Assembly(chosen, reactor)
         api, metrics = self._assembly.api, self._assembly.metrics
-        served = together(AccessLog(), metrics.served, api.rates.served)
+        self._observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
+        access = AccessLog() if self._observer is None else AccessLog(self._observer.say)
+        observers = together(access, metrics.served, api.rates.served)
+        self._served = served = Afterwards(reactor.callLater, observers)
         express = Express(self._assembly.store.hot, api.hot_head, reactor.seconds, served)
         self._site = StorSite(
             self._assembly.resource(), api, reactor, served, express, chosen.max_connections
@@ -91,11 +94,8 @@ class StorService(Service):
     def setServiceParent(self, parent: IServiceCollection) -> None:  # noqa: N802
         """Take part in an application, and write its log in the configured format."""
         super().setServiceParent(parent)
-        observer = observer_for(
-            self._config.log_format, os.environ, sys.stdout, self._reactor.callLater
-        )
-        if observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, observer)
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
 
     def privilegedStartService(self) -> None:  # noqa: N802
         """Take the ports, while root if started as root. Ends the process when one is not free."""
@@ -136,6 +136,7 @@ class StorService(Service):
         await self._ports.stop()
         deadline = self._reactor.callLater(DRAIN_SECONDS, self._site.cut)
         await self._site.drain()
+        self._served.tell()
         if deadline.active():
             deadline.cancel()
         for loop in (self._probing, self._watchdog):
