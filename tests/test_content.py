@@ -28,6 +28,7 @@ class FakeSource:
         self.size = len(data) if size is None else size
         self.modified_ns = 5 * 10**9
         self.whole = whole
+        self.proven = False
         self.fails = fails
         self.hangs = hangs
         self.hanging = None

@@ -7,7 +7,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.disk import Copy, DiskAway
+from stor.disks.copy import Copy
+from stor.disks.disk import DiskAway
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.placement import Candidate
 from stor.errors import Damaged

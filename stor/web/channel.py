@@ -233,6 +233,20 @@ class StorChannel(HTTPChannel):
             super().requestDone(request)
             self._end_when_served()
 
+    @property
+    def socket_fd(self) -> int | None:
+        """The socket, where what it is given reaches the client as it is."""
+        return self.transport.fileno() if self._direct else None
+
+    def await_room(self) -> None:
+        """Pause the producer until the socket has taken all that was written, and takes more.
+
+        As if the transport's buffer were full: FileDescriptor.doWrite resumes it.
+        """
+        self.transport.producerPaused = True
+        self.pauseProducing()
+        self.transport.startWriting()
+
     def refuse(self, answer: Answer, linger_seconds: float = LINGER_SECONDS) -> None:
         """Answer what is no request, and end the connection."""
         if self.lingering:

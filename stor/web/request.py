@@ -15,6 +15,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from stor import __version__
+from stor.conduit import Conduit, Conduits
 from stor.web.access import Served
 from stor.web.answer import Answer
 from stor.web.upload import Head, Upload
@@ -200,6 +201,21 @@ class StorRequest(Request):
         self.channel.persistent = False
         self.write(self.apply(answer))
         self.finish()
+
+    def conduit(self, conduits: Conduits) -> Conduit | None:
+        """See `stor.web.download.Client`."""
+        socket_fd = None if self.gone else self.channel.socket_fd
+        return None if socket_fd is None else conduits.take(socket_fd)
+
+    def await_room(self) -> None:
+        """See `stor.web.download.Client`."""
+        if not self.startedWriting:
+            self.write(b"")  # the head
+        self.channel.await_room()
+
+    def passed(self, count: int) -> None:
+        """See `stor.web.download.Client`."""
+        self.sentLength += count
 
     def abort(self) -> None:
         """Cut the connection, so that nobody can take the answer for whole."""

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from stor import __version__
+from stor.conduit import Conduits
 from stor.content import Content
 from stor.digest import Digest
 from stor.hot import HotContent, HotSample
@@ -44,6 +45,7 @@ class Api:
         self._uploads = uploads
         self._figures = figures
         self._clock = clock
+        self._conduits = Conduits()
         #: Set when the service is about to end: `/status` says so to load balancers.
         self.stopping = False
         #: Told of every request that is over.
@@ -190,9 +192,9 @@ class Api:
         request.set_head(206 if part else 200, headers)
         if (begin, end) != (0, content.size):
             content.take_part()
-        if content.whole is not None:
-            return content.whole[begin:end]
-        await Sender(request, self._clock).send(content, begin, end)
+        if isinstance(content, HotContent) or content.whole is not None:
+            return (content.whole or b"")[begin:end]
+        await Sender(request, self._clock, self._conduits).send(content, begin, end)
         return b""
 
     def _validators(self, digest: Digest, modified_ns: int) -> Validators:
