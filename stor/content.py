@@ -102,6 +102,9 @@ class Content(Generic[S]):
         self._hashed_bytes = 0
         self._part = False
         self._wanted = True
+        #: What was sent unread last, and from where on.
+        self._passed_by: S | None = None
+        self._passed_from = 0
         self._sizes_differ = False
         self._givers: list[S] = []
         self._twin: S | None = None
@@ -121,20 +124,26 @@ class Content(Generic[S]):
         return self._source is not None and self._source.proven
 
     async def send(self, conduit: Conduit, offset: int, length: int) -> bool:
-        """Send up to `length` bytes from `offset` as far as the client takes them. Never raises.
+        """Send up to `length` bytes from `offset` as far as the client takes them.
 
         `False`: the conduit is of no more use. Where it has ended to send, the next one goes on
-        while the content is `proven`, or else `read`.
+        while the content is `proven`, or else `read`. Raises `Damaged` when the file was changed
+        since the first bytes of it were sent: those that are still on their way are its pages,
+        and may have changed with it.
         """
         source = self._source
         if source is None or not source.proven:
             return False
+        if source is not self._passed_by:
+            self._passed_by, self._passed_from = source, offset
         sending = source.send(conduit, offset, length)
         conduit.lend(sending)
         try:
             source.proven = await within(self._clock, READ_SECONDS, sending)
         except Exception as error:
             self._failed(source, offset, error)
+            if isinstance(error, Damaged) and offset > self._passed_from:
+                raise
             await self._next_source()
             return False
         return source.proven

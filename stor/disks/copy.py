@@ -94,8 +94,7 @@ class OpenCopy:
                 if error.errno in _NO_SPLICING:
                     return False
                 raise
-            # After the pages were taken: only what is changed in place from now on, which Stor
-            # never does to a sample, can still change what is sent.
+            # After the pages were taken: what was changed before is not sent.
             if not moved or Mark.of(self.files.fstat(self.fd)) != self.mark:
                 raise Damaged(f"{self.copy.path}: was changed while it was being sent")
             conduit.level += moved
