@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
@@ -35,6 +36,12 @@ class Reception(Protocol):
     def receive(self, request: "StorRequest") -> Upload | Answer | None:
         """An upload to give the body to, an answer to give at once, or `None`: wait for the end."""
 
+    def answer(self, request: "StorRequest") -> Deferred[bytes] | None:
+        """What a complete request is answered with past the routes, never a failure.
+
+        `None` when the routes have to be asked.
+        """
+
 
 class StorRequest(Request):
     """A request whose body is never stored, and that can be answered before its body has ended."""
@@ -46,6 +53,7 @@ class StorRequest(Request):
         super().__init__(channel, *args, **kwargs)
         self.upload: Upload | None = None
         self.complete = False
+        self.aborted = False
         self._decided: Answer | None = None
         self._unwanted_bytes = 0
         self._length: int | None = 0
@@ -130,6 +138,10 @@ class StorRequest(Request):
             self.finish()
             return
         self.path = path_of(self.uri) or b"/"
+        answering = self.site.reception.answer(self)
+        if answering is not None:
+            answering.addCallback(self._end).addErrback(self.processingFailed)
+            return
         self.prepath: list[bytes] = []
         # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.
         self.postpath = [quote(self.name, safe="").encode()]
@@ -220,6 +232,7 @@ class StorRequest(Request):
     def abort(self) -> None:
         """Cut the connection, so that nobody can take the answer for whole."""
         if not self.gone:
+            self.aborted = True
             self.channel.transport.abortConnection()
 
     def _tell(self, outcome: str) -> None:
@@ -243,6 +256,11 @@ class StorRequest(Request):
                 self._causes,
             )
         )
+
+    def _end(self, body: bytes) -> None:
+        if not (self.gone or self.aborted):
+            self.write(body)
+            self.finish()
 
     def _answered(self, answer: Answer) -> Answer:
         self.answer_early(answer)
