@@ -64,16 +64,13 @@ class OpenCopy:
         data = read_exactly(self.files, self.fd, length, offset)
         if hasher is not None:
             hasher.update(data)
+            if offset + length == self.copy.size and hasher.digest() != self.digest.raw:
+                raise Damaged(f"{self.copy.path}: content does not have the SHA-256 of its name")
+            # The hash may be that of bytes some of which another copy has given.
             if offset == self._hashed_bytes:
                 self._hashed_bytes += length
-            if offset + length == self.copy.size:
-                if hasher.digest() != self.digest.raw:
-                    raise Damaged(
-                        f"{self.copy.path}: content does not have the SHA-256 of its name"
-                    )
-                # The hash may be that of bytes some of which another copy has given.
-                if self.verified and self.mark and self._hashed_bytes == self.copy.size:
-                    self.verified.add(self.digest, self.mark)
+            if self.verified and self.mark and self._hashed_bytes == self.copy.size:
+                self.verified.add(self.digest, self.mark)
         return data
 
     def send(self, conduit: Outflow, offset: int, length: int) -> bool:

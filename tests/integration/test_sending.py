@@ -144,11 +144,12 @@ def test_more_at_once_than_there_are_conduits(stor):
 
 
 def test_clients_that_go_away_leave_nothing_open(stor):
+    poll(lambda: stor.at_rest)
     before = len(stor.descriptors())
     for round_ in range(20):
         with ask(stor, receive_buffer_bytes=16 * 1024) as sock:
             assert sock.recv(1 + round_ * 10_000)
-    poll(lambda: stor.at_rest and len(stor.descriptors()) == before)
+    poll(lambda: stor.at_rest and len(stor.descriptors()) <= before)
     poll(lambda: stor.log.count(", cut, ") == 20)
     assert stor.get(SHA).body == LARGE
 
