@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import IResource
 
 from stor.commons import Commons
+from stor.conduit import MAX_CONDUITS, Conduits
 from stor.config import S3, Config, Statsite
 from stor.disks.condemned import Condemned
 from stor.disks.disk import Disk
@@ -148,7 +149,13 @@ class Assembly:
         self.rates = Rates(reactor.seconds)
         #: What this process knows of the whole.
         self.own_overview = OwnOverview(self.store, self._uploads, self.rates, self.metrics.figures)
-        self.api = Api(self.store, self._uploads, reactor, commons.overview or self.own_overview)
+        self.api = Api(
+            self.store,
+            self._uploads,
+            reactor,
+            commons.overview or self.own_overview,
+            Conduits(MAX_CONDUITS // commons.processes),
+        )
         self.api.read_auth = chosen.read_auth
 
     def resource(self) -> IResource:

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from stor.conduit import Conduit
 from stor.digest import Digest, Hasher
 from stor.errors import Damaged, Unavailable
 from stor.worker import within
@@ -14,11 +15,15 @@ from stor.worker import within
 #: A copy whose disk takes longer for one read is left for the next copy.
 READ_SECONDS = 10.0
 
+#: What is hashed late is read in such parts.
+_MISSING_BYTES = 1024 * 1024
+
 
 class Source(Protocol):
     """One copy of a sample, open. `whole` is the verified content when it is small.
 
-    `place` is where it is, for the log, and `storage` which storage that is on.
+    `place` is where it is, for the log, and `storage` which storage that is on. `proven`: all of
+    it was read not long ago, and is right, so that it need not be read again to be sent.
     """
 
     place: str
@@ -26,12 +31,20 @@ class Source(Protocol):
     size: int
     modified_ns: int
     whole: bytes | None
+    proven: bool
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """From 1 to `length` bytes from `offset`, given to `hasher` too.
 
         With a hasher the read that reaches the end fails with `Damaged` when the hash of all
         bytes is not the sample's.
+        """
+
+    def send(self, conduit: Conduit, offset: int, length: int) -> Deferred[bool]:
+        """Send from 1 to `length` bytes from `offset` of a `proven` copy, past memory.
+
+        `False` when they have to be read instead. `Conduit.newly_sent` says how many were sent,
+        also when it fails.
         """
 
     def close(self) -> None:
@@ -67,6 +80,9 @@ class Content(Generic[S]):
     out before the hash is right. After `take_part` there is no whole to be hashed: what is read is
     compared with the same part of another copy, where there is one. When a copy fails at byte k,
     the next one goes on at byte k.
+
+    From a copy that is `proven` any part can be sent without being read. Where a read comes after
+    that, what its hash has to begin with is read and hashed first.
     """
 
     log = Logger()
@@ -83,7 +99,12 @@ class Content(Generic[S]):
         self._copies = copies
         self._clock = clock
         self._hasher = hashlib.sha256()
+        self._hashed_bytes = 0
         self._part = False
+        self._wanted = True
+        #: What was sent unread last, and from where on.
+        self._passed_by: S | None = None
+        self._passed_from = 0
         self._sizes_differ = False
         self._givers: list[S] = []
         self._twin: S | None = None
@@ -93,6 +114,40 @@ class Content(Generic[S]):
         """Only a part will be read, from anywhere: there will be no whole to be hashed."""
         self._part = True
 
+    def give_up(self) -> None:
+        """Nobody wants any more of it: end what is under way soon, with any outcome."""
+        self._wanted = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether the next bytes can be sent without being read."""
+        return self._source is not None and self._source.proven
+
+    async def send(self, conduit: Conduit, offset: int, length: int) -> bool:
+        """Send up to `length` bytes from `offset` as far as the client takes them.
+
+        `False`: the conduit is of no more use. Where it has ended to send, the next one goes on
+        while the content is `proven`, or else `read`. Raises `Damaged` when the file was changed
+        since the first bytes of it were sent: those that are still on their way are its pages,
+        and may have changed with it.
+        """
+        source = self._source
+        if source is None or not source.proven:
+            return False
+        if source is not self._passed_by:
+            self._passed_by, self._passed_from = source, offset
+        sending = source.send(conduit, offset, length)
+        conduit.lend(sending)
+        try:
+            source.proven = await within(self._clock, READ_SECONDS, sending)
+        except Exception as error:
+            self._failed(source, offset, error)
+            if isinstance(error, Damaged) and offset > self._passed_from:
+                raise
+            await self._next_source()
+            return False
+        return source.proven
+
     async def read(self, offset: int, length: int) -> bytes:
         """From 1 to `length` bytes from `offset`, from the first copy that has them.
 
@@ -101,35 +156,35 @@ class Content(Generic[S]):
         that has another size than was promised: then nothing can save this answer.
         """
         trouble: Exception | None = None
-        while self._source is not None:
+        while self._source is not None and self._wanted:
             source = self._source
+            # Where something was sent unread: what the hash of the whole has to begin with.
+            missing = 0 if self._part else offset - self._hashed_bytes
+            begin, count = offset - missing, min(missing, _MISSING_BYTES) or length
             # A copy of the hash: a read that fails, or ends too late, must not have touched it.
             hasher = None if self._part else self._hasher.copy()
             try:
-                data = await self._read_from(source, offset, length, hasher)
+                data = await self._read_from(source, begin, count, hasher)
             except Damaged as error:
                 if source.whole is None:
                     self._copies.condemn(source, str(error))
-                if hasher is not None and offset + length == self.size and offset:
+                if hasher is not None and begin + count == self.size and begin:
                     self._condemn_givers(source)
                     raise
             except Exception as error:
                 trouble = error
-                self.log.warn(
-                    "{place} failed at byte {offset}: {reason}",
-                    place=source.place,
-                    offset=offset,
-                    reason=str(error),
-                )
-                self._copies.suspect(source)
+                self._failed(source, begin, error)
             else:
-                if hasher is not None:
+                if hasher is None:
+                    await self._compare(source, offset, data)
+                else:
                     self._hasher = hasher
+                    self._hashed_bytes += len(data)
                     if source not in self._givers:
                         self._givers.append(source)
-                else:
-                    await self._compare(source, offset, data)
-                return data
+                if not missing:
+                    return data
+                continue
             await self._next_source()
         if trouble is not None:
             raise Unavailable(f"no copy can be read: {trouble}") from trouble
@@ -180,6 +235,15 @@ class Content(Generic[S]):
                 self.log.error("Damaged: {reason}", reason=reason)
                 raise Unavailable(reason)
             return
+
+    def _failed(self, source: S, offset: int, error: Exception) -> None:
+        self.log.warn(
+            "{place} failed at byte {offset}: {reason}",
+            place=source.place,
+            offset=offset,
+            reason=str(error),
+        )
+        self._copies.suspect(source)
 
     def _condemn_givers(self, last: S) -> None:
         """One of the copies that gave bytes is bad: none is served before all are looked at."""

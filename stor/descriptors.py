@@ -7,8 +7,8 @@ from stor.config import Config
 #: The threads of a disk, each with a directory and a file, and the disk's root.
 _DISK_DESCRIPTORS = 24
 
-#: The log, the reactor, listening sockets, S3, memcached.
-_OTHER_DESCRIPTORS = 200
+#: The log, the reactor, listening sockets, S3, memcached, and three for each conduit.
+_OTHER_DESCRIPTORS = 300
 
 
 def raise_limit() -> int:

@@ -7,8 +7,9 @@ from twisted.internet.task import deferLater
 from stor.assembly import Assembly
 from stor.commons import Commons
 from stor.config import Config
+from stor.logs import LineObserver
 from stor.ports import Ports
-from stor.web.access import AccessLog, together
+from stor.web.access import AccessLog, Afterwards, together
 from stor.web.express import Express
 from stor.web.site import StorSite
 
@@ -53,13 +54,16 @@ class Front:
         assembly: Assembly,
         reactor: Any,
         chosen: Config,
+        log: LineObserver | None,
         commons: Commons | None = None,
     ) -> None:
-        """`commons` is what the assembly was made with, if it was."""
+        """`log` writes the lines, if it is not Twisted's; `commons` is the assembly's."""
         self._assembly = assembly
         self._reactor = reactor
         api, metrics = assembly.api, assembly.metrics
-        served = together(AccessLog(), metrics.served, assembly.rates.served)
+        access = AccessLog() if log is None else AccessLog(log.say)
+        observers = together(access, metrics.served, assembly.rates.served)
+        self._served = served = Afterwards(reactor.callLater, observers)
         express = Express(assembly.store.hot, api.hot_head, reactor.seconds, served)
         self.site = StorSite(
             assembly.resource(),
@@ -115,5 +119,6 @@ class Front:
         """Let what runs finish, for `DRAIN_SECONDS` at most."""
         deadline = self._reactor.callLater(DRAIN_SECONDS, self.site.cut)
         await self.site.drain()
+        self._served.tell()
         if deadline.active():
             deadline.cancel()

@@ -13,6 +13,9 @@ _GETTING = ("GET", "HEAD")
 _PUTTING = ("POST", "PUT")
 _METHODS = _GETTING + _PUTTING
 
+#: A client has got what it asked for.
+_GOT = (200, 206, 304)
+
 #: statsd's names for why a request failed; those that 5xx alone tell are not among them.
 _ERRORS = {
     ("get", "malformed_sha"): "error.get.malformed_sha.count",
@@ -136,16 +139,18 @@ class Metrics:
     def _got(self, served: Answered, seconds: float, done: bool) -> None:
         self._count("request.get.count")
         storage, status = served.storage, served.status
-        if storage is not None and done and status in (200, 206, 304):
+        if storage is not None and done and status in _GOT:
             self.figures.served_seconds[storage,].observe(seconds)
             self.figures.served_bytes[storage,] += served.sent_bytes
-            count, size, time = _names_of(storage)
-            self._count(count)
-            self._count(size, served.sent_bytes)
-            self._time(time, seconds)
+            if self.statsd is not None:
+                count, size, time = _names_of(storage)
+                self._count(count)
+                self._count(size, served.sent_bytes)
+                self._time(time, seconds)
         if status >= 500:
             self._count("error.get.500.count")
-        self._failed("get", served)
+        if served.causes:
+            self._failed("get", served)
 
     def _put(self, served: Answered, done: bool) -> None:
         self._count("request.post.count")

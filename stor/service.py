@@ -67,10 +67,11 @@ class StorService(Service):
         self._reloading: Deferred[None] | None = None
         # A hung disk holds up the look at its path, and nothing else.
         self._loading = ThreadWorker(reactor, "configuration", 1)
+        self._observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
         self._face: Face
         if chosen.workers == 1:
             self._assembly = Assembly(chosen, reactor)
-            self._face = Front(self._assembly, reactor, chosen)
+            self._face = Front(self._assembly, reactor, chosen, self._observer)
         else:
             speaks = options.logs_to_output
             supervisor = Supervisor(reactor, chosen, os.environ, speaks=speaks)
@@ -85,11 +86,8 @@ class StorService(Service):
     def setServiceParent(self, parent: IServiceCollection) -> None:  # noqa: N802
         """Take part in an application, and write its log in the configured format."""
         super().setServiceParent(parent)
-        observer = observer_for(
-            self._config.log_format, os.environ, sys.stdout, self._reactor.callLater
-        )
-        if observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, observer)
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
 
     def privilegedStartService(self) -> None:  # noqa: N802
         """Take the ports, while root if started as root. Ends the process when one is not free."""

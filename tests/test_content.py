@@ -22,12 +22,15 @@ OFFSETS = range(0, len(SAMPLE), PIECE_BYTES)
 class FakeSource:
     """A copy with any bytes; reads at the offsets `fails` raise, those at `hangs` never end."""
 
-    def __init__(self, place="copy", data=SAMPLE, fails=(), hangs=(), size=None, whole=None):
+    def __init__(
+        self, place="copy", data=SAMPLE, fails=(), hangs=(), size=None, whole=None, proven=False
+    ):
         self.place = self.storage = place
         self.data = data
         self.size = len(data) if size is None else size
         self.modified_ns = 5 * 10**9
         self.whole = whole
+        self.proven = proven
         self.fails = fails
         self.hangs = hangs
         self.hanging = None
@@ -42,8 +45,23 @@ class FakeSource:
             return self.hanging
         return execute(self._read, offset, length, hasher)
 
+    def send(self, conduit, offset, length):
+        assert not self.closed
+        if offset in self.hangs:
+            self.hanging = Deferred()
+            return self.hanging
+        return execute(self._send, conduit, offset, length)
+
     def close(self):
         self.closed += 1
+
+    def _send(self, conduit, offset, length):
+        if offset in self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+        if offset >= len(self.data):
+            raise Damaged(f"{self.place} was changed")
+        conduit.sent += self.data[offset : offset + length]
+        return True
 
     def _read(self, offset, length, hasher):
         data = self.data[offset : offset + length]
@@ -317,6 +335,122 @@ def test_a_part_goes_on_with_the_copy_it_was_compared_with():
     reading = part(FakeSource("one", fails=[200]), FakeSource("two"))
     assert read_part(reading, 100, 100) + read_part(reading, 200, 100) == SAMPLE[100:300]
     assert reading.copies.suspected == ["one"]
+    reading.close()
+
+
+class FakeConduit:
+    """What was sent, and by whom it was lent."""
+
+    def __init__(self):
+        self.sent = b""
+        self.lent = []
+
+    def lend(self, filling):
+        self.lent.append(filling)
+
+
+class Passing(Reading):
+    """A sample that is sent unread where that can be done."""
+
+    def pass_or_read(self, length=PIECE_BYTES):
+        offset = len(self.given)
+        length = min(length, len(SAMPLE) - offset)
+        if self.content.proven:
+            conduit = FakeConduit()
+            result_of(self.content.send(conduit, offset, length))
+            self.given += conduit.sent
+        else:
+            self.given += result_of(self.content.read(offset, length))
+
+    def all(self):
+        while len(self.given) < len(SAMPLE):
+            self.pass_or_read()
+        return self.given
+
+
+def test_a_proven_copy_is_not_read():
+    reading = Passing(FakeSource(proven=True), FakeSource())
+    assert reading.all() == SAMPLE
+    assert reading.sources[0].reads == []
+    reading.close()
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("proven", [True, False])
+def test_an_error_at_byte_k_of_a_proven_copy_goes_on_at_byte_k(offset, proven):
+    bad = FakeSource("bad", fails=[offset], proven=True)
+    good = FakeSource("good", proven=proven)
+    reading = Passing(bad, good)
+    assert reading.all() == SAMPLE
+    assert reading.copies.suspected == ["bad"]
+    assert reading.copies.condemned == []
+    # What is read is hashed from the first byte on.
+    rest = [k for k in OFFSETS if k >= offset]
+    assert good.reads == ([] if proven else [0, *rest] if offset else rest)
+    reading.close()
+
+
+@pytest.mark.parametrize("place", [0, 4999, 5000, 8999, 9999])
+def test_after_a_proven_copy_another_is_verified_as_a_whole(place):
+    bad = FakeSource("bad", flipped(place))
+    reading = Passing(FakeSource("good", fails=[5000], proven=True), bad)
+    with pytest.raises(Damaged):
+        reading.all()
+    assert len(reading.given) == 9000
+    assert reading.copies.condemned == ["bad"]
+    reading.close()
+
+
+def test_an_error_while_the_hash_is_made_up_for_goes_on_with_the_next():
+    first = FakeSource("first", fails=[5000], proven=True)
+    second, third = FakeSource("second", fails=[0]), FakeSource("third")
+    reading = Passing(first, second, third)
+    assert reading.all() == SAMPLE
+    assert reading.copies.suspected == ["first", "second"]
+    reading.close()
+
+
+def test_a_proven_copy_that_hangs_is_left_for_the_next():
+    hung = FakeSource("hung", hangs=[3000], proven=True)
+    reading = Passing(hung, FakeSource("good"))
+    for _ in range(3):
+        reading.pass_or_read()
+    conduit = FakeConduit()
+    answer = start(reading.content.send(conduit, 3000, PIECE_BYTES))
+    reading.clock.advance(READ_SECONDS)
+    assert answer == [False]
+    assert conduit.lent == [hung.hanging]
+    assert reading.all() == SAMPLE
+    hung.hanging.callback(True)
+    reading.close()
+
+
+def test_a_file_that_is_changed_before_anything_of_it_is_sent_is_left_for_the_next():
+    reading = Passing(FakeSource("cut", b"", size=len(SAMPLE), proven=True), FakeSource("good"))
+    assert reading.all() == SAMPLE
+    assert reading.copies.suspected == ["cut"]
+    reading.close()
+
+
+def test_a_file_that_is_changed_later_saves_nothing():
+    cut = FakeSource("cut", SAMPLE[:5000], size=len(SAMPLE), proven=True)
+    reading = Passing(cut, FakeSource("good"))
+    with pytest.raises(Damaged):
+        reading.all()
+    assert reading.given == SAMPLE[:5000]
+    assert reading.copies.suspected == ["cut"]
+    reading.close()
+
+
+def test_a_client_that_is_gone_is_read_nothing_for():
+    reading = Passing(FakeSource("bad", fails=[9000], proven=True), FakeSource("good"))
+    while len(reading.given) < 9000:
+        reading.pass_or_read()
+    reading.pass_or_read()
+    reading.content.give_up()
+    with pytest.raises((Damaged, Unavailable)):
+        reading.pass_or_read()
+    assert reading.sources[1].reads == []
     reading.close()
 
 

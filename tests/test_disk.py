@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from stor.digest import Digest
-from stor.disks.disk import SMALL_BYTES, Disk, DiskAway, OpenCopy
+from stor.disks.copy import OpenCopy
+from stor.disks.disk import SMALL_BYTES, Disk, DiskAway
 from stor.disks.files import Files
 from stor.disks.probe import sweep
 from stor.disks.staged import StagedCopy

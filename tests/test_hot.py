@@ -4,6 +4,8 @@ import random
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stor.digest import Digest
 from stor.hot import HotSamples
@@ -92,6 +94,66 @@ def test_the_answer_is_the_same_whether_hot_or_not(rig, tmp_path, headers, form)
     assert len(rig.store.hot) == 1
     cold = Rig(tmp_path, sets=(2, 2))
     answers = [get(r.connect(), target, *headers, **how) for r in (rig, cold)]
+    assert answers[0] == answers[1]
+
+
+HEADERS = [
+    ("Accept", "*/*"),
+    ("User-Agent", "Go-http-client/1.1"),
+    ("user-agent", ""),
+    ("Connection", "keep-alive"),
+    ("Connection", "Keep-Alive, TE"),
+    ("Connection", "close"),
+    ("Host", "another"),
+    ("Range", "bytes=0-0"),
+    ("Range", "bytes=4096-"),
+    ("Range", "lines=1-2"),
+    ("If-Range", '"x"'),
+    ("If-None-Match", "*"),
+    ("If-None-Match", '"x"'),
+    ("If-Match", '"x"'),
+    ("If-Unmodified-Since", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ("Authorization", "Basic eDp5"),
+    ("Expect", "100-continue"),
+    ("Content-Length", "0"),
+    ("Transfer-Encoding", "chunked"),
+    ("Cookie", "a=b"),
+    ("X-Forwarded-For", "192.0.2.7"),
+    ("Via", "1.1 proxy"),
+    ("Bad Name", "x"),
+    ("X-Latin", "\xe9"),
+]
+
+
+@pytest.fixture(scope="module")
+def hot_and_cold(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rigs")
+    hot, cold = (Rig(path, sets=(2, 2), cache_bytes=size) for size in (1_000_000, 0))
+    hot.put(SMALL)
+    hot.get(SMALL)
+    return hot, cold
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    headers=st.lists(st.sampled_from(HEADERS), max_size=4),
+    method=st.sampled_from(["GET"] * 6 + ["HEAD", "get", "DELETE"]),
+    version=st.sampled_from(["HTTP/1.1"] * 6 + ["HTTP/1.0", "HTTP/2.0"]),
+    name=st.sampled_from(
+        [str(digest_of(SMALL))] * 4
+        + [str(digest_of(SMALL)).upper(), str(digest_of(b"")), "g" * 64, "ab " * 21 + "c", "0" * 63]
+    ),
+    suffix=st.sampled_from([""] * 6 + ["/", "?", "?a=b", "%0A", " "]),
+)
+def test_express_says_just_what_the_ordinary_way_says(
+    hot_and_cold, headers, method, version, name, suffix
+):
+    answers = []
+    for rig in hot_and_cold:
+        connection = rig.connect()
+        answer = get(connection, f"/{name}{suffix}", *headers, method=method, version=version)
+        # And the connection is good for as much, or as little, afterwards.
+        answers.append((answer, connection.closed, get(connection, "/")))
     assert answers[0] == answers[1]
 
 

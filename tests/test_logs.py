@@ -70,6 +70,27 @@ def test_a_request_is_one_line():
     assert (found["outcome"], found["source"]) == ("cut", "/mnt/data1")
 
 
+def test_a_request_is_the_same_line_without_an_event():
+    stream = io.StringIO()
+    observer = LineObserver(stream, journal_line)
+    log = Logger(namespace="stor.test", observer=observer)
+    log.info("{line}", line="first")
+    AccessLog(observer.say)(SERVED)
+    assert stream.getvalue().splitlines() == [
+        "<6>first",
+        "<6>192.0.2.1 GET /x 206 10 B sent, 0 B received, 12.5 ms, cut, /mnt/data1",
+    ]
+
+
+def test_what_has_more_than_its_text_or_goes_elsewhere_needs_an_event():
+    stream = io.StringIO()
+    assert not LineObserver(stream, journal_line).say("twistd logs elsewhere")
+    observer = LineObserver(stream, json_line)
+    Logger(namespace="stor.test", observer=observer).info("{line}", line="first")
+    assert not observer.say("fields are missing")
+    assert stream.getvalue().count("\n") == 1
+
+
 def test_the_journal_is_recognised():
     with tempfile.TemporaryFile("w") as stream, tempfile.TemporaryFile("w") as other:
         status = os.fstat(stream.fileno())

@@ -11,9 +11,11 @@ from typing import TypeVar
 
 import attrs
 
-from stor.digest import Digest, Hasher
+from stor.digest import Digest
 from stor.disks.claims import Claims
+from stor.disks.copy import Copy, OpenCopy
 from stor.disks.files import Files, is_regular
+from stor.disks.verified import Mark, Verified
 from stor.errors import Damaged
 
 T = TypeVar("T")
@@ -63,65 +65,6 @@ class Room:
     total_bytes: int = 0
 
 
-@attrs.frozen
-class Copy:
-    """What a disk says of its copy of a sample, without reading it. `storage` is its root."""
-
-    path: str
-    size: int
-    modified_ns: int
-    storage: str
-
-
-@attrs.define
-class OpenCopy:
-    """A copy being read. Owns `fd` until `close`; `whole` is set, and verified, when small."""
-
-    files: Files
-    digest: Digest
-    copy: Copy
-    fd: int | None
-    whole: bytes | None = None
-
-    def read(self, offset: int, length: int, hasher: Hasher | None) -> bytes:
-        """Exactly `length` bytes from `offset`, which are also given to `hasher`.
-
-        With a hasher the read that reaches the end of the file compares the hash, so the last
-        part of a damaged copy is never returned. Raises `Damaged`, or `OSError` with the hasher
-        untouched.
-        """
-        if self.fd is None:
-            raise ValueError("read of a closed copy")
-        data = read_exactly(self.files, self.fd, length, offset)
-        if hasher is not None:
-            hasher.update(data)
-            if offset + length == self.copy.size and hasher.digest() != self.digest.raw:
-                raise Damaged(f"{self.copy.path}: content does not have the SHA-256 of its name")
-        return data
-
-    def close(self) -> None:
-        """Give the descriptor back, once."""
-        fd, self.fd = self.fd, None
-        if fd is not None:
-            self.files.close(fd)
-
-
-def read_exactly(files: Files, fd: int, length: int, offset: int) -> bytes:
-    """`length` bytes of an open file from `offset`. Raises `Damaged` when the file ends before."""
-    data = files.read(fd, length, offset)
-    if len(data) == length:
-        return data
-    parts = [data]
-    got = len(data)
-    while data and got < length:
-        data = files.read(fd, length - got, offset + got)
-        parts.append(data)
-        got += len(data)
-    if got < length:
-        raise Damaged(f"the copy ends at byte {offset + got}, {offset + length} were expected")
-    return b"".join(parts)
-
-
 def write_all(files: Files, fd: int, data: bytes) -> None:
     """Append all of `data` to an open file. Raises `OSError`."""
     rest = memoryview(data)
@@ -148,6 +91,7 @@ class Disk:
         self._device: int | None = None
         self._nameless_files = True
         self.claims = Claims()
+        self.verified = Verified()
         #: Directories whose entry in their parent is known to be on stable storage.
         self.durable_directories: set[str] = set()
 
@@ -228,12 +172,15 @@ class Disk:
                 raise
         copy = OpenCopy(self.files, digest, Copy("", 0, 0, self.root), fd)
         try:
-            copy.copy = self._copy(digest, self.files.fstat(fd))
-            if copy.copy.size <= SMALL_BYTES:
+            status = self.files.fstat(fd)
+            copy.copy = self._copy(digest, status)
+            if copy.copy.size > SMALL_BYTES:
+                copy.mark, copy.verified = Mark.of(status), self.verified
+                copy.proven = self.verified.knows(digest, copy.mark)
+                self.files.advise_sequential(fd)
+            else:
                 copy.whole = copy.read(0, copy.copy.size, hashlib.sha256())
                 copy.close()
-            else:
-                self.files.advise_sequential(fd)
         except BaseException:
             copy.close()
             raise

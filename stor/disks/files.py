@@ -54,6 +54,10 @@ class Files:
         """pread(2): up to `length` bytes, fewer only at the end of the file or on a signal."""
         return os.pread(fd, length, offset)
 
+    def splice(self, fd: int, length: int, offset: int, pipe_fd: int) -> int:
+        """splice(2): move up to `length` bytes of a file into a pipe, as pages, not as copies."""
+        return os.splice(fd, pipe_fd, length, offset_src=offset)
+
     def advise_sequential(self, fd: int) -> None:
         """posix_fadvise(2) POSIX_FADV_SEQUENTIAL: read ahead twice as far."""
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -10,16 +10,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stor.conduit import Conduit
 from stor.digest import Digest, Hasher
 from stor.disks.condemned import Condemned
+from stor.disks.copy import Copy, OpenCopy
 from stor.disks.disk import (
     FULL,
     OUT_OF_RESOURCES,
     REFUSING,
-    Copy,
     Disk,
     DiskAway,
-    OpenCopy,
 )
 from stor.disks.health import Health, Picture, State
 from stor.disks.marker import BadMarker, Marker, write_marker
@@ -286,24 +286,30 @@ class DiskSource:
     def __init__(self, member: Member, opened: OpenCopy) -> None:
         self.member = member
         self._opened = opened
-        self._reading: Deferred[bytes] | None = None
+        self._using: Deferred[Any] | None = None
         self.place = opened.copy.path
         self.storage = opened.copy.storage
         self.size = opened.copy.size
         self.modified_ns = opened.copy.modified_ns
         self.whole = opened.whole
+        self.proven = opened.proven
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
-        self._reading = self.member.read(self._opened.read, offset, length, hasher)
-        return self._reading
+        reading = self._using = self.member.read(self._opened.read, offset, length, hasher)
+        return reading
+
+    def send(self, conduit: Conduit, offset: int, length: int) -> Deferred[bool]:
+        """See `stor.content.Source.send`."""
+        sending = self._using = self.member.read(self._opened.send, conduit, offset, length)
+        return sending
 
     def close(self) -> None:
         """See `stor.content.Source.close`."""
         if self._opened.fd is None:
             return
-        if self._reading is not None and not self._reading.called:
-            self._reading.addBoth(self._close)
+        if self._using is not None and not self._using.called:
+            self._using.addBoth(self._close)
         else:
             self._close(None)
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import attrs
 from twisted.python.failure import Failure
 
-from stor.disks.disk import Copy, DiskAway
+from stor.disks.copy import Copy
+from stor.disks.disk import DiskAway
 from stor.disks.member import Member
 from stor.disks.placement import Candidate
 from stor.errors import Damaged

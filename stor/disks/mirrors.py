@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.disk import Copy
+from stor.disks.copy import Copy
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror, Survey
 from stor.disks.outbox import Outbox

@@ -11,7 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.disk import REPAIR_DIRECTORY, Copy, DiskAway
+from stor.disks.copy import Copy
+from stor.disks.disk import REPAIR_DIRECTORY, DiskAway
 from stor.disks.health import State
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror

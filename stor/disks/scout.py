@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.disk import Copy
+from stor.disks.copy import Copy
 from stor.disks.member import Member
 from stor.disks.mirror import Mirror
 from stor.worker import Busy, Worker

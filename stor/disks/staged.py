@@ -7,7 +7,8 @@ from contextlib import suppress
 import attrs
 
 from stor.digest import Digest
-from stor.disks.disk import Disk, DiskAway, Room, read_exactly, write_all
+from stor.disks.copy import read_exactly
+from stor.disks.disk import Disk, DiskAway, Room, write_all
 from stor.errors import Damaged
 
 #: A failed upload takes its empty directories along (`discard`), perhaps between another upload's

@@ -15,7 +15,7 @@ from stor.config import Config
 from stor.descriptors import raise_limit
 from stor.digest import Digest
 from stor.front import Front
-from stor.logs import observer_for
+from stor.logs import LineObserver, observer_for
 from stor.processes.board import Board, Subjects
 from stor.processes.listening import InheritedPorts
 from stor.processes.order import Order, Storages
@@ -89,14 +89,14 @@ class WorkerProcess:
         await ports.inherit(order.listeners, descriptors)
 
     def _begin(self, chosen: Config) -> None:
-        _begin_log(chosen, self._reactor)
+        log = _begin_log(chosen, self._reactor)
         wire = self.wire
         commons = WorkerCommons(
             self._board, self._subjects, self._turns, RemoteMending(wire), wire.tell
         )
         commons.overview = RemoteOverview(wire)
         self._assembly = Assembly(chosen, self._reactor, commons)
-        self._front = Front(self._assembly, self._reactor, chosen, commons)
+        self._front = Front(self._assembly, self._reactor, chosen, log, commons)
         self._ports = InheritedPorts(self._front.site, self._reactor)
 
     def _hear(self, storages: Storages) -> None:
@@ -164,8 +164,9 @@ def _new_reactor() -> Any:
     return reactor
 
 
-def _begin_log(chosen: Config, reactor: Any) -> None:
+def _begin_log(chosen: Config, reactor: Any) -> LineObserver | None:
     observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
     globalLogBeginner.beginLoggingTo(
         [observer or textFileLogObserver(sys.stdout)], redirectStandardIO=False
     )
+    return observer

@@ -2,9 +2,10 @@
 
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from stor.conduit import Conduit
 from stor.digest import Digest, Hasher
 from stor.errors import Damaged
 from stor.metrics import S3_STORAGE
@@ -36,6 +37,7 @@ class S3Source:
         self.size = size
         self.modified_ns = modified_ns
         self.whole: bytes | None = None
+        self.proven = False
         self._opener = opener
         self._digest = digest
         self._body = body
@@ -51,6 +53,10 @@ class S3Source:
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
         return Deferred.fromCoroutine(self._read(offset, length, hasher))
+
+    def send(self, conduit: Conduit, offset: int, length: int) -> Deferred[bool]:
+        """See `stor.content.Source.send`."""
+        return succeed(False)
 
     def close(self) -> None:
         """See `stor.content.Source.close`."""

@@ -4,6 +4,7 @@ Twisted says 100 Continue before anybody is asked, and closes a connection with 
 it, which makes the kernel send a reset that can overtake the answer.
 """
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Protocol
 
@@ -232,6 +233,20 @@ class StorChannel(HTTPChannel):
             super().requestDone(request)
             self._end_when_served()
 
+    @property
+    def socket_fd(self) -> int | None:
+        """The socket, where what it is given reaches the client as it is."""
+        return self.transport.fileno() if self._direct else None
+
+    def await_room(self) -> None:
+        """Pause the producer until the socket has taken all that was written, and takes more.
+
+        As if the transport's buffer were full: FileDescriptor.doWrite resumes it.
+        """
+        self.transport.producerPaused = True
+        self.pauseProducing()
+        self.transport.startWriting()
+
     def refuse(self, answer: Answer, linger_seconds: float = LINGER_SECONDS) -> None:
         """Answer what is no request, and end the connection."""
         if self.lingering:
@@ -282,16 +297,16 @@ class StorChannel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         self.refuse(Answer.line(400, "bad request: this is not HTTP/1.1 as RFC 9112 has it"))
 
-    def _send_now(self, answer: bytes) -> None:
+    def _send_now(self, answer: tuple[bytes, ...]) -> None:
         """Send without a turn of the reactor, where nothing waits to be sent before."""
         transport = self.transport
         sent = 0
         if self._direct and not (transport.dataBuffer or transport._tempDataBuffer):
-            sent = transport.writeSomeData(answer)
-            if not isinstance(sent, int):
-                sent = 0  # an error that the ordinary way meets again, and knows what to do about
-        if sent < len(answer):
-            transport.write(answer[sent:])
+            # What fails here the ordinary way meets again, and knows what to do about.
+            with suppress(OSError):
+                sent = transport.socket.sendmsg(answer)
+        if sent < sum(map(len, answer)):
+            transport.write(b"".join(answer)[sent:])
 
     def _end_when_served(self) -> None:
         if self._half_closed and (self.lingering or not self._handlingRequest):

@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
@@ -15,6 +16,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from stor import __version__
+from stor.conduit import Conduit, Conduits
 from stor.web.access import Served
 from stor.web.answer import Answer
 from stor.web.upload import Head, Upload
@@ -34,6 +36,12 @@ class Reception(Protocol):
     def receive(self, request: "StorRequest") -> Upload | Answer | None:
         """An upload to give the body to, an answer to give at once, or `None`: wait for the end."""
 
+    def answer(self, request: "StorRequest") -> Deferred[bytes] | None:
+        """What a complete request is answered with past the routes, never a failure.
+
+        `None` when the routes have to be asked.
+        """
+
 
 class StorRequest(Request):
     """A request whose body is never stored, and that can be answered before its body has ended."""
@@ -45,6 +53,7 @@ class StorRequest(Request):
         super().__init__(channel, *args, **kwargs)
         self.upload: Upload | None = None
         self.complete = False
+        self.aborted = False
         self._decided: Answer | None = None
         self._unwanted_bytes = 0
         self._length: int | None = 0
@@ -130,6 +139,10 @@ class StorRequest(Request):
             self._respond(self._decided)
             return
         self.path = path_of(self.uri) or b"/"
+        answering = self.site.reception.answer(self)
+        if answering is not None:
+            answering.addCallback(self._end).addErrback(self.processingFailed)
+            return
         self.prepath: list[bytes] = []
         # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.
         self.postpath = [quote(self.name, safe="").encode()]
@@ -202,9 +215,25 @@ class StorRequest(Request):
         self.write(self.apply(answer))
         self.finish()
 
+    def conduit(self, conduits: Conduits) -> Conduit | None:
+        """See `stor.web.download.Client`."""
+        socket_fd = None if self.gone else self.channel.socket_fd
+        return None if socket_fd is None else conduits.take(socket_fd)
+
+    def await_room(self) -> None:
+        """See `stor.web.download.Client`."""
+        if not self.startedWriting:
+            self.write(b"")  # the head
+        self.channel.await_room()
+
+    def passed(self, count: int) -> None:
+        """See `stor.web.download.Client`."""
+        self.sentLength += count
+
     def abort(self) -> None:
         """Cut the connection, so that nobody can take the answer for whole."""
         if not self.gone:
+            self.aborted = True
             self.channel.transport.abortConnection()
 
     def _tell(self, outcome: str) -> None:
@@ -228,6 +257,11 @@ class StorRequest(Request):
                 self._causes,
             )
         )
+
+    def _end(self, body: bytes) -> None:
+        if not (self.gone or self.aborted):
+            self.write(body)
+            self.finish()
 
     def _answered(self, answer: Answer) -> Answer:
         self.answer_early(answer)

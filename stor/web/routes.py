@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from stor import __version__
+from stor.conduit import Conduits
 from stor.content import Content
 from stor.digest import Digest
 from stor.hot import HotContent, HotSample
@@ -38,12 +39,19 @@ class Api:
     app = Klein()
 
     def __init__(
-        self, store: Store, uploads: Uploads, clock: IReactorTime, overview: Overview
+        self,
+        store: Store,
+        uploads: Uploads,
+        clock: IReactorTime,
+        overview: Overview,
+        conduits: Conduits | None = None,
     ) -> None:
+        """`conduits` bounds how many large samples are sent past memory at once."""
         self._store = store
         self._uploads = uploads
         self._overview = overview
         self._clock = clock
+        self._conduits = conduits or Conduits()
         #: Set when the service is about to end: `/status` says so to load balancers.
         self.stopping = False
         #: Whether samples are for those alone who may store them.
@@ -64,6 +72,17 @@ class Api:
         if method in _STORING:
             return self._uploads.receive(request.head(), request)
         return None
+
+    def answer(self, request: StorRequest) -> Deferred[bytes] | None:
+        """See `stor.web.request.Reception`.
+
+        To read a sample: what the route below does, without Klein on the way, which takes longer
+        to come to it than all that is done there.
+        """
+        if request.name in PAGES or request.method not in (b"GET", b"HEAD"):
+            return None
+        getting = Deferred.fromCoroutine(self._get(request))
+        return getting.addErrback(lambda failure: self._failed(request, failure))
 
     @app.route("/", methods=_READING)
     def root(self, request: StorRequest) -> Deferred[bytes]:
@@ -126,6 +145,9 @@ class Api:
     @app.handle_errors(Exception)
     def failed(self, request: StorRequest, failure: Failure) -> bytes:
         """Give the status of a known failure, and log any other."""
+        return self._failed(request, failure)
+
+    def _failed(self, request: StorRequest, failure: Failure) -> bytes:
         answer = answer_to(failure.value)
         if answer is None:
             self.log.failure("{method} {path}", failure, method=request.method, path=request.path)
@@ -190,9 +212,9 @@ class Api:
         request.set_head(206 if part else 200, headers)
         if (begin, end) != (0, content.size):
             content.take_part()
-        if content.whole is not None:
-            return content.whole[begin:end]
-        await Sender(request, self._clock).send(content, begin, end)
+        if isinstance(content, HotContent) or content.whole is not None:
+            return (content.whole or b"")[begin:end]
+        await Sender(request, self._clock, self._conduits).send(content, begin, end)
         return b""
 
     def _validators(self, digest: Digest, modified_ns: int) -> Validators:

@@ -1,0 +1,63 @@
+"""Which copies were read whole lately and found to be right, by what tells a file from another."""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from typing import NamedTuple
+
+from stor.digest import Digest
+
+#: So long is a copy taken to be still what it was: after that its content is looked at again.
+FRESH_SECONDS = 600.0
+
+#: So many copies are remembered of each disk, half a KiB each.
+KNOWN_COPIES = 2048
+
+
+class Mark(NamedTuple):
+    """What changes when a file is written to or replaced (inode(7)); no process can set ctime."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Mark":
+        """The mark of a file."""
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+
+class Verified:
+    """A bounded memory of one disk's verified copies. Its methods may be called in any thread.
+
+    It says of a file, not of a name, that its content was right: what another process does to a
+    sample makes another file of it, or another mark.
+    """
+
+    def __init__(
+        self, seconds: Callable[[], float] = time.monotonic, limit: int = KNOWN_COPIES
+    ) -> None:
+        self._seconds = seconds
+        self._limit = limit
+        self._lock = Lock()
+        self._known: OrderedDict[Digest, tuple[Mark, float]] = OrderedDict()
+
+    def add(self, digest: Digest, mark: Mark) -> None:
+        """All of the file that had this mark before it was read has been read, and is right."""
+        with self._lock:
+            self._known[digest] = (mark, self._seconds())
+            self._known.move_to_end(digest)
+            if len(self._known) > self._limit:
+                self._known.popitem(last=False)
+
+    def knows(self, digest: Digest, mark: Mark) -> bool:
+        """Whether the file with this mark was right, not long ago."""
+        with self._lock:
+            known, seconds = self._known.get(digest, (None, 0.0))
+            return known == mark and self._seconds() - seconds < FRESH_SECONDS

@@ -1,0 +1,159 @@
+"""Copies that need not be read again to be sent: which, and for how long."""
+
+import errno
+import hashlib
+import os
+import socket
+
+import pytest
+from twisted.internet.task import Clock
+
+from stor.conduit import PIPE_BYTES, Conduits
+from stor.digest import Digest
+from stor.disks.disk import Disk
+from stor.disks.verified import FRESH_SECONDS, Mark, Verified
+from stor.errors import Damaged
+from tests.conformance import sample
+from tests.support.files import FaultyFiles
+
+LARGE = sample(2 * PIPE_BYTES + 5)
+DIGEST = Digest.of(LARGE)
+MARK = Mark(1, 2, 3, 4, 5)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    path = tmp_path / DIGEST.disk_path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(LARGE)
+    disk = Disk(str(tmp_path), FaultyFiles())
+    disk.identify(tmp_path.stat().st_dev)
+    return disk
+
+
+@pytest.fixture
+def path(disk):
+    return f"{disk.root}/{DIGEST.disk_path}"
+
+
+def proven(disk):
+    opened = disk.open(DIGEST)
+    opened.close()
+    return opened.proven
+
+
+def sent_by(opened):
+    """What a client gets that takes everything, and what was raised at the end of it."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    received, error = b"", None
+    with ours, theirs:
+        conduit = Conduits().take(ours.fileno())
+        conduit.release()
+        offset = 0
+        while offset < len(LARGE) and error is None:
+            try:
+                assert opened.send(conduit, offset, len(LARGE) - offset)
+            except (Damaged, OSError) as raised:
+                error = raised
+            sent = conduit.newly_sent()
+            offset += sent
+            while sent:
+                data = theirs.recv(sent)
+                received += data
+                sent -= len(data)
+        conduit.close()
+    return received, error
+
+
+def test_it_forgets_in_time():
+    clock = Clock()
+    verified = Verified(clock.seconds)
+    verified.add(DIGEST, MARK)
+    clock.advance(FRESH_SECONDS - 1)
+    assert verified.knows(DIGEST, MARK)
+    clock.advance(2)
+    assert not verified.knows(DIGEST, MARK)
+
+
+@pytest.mark.parametrize("field", Mark._fields)
+def test_another_mark_is_another_file(field):
+    verified = Verified()
+    verified.add(DIGEST, MARK)
+    assert verified.knows(DIGEST, MARK)
+    assert not verified.knows(DIGEST, MARK._replace(**{field: 99}))
+
+
+def test_it_is_bounded():
+    verified = Verified(limit=3)
+    digests = [Digest.of(bytes([n])) for n in range(5)]
+    for digest in digests:
+        verified.add(digest, MARK)
+    assert [verified.knows(digest, MARK) for digest in digests] == [False] * 2 + [True] * 3
+
+
+def test_one_that_was_read_whole_is_proven(disk):
+    assert not proven(disk)
+    disk.verify(DIGEST)
+    assert proven(disk)
+
+
+def test_one_that_gave_only_a_part_is_not(disk):
+    hasher = hashlib.sha256(LARGE[:PIPE_BYTES])
+    opened = disk.open(DIGEST)
+    opened.read(PIPE_BYTES, len(LARGE) - PIPE_BYTES, hasher)
+    opened.close()
+    assert not proven(disk)
+
+
+def test_one_that_is_wrong_is_not(disk, path):
+    with open(path, "r+b") as file:
+        file.write(b"x")
+    with pytest.raises(Damaged):
+        disk.verify(DIGEST)
+    assert not proven(disk)
+
+
+def test_one_that_was_written_to_is_not_whatever_its_time_says(disk, path):
+    disk.verify(DIGEST)
+    status = os.stat(path)
+    with open(path, "r+b") as file:
+        file.write(LARGE[:1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not proven(disk)
+
+
+@pytest.fixture
+def opened(disk):
+    disk.verify(DIGEST)
+    opened = disk.open(DIGEST)
+    yield opened
+    opened.close()
+
+
+def test_it_is_exact(opened):
+    assert sent_by(opened) == (LARGE, None)
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_an_error_says_how_far_it_got(disk, opened, n):
+    disk.files.fail_at(2 * n, errno.EIO)  # after each splice comes a look at the file
+    received, error = sent_by(opened)
+    assert (disk.files.failed, error.errno) == ("splice", errno.EIO)
+    assert LARGE.startswith(received)
+    assert len(received) <= n * PIPE_BYTES
+
+
+@pytest.mark.parametrize("size", [0, PIPE_BYTES, len(LARGE) - 1])
+def test_one_that_was_cut_sends_nothing_more(opened, path, size):
+    os.truncate(path, size)
+    received, error = sent_by(opened)
+    assert received == b""
+    assert isinstance(error, Damaged)
+
+
+def test_where_it_cannot_be_done_it_says_so(disk, opened):
+    disk.files.fail_always("splice", errno.EINVAL)
+    conduit = Conduits().take(0)
+    assert opened.send(conduit, 0, 10) is False
+    conduit.close()
