@@ -11,9 +11,10 @@ from bench.comparison import Result
 from bench.comparisons import COMPARISONS
 from bench.cores import Cores
 from bench.errors import Failed, Missing
+from bench.ground import Ground
 from bench.machine import describe, file_system
 from bench.programs import Programs
-from bench.report import as_json, table
+from bench.report import as_json, summary, table
 from bench.temporary import SIGNALS, temporary_directory
 
 
@@ -27,25 +28,26 @@ def main() -> int:
     except Missing as error:
         _tell(str(error))
         return 2
-    cores = Cores.choose()
-    if not cores.apart:
+    if Cores.one_each().server == Cores.one_each().client:
         _tell("note: only one core, the server and its clients share it")
     names = dict.fromkeys(options.comparisons or COMPARISONS)
-    results: list[Result] = []
+    results: dict[str, Result] = {}
     with temporary_directory(options.directory) as directory:
         if file_system(directory) in ("tmpfs", "overlay"):
             _tell("note: syncing costs little on this file system; --directory names another")
         machine = describe(programs, directory)
         for name in names:
-            comparison = COMPARISONS[name](_made(directory / name), programs, cores)
-            try:
-                result = comparison.measure(options.rounds, options.seconds, _tell)
-            except (Failed, OSError) as error:
-                _tell(f"{comparison.title}: {error}")
-                continue
-            results.append(result)
-            print(f"{table(result)}\n", flush=True)
-        _tell("removing what was written")
+            plan = COMPARISONS[name]
+            with temporary_directory(str(directory)) as own:
+                comparison = plan.build(ground=Ground(own, programs, plan.cores()))
+                try:
+                    result = comparison.measure(options.rounds, options.seconds, _tell)
+                except (Failed, OSError) as error:
+                    _tell(f"{comparison.title}: {error}")
+                    continue
+            results[name] = result
+            print(f"{name}: {table(result)}\n", flush=True)
+    print(f"{summary(results)}\n")
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
         try:
@@ -62,7 +64,7 @@ def _options() -> argparse.Namespace:
         "comparisons", nargs="*", metavar="COMPARISON", help=f"of {', '.join(COMPARISONS)}; all"
     )
     parser.add_argument("--rounds", type=_count, default=5, help="turns of each contender (5)")
-    parser.add_argument("--seconds", type=_count, default=3, help="length of a turn (3)")
+    parser.add_argument("--seconds", type=_count, default=1, help="length of a turn (1)")
     parser.add_argument(
         "--directory", type=_directory, help="where to write: the file system to measure"
     )
@@ -85,11 +87,6 @@ def _directory(text: str) -> str:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"expected a directory, found {text}")
     return text
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir()
-    return directory
 
 
 def _tell(line: str) -> None:

@@ -18,6 +18,7 @@ def temporary_directory(parent: str | None) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
         shutil.rmtree(directory)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
