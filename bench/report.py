@@ -6,8 +6,9 @@ from typing import Any
 import attrs
 
 from bench.comparison import Result
-from bench.measure import Measure
+from bench.measure import RATE, Measure
 from bench.series import Series
+from bench.sweep import Curves
 from bench.turn import Spread
 
 
@@ -23,6 +24,16 @@ def table(result: Result) -> str:
     return "\n".join(
         [f"{result.title}; ratios to {result.against}", *columns([headings, *rows]), *targets]
     )
+
+
+def curves_table(curves: Curves) -> str:
+    """The medians of a sweep, to print."""
+    headings = (curves.axis, *(curve.name for curve in curves.curves))
+    rows = [
+        (curves.tick(value), *(_median(curve.points[value], RATE) for curve in curves.curves))
+        for value in curves.curves[0].points
+    ]
+    return "\n".join([f"{RATE.name}: {curves.title}", *columns([headings, *rows])])
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -45,11 +56,14 @@ def summary(results: Mapping[str, Result]) -> str:
     return "\n".join([f"{reached} of {len(verdicts)} targets reached", *columns([headings, *rows])])
 
 
-def as_json(machine: Mapping[str, str], results: Mapping[str, Result]) -> dict[str, Any]:
+def as_json(
+    machine: Mapping[str, str], results: Mapping[str, Result], sweeps: Mapping[str, Curves]
+) -> dict[str, Any]:
     """The same, every turn included, for `json.dump`."""
     return {
         "machine": dict(machine),
         "comparisons": {name: _picture(result) for name, result in results.items()},
+        "sweeps": {name: _points(curves) for name, curves in sweeps.items()},
     }
 
 
@@ -92,6 +106,20 @@ def _picture(result: Result) -> dict[str, Any]:
             }
             for series in result.series
         ],
+    }
+
+
+def _points(curves: Curves) -> dict[str, Any]:
+    return {
+        "title": curves.title,
+        "axis": curves.axis,
+        "servers": {
+            curve.name: {
+                value: [attrs.asdict(turn) for turn in series.turns]
+                for value, series in curve.points.items()
+            }
+            for curve in curves.curves
+        },
     }
 
 

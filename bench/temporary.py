@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def temporary_directory(parent: str | None) -> Iterator[Path]:
+def temporary_directory(parent: Path | None) -> Iterator[Path]:
     """A new directory below `parent`. Removing what is in it can take long; no signal stops it."""
     directory = Path(tempfile.mkdtemp(prefix="stor-bench-", dir=parent))
     try:
