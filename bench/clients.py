@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from urllib.parse import urlsplit
 
 from bench.errand import Errand
@@ -35,7 +36,7 @@ class Clients:
             epoll = open_connections.enter_context(select.epoll())
             begin = now = time.perf_counter()
             clients: dict[int, _Client] = {}
-            for errand in _first(errands, self._count):
+            for errand in islice(errands, self._count):
                 client = open_connections.enter_context(_Client(self._address, epoll))
                 clients[client.fd] = client
                 client.begin(errand, time.perf_counter())
@@ -76,6 +77,7 @@ class _Client:
         self._epoll.register(self.fd, select.EPOLLIN)
         self._unsent: list[memoryview] = []
         self._received = b""
+        self._waits_to_send = False
         self._bodiless = False
         self._left: int | None = None
         self._waste = bytearray(_STEP_BYTES)
@@ -110,6 +112,7 @@ class _Client:
         self._unsent = [memoryview(part) for part in request]
         self._send()
         if self._unsent:
+            self._waits_to_send = True
             self._epoll.modify(self.fd, select.EPOLLIN | select.EPOLLOUT)
 
     def _send(self) -> None:
@@ -121,7 +124,8 @@ class _Client:
             sent -= len(self._unsent.pop(0))
         if self._unsent:
             self._unsent[0] = self._unsent[0][sent:]
-        else:
+        elif self._waits_to_send:
+            self._waits_to_send = False
             self._epoll.modify(self.fd, select.EPOLLIN)
 
     def _receive(self) -> bool:
@@ -149,14 +153,6 @@ class _Client:
             begun = len(self._received) - end - 4
             self._received = self._received[: end + 2]
             self._left = (0 if self._bodiless else Answer(self._received).length) - begun
-
-
-def _first(errands: Iterator[Errand], count: int) -> Iterator[Errand]:
-    for _ in range(count):
-        errand = next(errands, None)
-        if errand is None:
-            return
-        yield errand
 
 
 def percentile(times: list[float], part: float) -> float | None:

@@ -40,7 +40,7 @@ class Comparison:
     title: str
     contenders: Sequence[Contender]
     against: str
-    targets: Sequence[Target]
+    targets: Sequence[Target] = ()
     measures: Sequence[Measure] = (RATE, P99, CPU, BUSY, PSS, RSS)
 
     def measure(self, rounds: int, seconds: float, tell: Callable[[str], None]) -> Result:

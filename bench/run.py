@@ -50,10 +50,10 @@ class Run:
 
     def _compare(self, name: str, own: Path) -> None:
         plan = COMPARISONS[name]
-        comparison = plan.build(ground=Ground(own, self.programs, plan.cores()))
+        comparison = plan.comparison(name, Ground(own, self.programs, plan.cores()))
         result = comparison.measure(self.rounds, self.seconds, self.tell)
         self.results[name] = result
-        print(f"{name}: {table(result)}\n", flush=True)
+        print(f"{table(result)}\n", flush=True)
 
     def _sweep(self, name: str, own: Path) -> None:
         sweep = SWEEPS[name](Ground(own, self.programs, Cores.one_each()))
