@@ -46,9 +46,10 @@ class Comparison:
     def measure(self, rounds: int, seconds: float, tell: Callable[[str], None]) -> Result:
         """Let every contender have a turn in each round. Raises `Failed`; no process is left."""
         first = self.measures[0]
+        tell(self.title)
         with ExitStack() as running:
             for contender in self.contenders:
-                tell(f"{self.title}: starting {contender.name}")
+                tell(f"starting {contender.name}")
                 running.callback(contender.stop)
                 contender.start()
                 contender.run(WARM_UP_SECONDS)

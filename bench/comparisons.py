@@ -16,7 +16,6 @@ from bench.errand import any_digest, fetches, heads, misses, mixture, stores
 from bench.get import Get
 from bench.ground import Ground
 from bench.measure import BUSY, CPU, CPU_PER_GB, P99, PSS, RATE, RSS, SPEED
-from bench.programs import Programs
 from bench.server import Server
 from bench.target import Target, at_least, at_most
 from bench.workload import Workload

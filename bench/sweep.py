@@ -51,9 +51,10 @@ class Sweep:
             Curve(server.name, {value: Series(server.name) for value in self.workloads})
             for server in self.servers
         ]
+        tell(self.title)
         with ExitStack() as running:
             for server in self.servers:
-                tell(f"{self.title}: starting {server.name}")
+                tell(f"starting {server.name}")
                 running.callback(server.stop)
                 server.start()
                 for workload in self.workloads.values():
