@@ -24,6 +24,7 @@ error_log stderr warn;
 events {{ worker_connections 8192; }}
 http {{
     access_log off;
+    log_not_found off;
     sendfile on;
     tcp_nopush on;
     keepalive_requests 1000000000;
