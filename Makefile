@@ -50,6 +50,7 @@ lock: $(VENV)/installed-test
 	  tests/engines/swift-requirements.in
 
 bench: $(VENV)/installed-test
+	@PATH=$$PATH:/usr/sbin ./.ci/packages nginx wrk docker-registry rclone
 	$(VENV)/bin/python -m bench
 
 # Built from a copy, as dpkg-buildpackage writes beside its sources.

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, and print a table."""
+"""`python -m bench`: measure, and print tables."""
 
 import argparse
 import json
@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from bench.comparison import Result
 from bench.comparisons import COMPARISONS
 from bench.cores import Cores
-from bench.errors import Failed, Missing
+from bench.errors import Missing
 from bench.machine import describe, file_system
 from bench.programs import Programs
-from bench.report import as_json, table
+from bench.report import as_json, summary
+from bench.run import Run
+from bench.sweeps import SWEEPS
 from bench.temporary import SIGNALS, temporary_directory
 
 
@@ -27,50 +28,50 @@ def main() -> int:
     except Missing as error:
         _tell(str(error))
         return 2
-    cores = Cores.choose()
-    if not cores.apart:
+    if Cores.one_each().server == Cores.one_each().client:
         _tell("note: only one core, the server and its clients share it")
-    names = dict.fromkeys(options.comparisons or COMPARISONS)
-    results: list[Result] = []
+    names = options.names or [*COMPARISONS, *(SWEEPS if options.plots else ())]
     with temporary_directory(options.directory) as directory:
         if file_system(directory) in ("tmpfs", "overlay"):
             _tell("note: syncing costs little on this file system; --directory names another")
         machine = describe(programs, directory)
-        for name in names:
-            comparison = COMPARISONS[name](_made(directory / name), programs, cores)
-            try:
-                result = comparison.measure(options.rounds, options.seconds, _tell)
-            except (Failed, OSError) as error:
-                _tell(f"{comparison.title}: {error}")
-                continue
-            results.append(result)
-            print(f"{table(result)}\n", flush=True)
-        _tell("removing what was written")
+        run = Run(directory, programs, options.rounds, options.seconds, _tell)
+        for name in dict.fromkeys(names):
+            run.measure(name)
+    if run.results:
+        print(f"{summary(run.results)}\n")
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    if options.json:
-        try:
-            options.json.write_text(json.dumps(as_json(machine, results), indent=2) + "\n")
-        except OSError as error:
-            _tell(f"{options.json}: {error.strerror}")
-            return 1
-    return 0 if len(results) == len(names) else 1
+    try:
+        if options.json:
+            picture = as_json(machine, run.results, run.sweeps)
+            options.json.write_text(json.dumps(picture, indent=2) + "\n")
+        if options.plots:
+            run.draw(options.plots)
+    except OSError as error:
+        _tell(f"{error.filename}: {error.strerror}")
+        return 1
+    return 1 if run.failed else 0
 
 
 def _options() -> argparse.Namespace:
+    known = [*COMPARISONS, *SWEEPS]
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument(
-        "comparisons", nargs="*", metavar="COMPARISON", help=f"of {', '.join(COMPARISONS)}; all"
+        "names", nargs="*", metavar="NAME", help=f"what to measure, of {', '.join(known)}"
     )
     parser.add_argument("--rounds", type=_count, default=5, help="turns of each contender (5)")
-    parser.add_argument("--seconds", type=_count, default=3, help="length of a turn (3)")
+    parser.add_argument("--seconds", type=_count, default=1, help="length of a turn (1)")
     parser.add_argument(
         "--directory", type=_directory, help="where to write: the file system to measure"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every turn, for programs")
+    parser.add_argument(
+        "--plots", type=_directory, metavar="DIR", help=f"draw {' and '.join(SWEEPS)} there"
+    )
     options = parser.parse_args()
-    for name in options.comparisons:
-        if name not in COMPARISONS:
-            parser.error(f"{name}: expected one of {', '.join(COMPARISONS)}")
+    for name in options.names:
+        if name not in known:
+            parser.error(f"{name}: expected one of {', '.join(known)}")
     return options
 
 
@@ -81,15 +82,10 @@ def _count(text: str) -> int:
     return number
 
 
-def _directory(text: str) -> str:
+def _directory(text: str) -> Path:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"expected a directory, found {text}")
-    return text
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir()
-    return directory
+    return Path(text)
 
 
 def _tell(line: str) -> None:

@@ -64,14 +64,15 @@ PLACES: dict[str, type[Place]] = {"flat": Flat, "tree": Tree}
 
 def store(body: Body, places: Iterable[Place]) -> None:
     """Hash a content and make it durable in every place: write, sync, name, sync the name."""
-    hasher = hashlib.sha256(body.first)
-    hasher.update(body.rest)
+    hasher = hashlib.sha256()
+    for part in body.parts:
+        hasher.update(part)
     digest = Digest(hasher.digest())
     files = []
     for place in places:
         fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o644, dir_fd=place.root_fd)
         files.append((place, fd))
-        os.writev(fd, [body.first, body.rest])
+        _write(fd, body.parts)
     for _, fd in files:
         os.fsync(fd)
     for place, fd in files:
@@ -101,6 +102,15 @@ def main(layout: str, threads: int, size: int, roots: list[str]) -> None:
             loops = [pool.submit(store_for, float(line), bodies, places) for _ in range(threads)]
             samples = sum(loop.result() for loop in loops)
             print(samples, time.monotonic() - begin, flush=True)
+
+
+def _write(fd: int, parts: Iterable[bytes]) -> None:
+    left = [memoryview(part) for part in parts]
+    while left:
+        written = os.writev(fd, left)
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        left[:1] = [left[0][written:]] if left else []
 
 
 def _link(fd: int, path: str, root_fd: int) -> None:

@@ -1,12 +1,14 @@
 """Whoever takes turns: a server under a workload, or a bare loop."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import attrs
 
 from bench.cores import Cores
+from bench.crowd import Crowd
 from bench.errors import Failed
 from bench.process import Process
 from bench.server import Server
@@ -22,7 +24,7 @@ class Contender(Protocol):
 
     @property
     def pid(self) -> int:
-        """The process to charge."""
+        """The process to charge, with all below it."""
 
     def start(self) -> None:
         """Be ready for the first turn. Raises `Failed`."""
@@ -65,6 +67,20 @@ class Loaded:
         self.server.stop()
 
 
+@attrs.frozen
+class Crowded(Loaded):
+    """A server with a crowd of samples on its disks before it starts."""
+
+    disks: Sequence[Path]
+    crowd: Crowd
+
+    def start(self) -> None:
+        """See `Contender.start`."""
+        for disk in self.disks:
+            self.crowd.fill(disk)
+        super().start()
+
+
 class BareLoop:
     """The loop of `bench.bare`, in a process of its own on the server's core."""
 
@@ -72,6 +88,7 @@ class BareLoop:
         self.name = f"bare loop, {layout}, {threads} thread{'s' * (threads > 1)}"
         self._roots = [directory / "disk1", directory / "disk2"]
         self._arguments = [layout, str(threads), str(size)]
+        self._size = size
         self._process = Process(self.name, directory, cores.server)
 
     @property
@@ -94,7 +111,8 @@ class BareLoop:
         answer = from_loop.readline().split()
         if len(answer) != 2:
             raise Failed(f"{self.name} ended: {self._process.last_words}")
-        return Done(int(answer[0]), float(answer[1]))
+        samples = int(answer[0])
+        return Done(samples, float(answer[1]), samples * self._size)
 
     def stop(self) -> None:
         """See `Contender.stop`."""

@@ -9,21 +9,28 @@ import attrs
 
 @attrs.frozen
 class Cores:
-    """One core for the server and another for its clients; all for both where there is only one."""
+    """Where servers run, and where their clients do."""
 
     server: frozenset[int]
     client: frozenset[int]
 
     @classmethod
-    def choose(cls) -> "Cores":
+    def one_each(cls) -> "Cores":
         """The last and the first of those that may be used: neighbours can be one real core."""
         usable = sorted(os.sched_getaffinity(0))
         return cls(frozenset(usable[-1:]), frozenset(usable[:1]))
 
+    @classmethod
+    def all_for_both(cls) -> "Cores":
+        """Every core that may be used; a server and its clients share them."""
+        usable = frozenset(os.sched_getaffinity(0))
+        return cls(usable, usable)
+
     @property
-    def apart(self) -> bool:
-        """Whether the server and its clients do not share a core."""
-        return self.server != self.client
+    def title(self) -> str:
+        """How many the server has."""
+        count = len(self.server)
+        return "one core" if count == 1 else f"all {count} cores, shared with the clients"
 
     @staticmethod
     @contextmanager

@@ -3,21 +3,21 @@
 import subprocess
 from pathlib import Path
 
-from bench.body import Bodies
-from bench.connection import ANSWER_SECONDS, Connection, fetch, head
+from bench.asking import store_before
+from bench.body import Bodies, size_name
 from bench.cores import Cores
 from bench.errors import Failed
+from bench.exchange import ANSWER_SECONDS
 from bench.programs import Programs
 from bench.server import Server
 from bench.workload import Done
-from stor.digest import Digest
 
 #: What wrk calls at its end; without a function for requests it runs no Lua meanwhile.
 _REPORT = """
 function done(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format("\\nbench %d %d %d\\n", summary.requests, summary.duration,
-    e.connect + e.read + e.write + e.status + e.timeout))
+  io.write(string.format("\\nbench %d %d %d %d\\n", summary.requests, summary.duration,
+    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(99)))
 end
 """
 
@@ -28,39 +28,41 @@ class Get:
     def __init__(
         self, directory: Path, programs: Programs, cores: Cores, size: int, clients: int
     ) -> None:
-        self.title = f"GET {size // 1024} KiB, hot, {clients} connections"
+        self.title = f"GET {size_name(size)}, hot, {clients} connections"
         self._wrk = programs.wrk
         self._cores = cores
         self._clients = clients
-        self._content = next(Bodies(size)).whole
-        self._digest = Digest.of(self._content)
+        self._body = next(Bodies(size))
         self._report = directory / "report.lua"
 
     def prepare(self, server: Server) -> None:
-        """Store the sample unless the server has it, and look whether it comes back."""
+        """See `Workload.prepare`."""
         self._report.write_text(_REPORT)
-        url = server.url(self._digest)
-        answer = fetch(url)
-        if answer is not None and answer[0] == 404:
-            request = head("POST", url, len(self._content), server.authorization)
-            with Connection(url) as connection:
-                connection.exchange(request + self._content)
-            answer = fetch(url)
-        if answer != (200, self._content):
-            status = answer and answer[0]
-            raise Failed(f"{server.name} does not give the sample: status {status}")
+        store_before(server, [self._body])
 
     def run(self, server: Server, seconds: float) -> Done:
         """See `Workload.run`."""
+        threads = min(self._clients, len(self._cores.client))
         length, patience = f"{max(1, round(seconds))}s", f"{ANSWER_SECONDS:.0f}s"
-        options = ["-t", "1", "-c", str(self._clients), "-d", length, "--timeout", patience]
-        command = [self._wrk, *options, "-s", str(self._report), server.url(self._digest)]
+        options = ["-t", str(threads), "-c", str(self._clients), "-d", length]
+        command = [self._wrk, *options, "--timeout", patience, "-s", str(self._report)]
+        url = server.base + server.path(self._body.digest)
         with Cores.held(self._cores.client):
-            wrk = subprocess.run(command, check=False, capture_output=True, text=True)
-        report = wrk.stdout.rpartition("\nbench ")[2].split()
-        if wrk.returncode or len(report) != 3:
+            wrk = subprocess.run([*command, url], check=False, capture_output=True, text=True)
+        if wrk.returncode:
             raise Failed(f"wrk ended with status {wrk.returncode}: {wrk.stderr.strip()}")
-        requests, microseconds, errors = map(int, report)
-        if errors or not requests:
-            raise Failed(f"{server.name}: {errors} of {requests} requests failed")
-        return Done(requests, microseconds / 1e6)
+        try:
+            return read_report(wrk.stdout, self._body.size)
+        except Failed as error:
+            raise Failed(f"{server.name}: {error}") from error
+
+
+def read_report(text: str, size: int) -> Done:
+    """What wrk has done, of requests for `size` bytes each. Raises `Failed`."""
+    report = text.rpartition("\nbench ")[2].split()
+    if len(report) != 4:
+        raise Failed(f"wrk ended without a report: {text[-200:]!r}")
+    requests, microseconds, errors, p99_microseconds = map(int, report)
+    if errors or not requests:
+        raise Failed(f"{errors} of {requests} requests failed")
+    return Done(requests, microseconds / 1e6, requests * size, p99_microseconds / 1e6)

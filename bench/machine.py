@@ -22,6 +22,8 @@ def describe(programs: Programs, directory: Path) -> dict[str, str]:
         "Klein": version("klein"),
         "nginx": first_line(programs.nginx, "-v").rpartition("/")[2],
         "wrk": first_line(programs.wrk, "-v").split()[1],
+        "docker-registry": first_line(programs.docker_registry, "--version").split()[-1],
+        "rclone": first_line(programs.rclone, "version").split()[-1],
     }
 
 

@@ -1,6 +1,7 @@
 """A process that bench starts and ends."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +19,6 @@ STOP_SECONDS = 15.0
 #: What the processes import first is what stands beside this package: the Stor of the checkout.
 _CHECKOUT = str(Path(__file__).resolve().parent.parent)
 _IMPORTS = os.pathsep.join(filter(None, [_CHECKOUT, os.environ.get("PYTHONPATH")]))
-
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @attrs.define
@@ -79,7 +77,8 @@ class Process:
         try:
             child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            child.kill()
+            # It leads a group of its own, with all that it has started.
+            os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
@@ -99,15 +98,3 @@ class Process:
         if self._child is None:
             raise ValueError(f"{self.name} does not run")
         return self._child
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, in user and kernel mode, with all its threads (proc(5))."""
-    # The second field is a name in parentheses that may hold anything.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-
-
-def resident_bytes(pid: int) -> int:
-    """The memory that a process has in use now (proc(5), statm)."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES

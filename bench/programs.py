@@ -13,6 +13,14 @@ from bench.errors import Missing
 #: nginx is in a directory that is not on the PATH of every user.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 
+#: The package that has each, in Debian 12.
+_PACKAGES = {
+    "nginx": "nginx-light",
+    "wrk": "wrk",
+    "docker-registry": "docker-registry",
+    "rclone": "rclone",
+}
+
 
 @attrs.frozen
 class Programs:
@@ -21,21 +29,20 @@ class Programs:
     twistd: str
     nginx: str
     wrk: str
+    docker_registry: str
+    rclone: str
 
     @classmethod
     def find(cls) -> "Programs":
-        """All of them. Raises `Missing`."""
+        """All of them. Raises `Missing`, which names every one that is."""
         twistd = Path(sys.executable).with_name("twistd")
         if not twistd.exists():
             raise Missing("twistd is missing beside this Python: pip install -e .")
-        return cls(str(twistd), _find("nginx", "nginx-light"), _find("wrk", "wrk"))
-
-
-def _find(name: str, package: str) -> str:
-    path = shutil.which(name, path=_PATH)
-    if path is None:
-        raise Missing(f"{name} is missing: apt install {package}")
-    return path
+        paths = {name: shutil.which(name, path=_PATH) for name in _PACKAGES}
+        packages = [_PACKAGES[name] for name, path in paths.items() if path is None]
+        if packages:
+            raise Missing(f"programs are missing: apt install {' '.join(packages)}")
+        return cls(str(twistd), *(str(path) for path in paths.values()))
 
 
 def first_line(*command: str) -> str:

@@ -5,61 +5,123 @@ from typing import Any
 
 import attrs
 
-from bench.comparison import Result, Series, Spread
-
-_HEADINGS = ("", "requests/s", "min-max", "of limit", "min-max", "CPU us/request", "RSS MiB")
+from bench.comparison import Result
+from bench.measure import RATE, Measure
+from bench.series import Series
+from bench.sweep import Curves
+from bench.turn import Spread
 
 
 def table(result: Result) -> str:
-    """Lines to print."""
-    limit = result.limit
-    rows = [_HEADINGS, *(_row(series, limit) for series in result.series)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = [f"{result.title}; the limit is {limit.name}"]
+    """Lines to print: what was measured, and what of it was asked for."""
+    first, *others = result.measures
+    headings = (
+        *("", first.name, "min-max", "ratio", "min-max"),
+        *(measure.name for measure in others),
+    )
+    rows = [_row(series, result) for series in result.series]
+    targets = [f"target: {verdict.words}" for verdict in result.verdicts]
+    return "\n".join(
+        [f"{result.title}; ratios to {result.against}", *columns([headings, *rows]), *targets]
+    )
+
+
+def curves_table(curves: Curves) -> str:
+    """The medians of a sweep, to print."""
+    headings = (curves.axis, *(curve.name for curve in curves.curves))
+    rows = [
+        (curves.tick(value), *(_median(curve.points[value], RATE) for curve in curves.curves))
+        for value in curves.curves[0].points
+    ]
+    return "\n".join([f"{RATE.name}: {curves.title}", *columns([headings, *rows])])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with what is below each other in columns, the first to the left."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = []
     for name, *figures in rows:
         cells = [figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join(lines)
+        lines.append("  ".join([name.ljust(widths[0]), *cells]).rstrip())
+    return lines
 
 
-def as_json(machine: Mapping[str, str], results: Sequence[Result]) -> dict[str, Any]:
+def summary(results: Mapping[str, Result]) -> str:
+    """All targets, those that were missed first."""
+    verdicts = [(name, verdict) for name, result in results.items() for verdict in result.verdicts]
+    verdicts.sort(key=lambda pair: pair[1].reached)
+    reached = sum(verdict.reached for _, verdict in verdicts)
+    rows = [(name, verdict.asked, *verdict.found_words) for name, verdict in verdicts]
+    headings = ("", "target", "found", "min-max", "")
+    return "\n".join([f"{reached} of {len(verdicts)} targets reached", *columns([headings, *rows])])
+
+
+def as_json(
+    machine: Mapping[str, str], results: Mapping[str, Result], sweeps: Mapping[str, Curves]
+) -> dict[str, Any]:
     """The same, every turn included, for `json.dump`."""
     return {
         "machine": dict(machine),
-        "comparisons": [
+        "comparisons": {name: _picture(result) for name, result in results.items()},
+        "sweeps": {name: _points(curves) for name, curves in sweeps.items()},
+    }
+
+
+def _row(series: Series, result: Result) -> tuple[str, ...]:
+    first, *others = result.measures
+    spread, ratio = series.spread(first), series.ratio(first, result.yardstick)
+    figures = [_median(series, measure) for measure in others]
+    return (
+        series.name,
+        _median(series, first),
+        _range(spread, first.form),
+        "-" if ratio is None else f"{ratio.median:.3f}",
+        _range(ratio, ".3f"),
+        *figures,
+    )
+
+
+def _median(series: Series, measure: Measure) -> str:
+    spread = series.spread(measure)
+    return measure.written(None if spread is None else spread.median)
+
+
+def _range(spread: Spread | None, form: str) -> str:
+    return "-" if spread is None else f"{spread.least:{form}}-{spread.most:{form}}"
+
+
+def _picture(result: Result) -> dict[str, Any]:
+    return {
+        "title": result.title,
+        "against": result.against,
+        "targets": [attrs.asdict(verdict) for verdict in result.verdicts],
+        "contenders": [
             {
-                "title": result.title,
-                "limit": result.limit.name,
-                "contenders": [_picture(series, result.limit) for series in result.series],
+                "name": series.name,
+                "figures": {m.name: _spread(series.spread(m)) for m in result.measures},
+                "ratios": {
+                    m.name: _spread(series.ratio(m, result.yardstick)) for m in result.measures
+                },
+                "turns": [attrs.asdict(turn) for turn in series.turns],
             }
-            for result in results
+            for series in result.series
         ],
     }
 
 
-def _row(series: Series, limit: Series) -> tuple[str, ...]:
-    rate, ratio = series.rate, series.ratio(limit)
-    return (
-        series.name,
-        f"{rate.median:.0f}",
-        _range(rate, ".0f"),
-        f"{ratio.median:.3f}",
-        _range(ratio, ".3f"),
-        f"{series.cpu_seconds_per_request * 1e6:.0f}",
-        f"{series.resident_bytes / 2**20:.0f}",
-    )
-
-
-def _range(spread: Spread, form: str) -> str:
-    return f"{spread.least:{form}}-{spread.most:{form}}"
-
-
-def _picture(series: Series, limit: Series) -> dict[str, Any]:
+def _points(curves: Curves) -> dict[str, Any]:
     return {
-        "name": series.name,
-        "requests_per_second": attrs.asdict(series.rate),
-        "ratio_to_limit": attrs.asdict(series.ratio(limit)),
-        "cpu_seconds_per_request": series.cpu_seconds_per_request,
-        "resident_bytes": series.resident_bytes,
-        "turns": [attrs.asdict(turn) for turn in series.turns],
+        "title": curves.title,
+        "axis": curves.axis,
+        "servers": {
+            curve.name: {
+                value: [attrs.asdict(turn) for turn in series.turns]
+                for value, series in curve.points.items()
+            }
+            for curve in curves.curves
+        },
     }
+
+
+def _spread(spread: Spread | None) -> dict[str, float] | None:
+    return None if spread is None else attrs.asdict(spread)

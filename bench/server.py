@@ -3,29 +3,34 @@
 import socket
 from typing import Protocol
 
+from bench.body import Body
+from bench.exchange import Conversation
 from stor.digest import Digest
 
 
 class Server(Protocol):
-    """One process that answers on loopback."""
+    """A process, with those that it starts, that answers on loopback."""
 
     @property
     def name(self) -> str:
         """What it is called in the table."""
 
     @property
-    def authorization(self) -> str | None:
-        """The header's value that lets a client store; `None` when there is none to send."""
+    def base(self) -> str:
+        """`http://HOST:PORT`, once it was started."""
 
     @property
     def pid(self) -> int:
-        """The process to charge."""
+        """The process to charge, with all below it."""
 
     def start(self) -> None:
         """Be ready to answer. Raises `Failed`."""
 
-    def url(self, digest: Digest) -> str:
-        """Where a sample is fetched and stored."""
+    def path(self, digest: Digest) -> str:
+        """Where below `base` a sample is fetched."""
+
+    def storing(self, body: Body) -> Conversation:
+        """What a client says to store a sample that is new. Raises `Failed` when it is refused."""
 
     def stop(self) -> None:
         """End, leaving no process. Harmless when it was not started."""

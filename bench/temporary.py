@@ -12,12 +12,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def temporary_directory(parent: str | None) -> Iterator[Path]:
+def temporary_directory(parent: Path | None) -> Iterator[Path]:
     """A new directory below `parent`. Removing what is in it can take long; no signal stops it."""
     directory = Path(tempfile.mkdtemp(prefix="stor-bench-", dir=parent))
     try:
         yield directory
     finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
         shutil.rmtree(directory)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
