@@ -3,10 +3,11 @@
 import io
 import json
 import os
+import select
 import tempfile
 
 import pytest
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from stor.logs import LineObserver, journal_line, json_line, observer_for
 from stor.web.access import AccessLog, Served
@@ -101,3 +102,21 @@ def test_the_journal_is_recognised():
         assert observer_for(None, {}, stream) is None
         assert observer_for(None, environment, io.StringIO()) is None
         assert observer_for("json", {}, other) is not None
+
+
+def test_lines_are_written_whole_and_no_more_at_once_than_a_pipe_takes():
+    """Several processes write to one pipe: what is written in one piece is not mixed."""
+    written = []
+
+    class Pipe(io.StringIO):
+        def write(self, text):
+            written.append(text)
+
+    observer = LineObserver(Pipe(), lambda event: event["line"], lambda seconds, call: None)
+    lines = [f"{n} {'x' * (n * 37 % 900)}\n" for n in range(100)]
+    for line in lines:
+        observer({"line": line, "log_level": LogLevel.info})
+    observer({"line": "urgent\n", "log_level": LogLevel.error})
+    assert "".join(written) == "".join([*lines, "urgent\n"])
+    assert all(text.endswith("\n") and len(text) <= select.PIPE_BUF for text in written)
+    assert len(written) < len(lines) / 3
