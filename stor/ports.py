@@ -28,6 +28,8 @@ class Ports:
         self._open: dict[str, IListeningPort] = {}
         # Sockets of the service manager that were taken: their numbers are other files' by now.
         self._adopted: set[int] = set()
+        #: The descriptions of those that the service manager keeps open.
+        self._kept: set[str] = set()
 
     @property
     def addresses(self) -> list[object]:
@@ -61,9 +63,13 @@ class Ports:
         self._open = {one: self._open[one] for one in descriptions if one in self._open}
 
     async def stop(self) -> None:
-        """Take the connections that have been made, and listen no more."""
-        for port in self._open.values():
-            take_all(port)
+        """Take the connections that have been made, and listen no more.
+
+        Those at a socket that the service manager keeps open are left to who listens there next.
+        """
+        for description, port in self._open.items():
+            if description not in self._kept:
+                take_all(port)
         await self._close(set(self._open))
 
     async def _close(self, descriptions: set[str]) -> None:
@@ -78,6 +84,7 @@ class Ports:
                 taken = "the service manager's socket was taken already; it is there after a start"
                 raise CannotListen(f"listen: {description}: {taken}")
             self._adopted.add(endpoint.fileno)
+            self._kept.add(description)
         # Every server endpoint of Twisted answers at once.
         endpoint.listen(self._factory).addBoth(outcomes.append)
         (outcome,) = outcomes

@@ -44,6 +44,11 @@ class SharedCount(Count):
         """In all processes."""
         return sum(row[0] for row in self._rows)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether this worker has more than another one. The first row is the supervisor's."""
+        return self._own[0] > min(row[0] for row in self._rows[1:])
+
 
 class SharedReserved(Reserved):
     """What the uploads of all processes have reserved."""
@@ -144,7 +149,7 @@ class SharedCommons(Commons):
         self.processes = board.processes - 1
         self.turns = turns
         self.uploads = SharedCount(board, subjects.places[UPLOADS])
-        self.connections = SharedCount(board, subjects.places[CONNECTIONS])
+        self.connections: SharedCount = SharedCount(board, subjects.places[CONNECTIONS])
         self._board = board
         self._subjects = subjects
         self._tell = tell

@@ -97,7 +97,9 @@ class WorkerProcess:
         commons.overview = RemoteOverview(wire)
         self._assembly = Assembly(chosen, self._reactor, commons)
         self._front = Front(self._assembly, self._reactor, chosen, log, commons)
-        self._ports = InheritedPorts(self._front.site, self._reactor)
+        self._ports = InheritedPorts(
+            self._front.site, self._reactor, lambda: commons.connections.ahead
+        )
 
     def _hear(self, storages: Storages) -> None:
         """The supervisor has looked at the storages."""

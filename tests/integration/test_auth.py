@@ -91,5 +91,5 @@ def test_what_is_wrong_with_a_file_stops_the_start(tmp_path, users):
     assert errors.splitlines() == [
         f"stor: config.json: basic_auth.htpasswd: {users}: line 2: "
         "expected a bcrypt hash, as htpasswd -B writes it, found another kind",
-        "stor: config.json: workers: expected a whole number from 1 on, found 0",
+        "stor: config.json: workers: expected a whole number from 1 up to 128, found 0",
     ]

@@ -157,7 +157,7 @@ def test_a_bad_configuration_is_refused_with_every_fault_and_the_old_one_stays(s
     for fault in (
         'reserve_byte: unknown key, did you mean "reserve_bytes"?',
         'listen[0]: expected a Twisted endpoint such as "tcp:8080" (invalid literal',
-        "workers: expected a whole number from 1 on, found 0",
+        "workers: expected a whole number from 1 up to 128, found 0",
     ):
         assert f"Not reloaded: config.json: {fault}" in said
     assert "Traceback" not in stor.log
