@@ -112,6 +112,7 @@ class Incoming:
 
     async def _survey(self) -> list[str] | None:
         self._home = None
+        changes = self._contest.changes
         surveys = await self._mirrors.survey(self._digest, self._length)
         homes = [survey for survey in surveys if survey.known]
         for survey in homes:
@@ -125,6 +126,8 @@ class Incoming:
                     f"a storage of the set that holds the sample failed: {survey.trouble.value}"
                 )
             if survey.paths:
+                if self._contest.lock.locked or self._contest.changes != changes:
+                    return None  # a commit was half done: it names the rest, and is waited for
                 try:
                     return await self._mend(survey.mirror)
                 except Unmendable:
