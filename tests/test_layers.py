@@ -87,6 +87,7 @@ ORDER = [
     "commons",
     "assembly",
     "front",
+    "processes.called",
     "processes.wire",
     "processes.board",
     "processes.turns",

@@ -13,6 +13,8 @@ import socket
 import sys
 from contextlib import suppress
 
+from stor.processes.called import call_process
+
 #: What a worker does not hear of: the supervisor says when it is to end.
 _SUPERVISORS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -98,6 +100,7 @@ def main() -> None:
     """Run as `python -m stor.processes.nursery NUMBER...`, the numbers of `Nursery`."""
     for number in _SUPERVISORS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    call_process("stor-nursery")
     # Twisted looks at this while it is imported: the sockets of the service manager are ours, too.
     os.environ["LISTEN_PID"] = str(os.getpid())
     import stor.processes.worker  # noqa: F401, PLC0415 - once for all workers

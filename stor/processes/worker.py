@@ -17,6 +17,7 @@ from stor.digest import Digest
 from stor.front import Front
 from stor.logs import LineObserver, observer_for
 from stor.processes.board import Board, Subjects
+from stor.processes.called import call_process
 from stor.processes.listening import InheritedPorts
 from stor.processes.order import Order, Storages
 from stor.processes.remote import RemoteMending, RemoteOverview
@@ -32,6 +33,7 @@ def run(process: int, control: int, processes: int, board: int, turns: int) -> N
     `process` is its number, `control` its end of the socket to the supervisor, the other
     descriptors those of what all `processes` share.
     """
+    call_process(f"stor-worker-{process}")
     reactor = _new_reactor()
     raise_limit()
     worker = WorkerProcess(

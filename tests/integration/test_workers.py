@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -194,6 +195,8 @@ def test_a_nursery_that_is_killed_is_replaced_when_it_is_needed(start):
 def test_ended_by_a_signal_it_leaves_nobody(start):
     stor = start(workers=WORKERS)
     pids = stor.pids
+    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids[1:]]
+    assert sorted(names) == ["stor-nursery", *(f"stor-worker-{n}" for n in range(1, WORKERS + 1))]
     stor.signal()
     stor.ended(10)
     poll(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), 2, "the end of all")
