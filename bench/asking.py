@@ -36,20 +36,24 @@ class Asking:
     def run(self, server: Server, seconds: float) -> Done:
         """See `Workload.run`."""
         with Cores.held(self.cores.client):
-            try:
-                return Clients(server.base, self.clients).run(self.errands(server), seconds)
-            except Failed as error:
-                raise Failed(f"{server.name}: {error}") from error
+            return _run(server, self.clients, self.errands(server), seconds)
 
 
 def store_before(server: Server, bodies: Sequence[Body]) -> None:
     """Store what the server has not, and look whether the first comes back. Raises `Failed`."""
     missing = [body for body in bodies if _fetched(server, body)[0] != 200]
-    Clients(server.base, 1).run(stores(server, missing), _PATIENCE_SECONDS)
+    _run(server, 1, stores(server, missing), _PATIENCE_SECONDS)
     for body in bodies[:1]:
         status, content = _fetched(server, body)
         if status != 200 or content != b"".join(body.parts):
             raise Failed(f"{server.name} does not give the sample: status {status}")
+
+
+def _run(server: Server, clients: int, errands: Iterator[Errand], seconds: float) -> Done:
+    try:
+        return Clients(server.base, clients).run(errands, seconds)
+    except Failed as error:
+        raise Failed(f"{server.name}: {error}") from error
 
 
 def _fetched(server: Server, body: Body) -> tuple[int, bytes]:

@@ -43,7 +43,7 @@ class Clients:
             while clients:
                 events = epoll.poll(ANSWER_SECONDS)
                 if not events:
-                    raise Failed(f"{len(clients)} requests without an answer")
+                    raise Failed(f"{len(clients)} requests had no answer for {ANSWER_SECONDS:g} s")
                 for fd, _ in events:
                     client = clients[fd]
                     if not client.proceed():

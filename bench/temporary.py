@@ -13,12 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def temporary_directory(parent: Path | None) -> Iterator[Path]:
-    """A new directory below `parent`. Removing what is in it can take long; no signal stops it."""
+    """A new directory below `parent`. Removing it can take long; signals wait until it is gone."""
     directory = Path(tempfile.mkdtemp(prefix="stor-bench-", dir=parent))
     try:
         yield directory
     finally:
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         shutil.rmtree(directory)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
