@@ -52,7 +52,9 @@ def test_a_flood_takes_neither_files_nor_memory(start):
         for _ in range(5):
             with contextlib.ExitStack() as stack:
                 for _ in range(1000):
-                    stack.enter_context(stor.connect())
+                    # One that is closed without a word may be so before connect(2) is back.
+                    with contextlib.suppress(ConnectionResetError):
+                        stack.enter_context(stor.connect())
                 served.sendall(request_bytes("GET", f"/{SHA}"))
                 assert served.recv(10_000).endswith(CONTENT)
                 # 50 are served, 200 are told, and as many as are taken in one turn are closed.
