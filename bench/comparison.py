@@ -1,5 +1,6 @@
 """Contenders taking turns, and the rounds that come of it."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -56,6 +57,8 @@ class Comparison:
             series = [Series(contender.name) for contender in self.contenders]
             for number in range(1, rounds + 1):
                 for contender, its in zip(self.contenders, series, strict=True):
+                    # Nobody's turn is to be spent on what others have left to be written.
+                    os.sync()
                     turn = Turn.of(contender, seconds)
                     its.turns.append(turn)
                     figure = f"{first.written(first.of(turn))} {first.name}"

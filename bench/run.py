@@ -15,7 +15,7 @@ from bench.programs import Programs
 from bench.report import curves_table, table
 from bench.sweep import Curves
 from bench.sweeps import SWEEPS
-from bench.temporary import temporary_directory
+from bench.temporary import empty_files
 
 
 @attrs.define
@@ -32,16 +32,19 @@ class Run:
     failed: bool = False
 
     def measure(self, name: str) -> None:
-        """Measure a comparison or a sweep; nothing of it stays on the disk."""
-        with temporary_directory(self.directory) as own:
-            try:
-                if name in SWEEPS:
-                    self._sweep(name, own)
-                else:
-                    self._compare(name, own)
-            except (Failed, OSError) as error:
-                self.failed = True
-                self.tell(f"{name}: {error}")
+        """Measure a comparison or a sweep; of what it wrote only empty files stay."""
+        own = self.directory / name
+        try:
+            own.mkdir()
+            if name in SWEEPS:
+                self._sweep(name, own)
+            else:
+                self._compare(name, own)
+        except (Failed, OSError) as error:
+            self.failed = True
+            self.tell(f"{name}: {error}")
+        finally:
+            empty_files(own)
 
     def draw(self, directory: Path) -> None:
         """Write a picture of each sweep. Raises `OSError`."""

@@ -18,6 +18,13 @@ from stor.config import S3, Config, Statsite
 from stor.disks.condemned import Condemned
 from stor.disks.disk import Disk
 from stor.disks.files import Files
+from stor.disks.group_commit import (
+    Alone,
+    Commits,
+    GroupCommit,
+    reports_errors,
+    unwritten_bytes,
+)
 from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
 from stor.disks.mirrors import Mirrors
@@ -343,12 +350,18 @@ class Assembly:
         reactor = self._reactor
         writable = bool(chosen.writable.search(root))
         health = self._commons.health(root, reactor.seconds, writable=writable)
+        disk = Disk(root, self._files, _forbidden_device(chosen))
+        writers = ThreadWorker(reactor, f"write {root}", DISK_WRITERS)
+        commits: Commits = Alone(writers)
+        if reports_errors():
+            threads = ThreadWorker(reactor, f"commit {root}", 2)
+            commits = GroupCommit(disk, threads, Alone(writers), unwritten_bytes)
         workers = Workers(
             readers=ThreadWorker(reactor, f"read {root}", DISK_READERS),
-            writers=ThreadWorker(reactor, f"write {root}", DISK_WRITERS),
+            writers=writers,
             prober=ThreadWorker(reactor, f"probe {root}", 1),
+            commits=commits,
         )
-        disk = Disk(root, self._files, _forbidden_device(chosen))
         member = Member(disk, health, workers, reactor, roster, self.metrics.figures.disk(root))
         member.condemned = self._commons.condemned(root)
         return member

@@ -1,5 +1,6 @@
 """The composition root: options in, a running service out. Alone imports the reactor."""
 
+import gc
 import os
 import signal
 import sys
@@ -182,6 +183,9 @@ class StorService(Service):
     async def _greet(self) -> None:
         await self._assembly.begin()
         await self._face.start()
+        # What lives as long as the process needs no looking after, at no upload's expense.
+        gc.collect()
+        gc.freeze()
         self._assembly.ready.callback(None)
         status = self._assembly.store.status()
         for problem in (*status.problems, *status.warnings):

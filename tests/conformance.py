@@ -124,6 +124,11 @@ class QuickFiles(FaultyFiles):
         os.fstat(fd)
         self._record("sync", (fd,), None)
 
+    def sync_all(self, fd):
+        self._before("sync_all", (fd,))
+        os.fstat(fd)
+        self._record("sync_all", (fd,), None)
+
 
 def without_nameless_files(label="", log=None):
     """The system calls of a file system that has no O_TMPFILE."""

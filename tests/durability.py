@@ -33,7 +33,7 @@ class Event:
 
 #: The calls that change a disk, or bring a change to it, and the answer.
 KINDS = ("create", "make_directory", "remove_directory", "unlink", "answer")
-KINDS += ("write", "set_modified", "sync", "name")
+KINDS += ("write", "set_modified", "sync", "sync_all", "name")
 
 
 def history(log):
@@ -48,8 +48,10 @@ def history(log):
         if call.name not in KINDS:
             continue
         size = len(call.args[-1]) if call.name in ("write", "answer") else 0
-        subject = files.get((disk, fd), call.path)
-        path = "" if call.name in ("write", "set_modified", "sync") else call.path
+        subject = "" if call.name == "sync_all" else files.get((disk, fd), call.path)
+        path = call.path
+        if call.name in ("write", "set_modified", "sync", "sync_all"):
+            path = ""
         events.append(Event(call.name, disk, subject, path, size))
     return events
 
@@ -58,7 +60,7 @@ def assert_durable_order(events, disks):
     """Every answer comes after all that makes the sample durable on each of `disks`, in order.
 
     Write, then set the times, then sync the file, on every disk before a name on any; after the
-    name sync its directory, after a mkdir the parent.
+    name sync its directory, after a mkdir the parent. Either sync may be that of the whole disk.
     """
     for position, event in enumerate(events):
         if event.kind == "answer":
@@ -74,19 +76,29 @@ def _assert_durable(events, answer, disks):
         ]
         return max(found, default=None)
 
+    def synced(disk, thing, since, before=None):
+        """Whether a thing, or everything on its disk, is synced in the meantime."""
+        return any(
+            event.disk == disk
+            and (event.kind, event.subject) in (("sync", thing), ("sync_all", ""))
+            for event in events[since + 1 : before]
+        )
+
     named = {disk: last("name", disk, answer.path) for disk in disks}
     assert None not in named.values(), f"not every copy has a name: {named}"
+    first = min(named.values())
     for disk, place in named.items():
         file = events[place].subject
-        steps = [last(kind, disk, file) for kind in ("write", "set_modified", "sync")]
         written = sum(e.size for e in events if (e.kind, e.subject) == ("write", file))
         assert written == answer.size, f"{disk}: {written} bytes were written"
+        changes = [last(kind, disk, file) for kind in ("write", "set_modified")]
         if answer.size == 0:
-            steps = steps[1:]
-        assert None not in steps, f"{disk}: write, time and sync are at {steps}"
-        assert steps == sorted(steps), f"{disk}: write, time and sync are in the order {steps}"
-        first = min(named.values())
-        assert steps[-1] < first, f"{disk}: a copy has its name before this one is synced"
+            changes = changes[1:]
+        assert None not in changes, f"{disk}: write and time are at {changes}"
+        assert changes == sorted(changes), f"{disk}: write and time are in the order {changes}"
+        assert synced(disk, file, changes[-1], first), (
+            f"{disk}: a copy has its name before this one is synced"
+        )
         to_sync = [(dirname(answer.path), place)]
         directory = dirname(answer.path)
         while directory:
@@ -95,9 +107,9 @@ def _assert_durable(events, answer, disks):
             if made is not None:
                 to_sync.append((directory or ".", made))
         for directory, since in to_sync:
-            synced = last("sync", disk, directory)
-            assert synced is not None, f"{disk}: {directory} is not synced"
-            assert synced > since, f"{disk}: {directory} is not synced after its last entry"
+            assert synced(disk, directory, since), (
+                f"{disk}: {directory} is not synced after its last entry"
+            )
 
 
 class Node:
@@ -116,6 +128,12 @@ class Node:
                 node.entries[name] = node.durable_entries[name] = Node()
             node = node.entries[name]
         return node
+
+    def sync_all(self):
+        """Everything below has reached the platter."""
+        self.durable_entries = dict(self.entries)
+        for node in self.entries.values():
+            node.sync_all()
 
     def survivor(self, path):
         """What is at `path` when all that was not synced is lost."""
@@ -137,6 +155,10 @@ def assert_survives_power_loss(events, disks):
     for event in events:
         if event.kind == "answer":
             answers.append(event)
+        elif event.kind == "sync_all":
+            roots.setdefault(event.disk, Node()).sync_all()
+            for file in [file for (disk, _), file in files.items() if disk == event.disk]:
+                file.synced = file.written
         else:
             _replay(event, roots.setdefault(event.disk, Node()), files)
         for subject, file in files.items():
@@ -154,11 +176,11 @@ def _replay(event, root, files):
         parent.entries[basename(event.path)] = Node()
     elif event.kind in ("remove_directory", "unlink"):
         parent.entries.pop(basename(event.path))
-    elif event.kind == "sync" and event.subject not in files:
+    elif event.kind == "sync" and (event.disk, event.subject) not in files:
         directory = root.walk(event.subject)
         directory.durable_entries = dict(directory.entries)
     else:
-        file = files.setdefault(event.subject, Node())
+        file = files.setdefault((event.disk, event.subject), Node())
         file.written += event.size
         if event.kind in ("write", "set_modified"):
             file.synced = None
@@ -175,7 +197,7 @@ JUDGES = [assert_durable_order, assert_survives_power_loss]
 class Recorded:
     """A Stor whose system calls and answers are one log."""
 
-    def __init__(self, path, disks, files=QuickFiles, worker=None, sets=1):
+    def __init__(self, path, disks, files=QuickFiles, worker=None, sets=1, commits=None):
         self.log = []
         worker = worker or InlineWorker()
         self.rig = Rig(
@@ -183,6 +205,7 @@ class Recorded:
             (disks,) * sets,
             files=lambda label: files(label, self.log),
             worker=lambda: worker,
+            commits=commits,
         )
         self.disks = [member.disk.files.label for member in self.rig.members]
         self.log.clear()

@@ -46,6 +46,7 @@ class Mutation:
 
 _DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_when_it_is_answered"
 _UPKEEP = "tests/test_durable_upkeep.py"
+_GROUPS = "tests/test_group_commit.py"
 _MOUNT = "tests/test_disk.py::test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written"
 _LOST_COPY = (
     "tests/test_store_conformance.py"
@@ -90,17 +91,40 @@ SYNCS = (
     ),
     Mutation(
         "sync of directories before the answer",
-        "stor/disks/staged.py",
-        "        self.sync_directories(digest)\n",
-        "",
+        "stor/disks/writing.py",
+        "                partial(copy.sync_directories, digest),\n",
+        "                lambda: None,\n",
         (_DURABLE,),
     ),
     Mutation(
         "sync at the end of a body",
         "stor/disks/writing.py",
-        "        if modified_ns is not None:\n            staged.sync(modified_ns)\n",
-        "",
+        "        self.copy.sync()\n",
+        "        pass\n",
         (_DURABLE,),
+    ),
+    Mutation(
+        "sync for a group of uploads",
+        "stor/disks/group_commit.py",
+        "                self._disk.files.sync_all(roots[0])\n",
+        "",
+        (f"{_GROUPS}::test_uploads_that_share_a_sync_are_durable_when_they_are_answered",),
+    ),
+    Mutation(
+        "syncfs(2) itself",
+        "stor/disks/files.py",
+        "if _LIBC.syncfs(fd):",
+        "if False:",
+        (f"{_GROUPS}::test_a_sync_of_everything_says_what_the_kernel_says",),
+    ),
+    Mutation(
+        "files are opened after a group's sync begins to watch",
+        "stor/disks/group_commit.py",
+        "        roots = [self._disk.enter()]\n"
+        "        outcomes = [_outcome(task.step.do) for task in waiting]\n",
+        "        outcomes = [_outcome(task.step.do) for task in waiting]\n"
+        "        roots = [self._disk.enter()]\n",
+        (f"{_GROUPS}::test_a_sync_watches_for_errors_before_anything_is_done",),
     ),
     Mutation(
         "sync after a name is taken back",

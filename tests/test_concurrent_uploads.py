@@ -285,7 +285,8 @@ class OneDisk:
     def _copy(self):
         staged = StagedCopy.begin(self.disk, None)
         staged.write([b"content"])
-        staged.sync(10**9)
+        staged.seal(10**9)
+        staged.sync()
         return staged
 
     def name(self, staged):

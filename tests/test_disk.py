@@ -237,9 +237,11 @@ def test_a_file_system_that_makes_inodes_as_it_goes_has_enough(root):
 
 STEPS = [
     lambda staged, digest: staged.write([SMALL[:1000], b"", SMALL[1000:]]),
-    lambda staged, digest: staged.sync(MODIFIED_NS),
+    lambda staged, digest: staged.seal(MODIFIED_NS),
+    lambda staged, digest: staged.sync(),
     StagedCopy.name,
     StagedCopy.sync_directories,
+    StagedCopy.published,
 ]
 
 
@@ -247,7 +249,8 @@ def store(disk, content=SMALL):
     """Put a copy on one disk; whether it got its name."""
     staged = StagedCopy.begin(disk, len(content))
     staged.write([content])
-    staged.sync(MODIFIED_NS)
+    staged.seal(MODIFIED_NS)
+    staged.sync()
     named = staged.name(Digest.of(content))
     staged.sync_directories(Digest.of(content))
     staged.close()

@@ -28,7 +28,8 @@ def disk_at(root):
 def staged_on(disk):
     staged = StagedCopy.begin(disk, None)
     staged.write([CONTENT])
-    staged.sync(10**9)
+    staged.seal(10**9)
+    staged.sync()
     return staged
 
 

@@ -38,6 +38,7 @@ ORDER = [
     "disks.health",
     "disks.placement",
     "disks.condemned",
+    "disks.group_commit",
     "disks.member",
     "disks.mirror",
     "disks.writing",
@@ -108,6 +109,7 @@ ORDER = [
 
 #: The rooms of the disks that wait for blocking work. All others do it, and know no Twisted.
 ASYNCHRONOUS_DISKS = [
+    "group_commit",
     "member",
     "mirror",
     "writing",

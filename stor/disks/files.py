@@ -1,10 +1,14 @@
 """The few system calls that Stor makes on its disks."""
 
+import ctypes
 import fcntl
 import os
 import stat
 
 __all__ = ["Files", "is_regular"]
+
+#: For what Python's `os` does not have. Calls made through it let go of the interpreter's lock.
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Files:
@@ -77,6 +81,15 @@ class Files:
     def sync(self, fd: int) -> None:
         """fsync(2), of a file or of a directory."""
         os.fsync(fd)
+
+    def sync_all(self, fd: int) -> None:
+        """syncfs(2): everything on the file system that an open file or directory is on.
+
+        From Linux 5.8 on it fails when any write there has failed since `fd` was opened.
+        """
+        if _LIBC.syncfs(fd):
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
 
     def name(self, fd: int, path: str, directory_fd: int) -> None:
         """linkat(2): give the open file a name; EEXIST rather than over an existing one.

@@ -21,6 +21,7 @@ from stor.disks.disk import (
     Disk,
     DiskAway,
 )
+from stor.disks.group_commit import Alone, Commits, Step
 from stor.disks.health import Health, Picture, State
 from stor.disks.marker import BadMarker, Marker, write_marker
 from stor.disks.probe import Probe, probe, sweep, try_writing
@@ -43,6 +44,10 @@ ANSWER_SECONDS = 5.0
 SLOW_SECONDS = 1.0
 
 
+def _alone(workers: "Workers") -> Commits:
+    return Alone(workers.writers)
+
+
 @attrs.frozen
 class Workers:
     """A disk's own threads: a hung disk takes these and no others."""
@@ -50,10 +55,11 @@ class Workers:
     readers: Worker
     writers: Worker
     prober: Worker
+    commits: Commits = attrs.field(default=attrs.Factory(_alone, takes_self=True))
 
     def stop(self) -> None:
         """Let the threads end once they are idle."""
-        for worker in (self.readers, self.writers, self.prober):
+        for worker in (self.readers, self.writers, self.prober, self.commits):
             worker.stop()
 
 
@@ -117,6 +123,10 @@ class Member:
     def write(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for writing; count what the disk did."""
         return self._run("write", self._workers.writers.run, function, *args).addBoth(self._count)
+
+    def commit(self, step: Step[T]) -> Deferred[T]:
+        """Do a step of an upload, perhaps with those of others; count what the disk did."""
+        return self._run("write", self._workers.commits.run, step).addBoth(self._count)
 
     def looked(self, outcome: Copy | Failure | None, seconds: float) -> None:
         """Count what the disk did when somebody looked at it from another thread than its own."""

@@ -21,10 +21,11 @@ class StagedCopy:
     """A file that has no final name yet. Plain blocking Python, called in the disk's threads.
 
     The order that makes a copy durable, each step on every disk of the mirror before the next on
-    any: `write` …, `sync`, `name`, `sync_directories`. A crash before `name` leaves nothing; after
-    `name` it leaves the right bytes or, where the directory had not reached the disk, nothing.
-    After a failure of any step `discard` leaves no name, no temporary and no space behind. A file
-    whose fsync failed is never synced again: the kernel reports a lost write once (fsync(2)).
+    any: `write` …, `seal`, `sync`, `name`, `sync_directories`. Either sync may also be that of the
+    whole file system. A crash before `name` leaves nothing; after `name` it leaves the right bytes
+    or, where the directory had not reached the disk, nothing. After a failure of any step `discard`
+    leaves no name, no temporary and no space behind. A file whose fsync failed is never synced
+    again: the kernel reports a lost write once (fsync(2)).
     """
 
     disk: Disk
@@ -77,9 +78,12 @@ class StagedCopy:
             finally:
                 self.disk.files.close(fd)
 
-    def sync(self, modified_ns: int) -> None:
-        """Bring content and times to stable storage. Raises `OSError`."""
+    def seal(self, modified_ns: int) -> None:
+        """Say how old the content is, which is complete. Raises `OSError`."""
         self.disk.files.set_modified(self._fd, modified_ns)
+
+    def sync(self) -> None:
+        """Bring content and times to stable storage. Raises `OSError`."""
         self.disk.files.sync(self._fd)
 
     def name(self, digest: Digest) -> bool:
@@ -110,17 +114,14 @@ class StagedCopy:
             if child is None or child not in durable:
                 self.disk.sync_directory(path, self._root_fd)
             child = path
-        durable.update(digest.directories)
 
-    def publish(self, digest: Digest) -> bool:
-        """`name`, `sync_directories`, and no descriptor is open any more; whether it got its name.
+    def published(self, digest: Digest) -> None:
+        """The name is on stable storage: no descriptor has to be open any more.
 
-        `keep` or `discard` is still to come. Raises `OSError`.
+        `keep` or `discard` is still to come.
         """
-        named = self.name(digest)
-        self.sync_directories(digest)
+        self.disk.durable_directories.update(digest.directories)
         self._release()
-        return named
 
     def keep(self) -> None:
         """A copy that has its name keeps it. Never waits for the disk."""
@@ -137,7 +138,7 @@ class StagedCopy:
         """Leave nothing behind: no name, no temporary, no directory, no open descriptor.
 
         Never raises: a disk that fails here has failed before, and what could be kept of it is
-        only a nameless file; or a whole copy, where the disk went away after `publish`.
+        only a nameless file; or a whole copy, where the disk went away after `published`.
         """
         if self._open:
             self._undo(self._root_fd)

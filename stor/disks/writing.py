@@ -1,6 +1,7 @@
 """A sample being written to every disk of a mirror."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred
@@ -8,6 +9,7 @@ from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disks.disk import FULL, Room
+from stor.disks.group_commit import Step
 from stor.disks.member import Member
 from stor.disks.mirror import Mirror
 from stor.disks.placement import on_disk
@@ -75,13 +77,41 @@ class Slot:
         self.staged = StagedCopy.begin(self.member.disk, length)
         return self.staged.room()
 
-    def advance(
+    def add(
         self, length: int | None, chunks: Sequence[bytes], modified_ns: int | None
-    ) -> Room | None:
+    ) -> Deferred[Room | None]:
         """Append `chunks`; with `modified_ns` they are the last, and the file is synced.
 
-        What is left on the disk, unless `stage` has told. Runs in a thread.
+        Fires with what is left on the disk, unless `stage` has told.
         """
+        if modified_ns is None:
+            return self.run(self._advance, length, chunks, None)
+        step = Step(partial(self._advance, length, chunks, modified_ns), self._sync)
+        if self.used:
+            # Much may be written by now: others are not to wait for it.
+            return self.run(step.alone)
+        return self._commit(step)
+
+    def publish(self, digest: Digest) -> Deferred[bool]:
+        """Give the copy its name, durably; fires with whether it got it."""
+        copy = self.copy
+        return self._commit(
+            Step(
+                partial(copy.name, digest),
+                partial(copy.sync_directories, digest),
+                partial(copy.published, digest),
+            )
+        )
+
+    def _commit(self, step: Step[T]) -> Deferred[T]:
+        return self._after_last(lambda: self.member.commit(step))
+
+    def _sync(self) -> None:
+        self.copy.sync()
+
+    def _advance(
+        self, length: int | None, chunks: Sequence[bytes], modified_ns: int | None
+    ) -> Room | None:
         new = self.staged is None
         if new:
             # Where the first write has all of the body, it shows itself whether there is room.
@@ -90,7 +120,7 @@ class Slot:
         staged = self.copy
         staged.write(chunks)
         if modified_ns is not None:
-            staged.sync(modified_ns)
+            staged.seal(modified_ns)
         return staged.room() if new else None
 
     def discard(self) -> None:
@@ -149,9 +179,7 @@ class MirrorWrite:
     async def add(self, chunks: Sequence[bytes], last: bool) -> None:
         """Append `chunks` to every copy; sync every copy after the last. Raises like `prepare`."""
         modified_ns = self._modified_ns if last else None
-        await self._everywhere(
-            lambda slot: slot.run(slot.advance, self._length, chunks, modified_ns)
-        )
+        await self._everywhere(lambda slot: slot.add(self._length, chunks, modified_ns))
         self.written_bytes += sum(map(len, chunks))
         if self._length is None:
             await self._keep_reserve()
@@ -162,7 +190,7 @@ class MirrorWrite:
         Raises `Unavailable`.
         """
         digest = self._digest
-        named = await self._everywhere(lambda slot: slot.run(slot.copy.publish, digest))
+        named = await self._everywhere(lambda slot: slot.publish(digest))
         self._ended = True
         for slot in self._slots:
             slot.copy.keep()

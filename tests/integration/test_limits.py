@@ -57,8 +57,9 @@ def test_a_flood_takes_neither_files_nor_memory(start):
                         stack.enter_context(stor.connect())
                 served.sendall(request_bytes("GET", f"/{SHA}"))
                 assert served.recv(10_000).endswith(CONTENT)
-                # 50 are served, 200 are told, and as many as are taken in one turn are closed.
-                assert len(stor.descriptors()) < 50 + 200 + 250
+                # 50 are served, 200 are told, as many as are taken in one turn are closed; the
+                # rest is what it has open anyway, and far from the thousand that have come.
+                assert len(stor.descriptors()) < 50 + 200 + 250 + 100
     assert stor.memory_kib() < before + 20_000
 
     def has_room():

@@ -254,7 +254,7 @@ def test_two_hundred_slow_downloads_take_no_threads_and_little_memory(engine, st
     assert heads == {b"HTTP/1.1 200": downloads}
     assert most <= threads
     assert grown_kib < 100 * 1024
-    poll(lambda: engine.connections <= 32, what="no connection that nobody wants")
+    poll(lambda: engine.connections <= 32, 60, what="no connection that nobody wants")
 
 
 def test_over_https_too_nothing_is_left_of_what_hangs(start, tmp_path):

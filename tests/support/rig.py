@@ -6,6 +6,7 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
@@ -45,8 +46,9 @@ class Rig:
     """Mirrors of directories below `path`; `sets` says how many disks each has.
 
     `files(label)` makes a disk's system calls, `worker()` its workers for reading and writing, or
-    `workers(label)` all that it has. `read_only` are the roots' positions `(set, disk)` that the
-    configuration does not let be written; `forbidden_device` is the one that means "not mounted".
+    `workers(label)` all that it has, and `commits(disk)` what commits uploads to it. `read_only`
+    are the roots' positions `(set, disk)` that the configuration does not let be written;
+    `forbidden_device` is the one that means "not mounted".
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Rig:
         files=lambda label: Files(),
         worker=InlineWorker,
         workers=None,
+        commits=None,
         scout=None,
         hashing=None,
         forbidden_device=None,
@@ -88,6 +91,8 @@ class Rig:
                 health = Health(self.clock.seconds, writable=(s, d) not in read_only)
                 meter = self.metrics.figures.disk(str(root))
                 own = workers(label) if workers else Workers(worker(), worker(), InlineWorker())
+                if commits is not None:
+                    own = attrs.evolve(own, commits=commits(disk))
                 members.append(Member(disk, health, own, self.clock, roster, meter))
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))

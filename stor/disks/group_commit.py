@@ -1,0 +1,241 @@
+"""One sync for all uploads that wait for one: group commit.
+
+Each sync of a file or directory costs a disk a round of its own; one syncfs(2) brings what many
+uploads have written to stable storage in one (DeWitt et al., Implementation Techniques for Main
+Memory Database Systems, 1984, section 5).
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+from stor.disks.disk import Disk
+from stor.worker import Busy, Worker
+
+T = TypeVar("T")
+
+#: How many steps may wait.
+WAITING_LIMIT = 1000
+
+#: With more than this waiting to be written, by whomever, syncfs(2) would wait for much that is not
+#: ours: a backup that is restored, another program's files.
+UNWRITTEN_BYTES = 256 * 1024 * 1024
+
+#: After that, how long it is not looked at again.
+REST_SECONDS = 1.0
+
+
+@attrs.frozen
+class Step(Generic[T]):
+    """A part of an upload on one disk, which counts once what it did is on stable storage.
+
+    `do` does it, `sync` brings just that to stable storage, `synced` is called once it is there,
+    however it got there. All run in a thread.
+    """
+
+    do: Callable[[], T]
+    sync: Callable[[], None]
+    synced: Callable[[], None] = lambda: None
+
+    def alone(self) -> T:
+        """All of it. Raises what its parts raise."""
+        outcome = self.do()
+        self.sync()
+        self.synced()
+        return outcome
+
+
+class Commits(Protocol):
+    """Where steps are done."""
+
+    def run(self, step: Step[T]) -> Deferred[T]:
+        """Do a step; fires with what its `do` returns. Fails like `Worker.run`."""
+
+    def stop(self) -> None:
+        """Let threads end once they are idle."""
+
+
+@attrs.frozen
+class Alone:
+    """Each step by itself, with its own sync."""
+
+    worker: Worker
+
+    def run(self, step: Step[T]) -> Deferred[T]:
+        """See `Commits.run`."""
+        return self.worker.run(step.alone)
+
+    def stop(self) -> None:
+        """The worker is its owner's to stop."""
+
+
+@attrs.frozen
+class _Task:
+    """A step, who waits for it, and what its `do` has returned."""
+
+    waiter: Deferred[Any]
+    step: Step[Any]
+    outcome: Any = None
+
+
+class GroupCommit:
+    """The steps of all uploads on one disk: those that wait at the same time share one syncfs(2).
+
+    While one group is synced, the steps of the next are done. A step that is alone is synced by
+    itself, and so is each while much that is not ours waits to be written. A sync that fails fails
+    every step that relied on it.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        threads: Worker,
+        alone: Alone,
+        unwritten_bytes: Callable[[], int],
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`threads` does two things at a time; `alone` is where nothing is shared.
+
+        `unwritten_bytes` tells what waits to be written on all disks together.
+        """
+        self._disk = disk
+        self._threads = threads
+        self._alone = alone
+        self._unwritten_bytes = unwritten_bytes
+        self._seconds = seconds
+        self._rests_until = 0.0
+        self._waiting: list[_Task] = []
+        self._doing = False
+        #: What is done and waits for a sync, and the root, opened before any of it was done.
+        self._done: list[_Task] = []
+        self._roots: list[int] = []
+        self._syncing = False
+
+    def run(self, step: Step[T]) -> Deferred[T]:
+        """See `Commits.run`."""
+        if self._seconds() < self._rests_until:
+            return self._alone.run(step)
+        if len(self._waiting) >= WAITING_LIMIT:
+            return fail(Busy(f"{self._disk.root}: {len(self._waiting)} commits are waiting"))
+        task = _Task(Deferred(), step)
+        if self._doing or self._syncing:
+            self._waiting.append(task)
+            self._go_on()
+        else:
+            self._syncing = True
+            self._threads.finish(step.alone).addBoth(self._synced_alone, task)
+        return task.waiter
+
+    def stop(self) -> None:
+        """See `Commits.stop`."""
+        self._threads.stop()
+
+    def _go_on(self) -> None:
+        if self._done and not self._syncing:
+            self._syncing = True
+            done, roots = self._done, self._roots
+            self._done, self._roots = [], []
+            self._threads.finish(self._sync, done, roots).addBoth(self._synced, done)
+        if self._waiting and not self._doing:
+            self._doing = True
+            waiting, self._waiting = self._waiting, []
+            self._threads.finish(self._do, waiting).addBoth(self._did, waiting)
+
+    def _do(self, waiting: list[_Task]) -> tuple[list[int], list[Any]]:
+        """The root, if it is needed, and what became of each step. Runs in a thread.
+
+        The root is opened first: a write that fails from then on fails the sync (syncfs(2)).
+        Raises `DiskAway`, `OSError`.
+        """
+        roots = [self._disk.enter()]
+        outcomes = [_outcome(task.step.do) for task in waiting]
+        if all(isinstance(outcome, Failure) for outcome in outcomes):
+            self._close(roots)
+        return roots, outcomes
+
+    def _did(self, outcome: "tuple[list[int], list[Any]] | Failure", waiting: list[_Task]) -> None:
+        self._doing = False
+        if isinstance(outcome, Failure):
+            outcomes: list[Any] = [Failure(outcome.value) for _ in waiting]
+        else:
+            roots, outcomes = outcome
+            self._roots += roots
+        done = [attrs.evolve(t, outcome=o) for t, o in zip(waiting, outcomes, strict=True)]
+        self._done += [task for task in done if not isinstance(task.outcome, Failure)]
+        self._go_on()  # first: the disk has work while the outcomes are looked at
+        for task in done:
+            if isinstance(task.outcome, Failure):
+                task.waiter.errback(task.outcome)
+
+    def _sync(self, done: list[_Task], roots: list[int]) -> list[Any]:
+        """What became of each step in the end. Runs in a thread. Raises `OSError`."""
+        try:
+            if len(done) > 1 and not self._rests():
+                self._disk.files.sync_all(roots[0])
+                return [_outcome(partial(_finish, task)) for task in done]
+            return [_outcome(partial(_sync_alone, task)) for task in done]
+        finally:
+            self._close(roots)
+
+    def _close(self, roots: list[int]) -> None:
+        while roots:
+            with suppress(OSError):  # a directory was only read from
+                self._disk.files.close(roots.pop())
+
+    def _synced(self, outcomes: "list[Any] | Failure", done: list[_Task]) -> None:
+        self._syncing = False
+        self._go_on()
+        if isinstance(outcomes, Failure):
+            outcomes = [Failure(outcomes.value) for _ in done]
+        for task, outcome in zip(done, outcomes, strict=True):
+            task.waiter.callback(outcome)
+
+    def _synced_alone(self, outcome: Any, task: _Task) -> None:
+        self._synced([outcome], [task])
+
+    def _rests(self) -> bool:
+        if self._unwritten_bytes() <= UNWRITTEN_BYTES:
+            return False
+        self._rests_until = self._seconds() + REST_SECONDS
+        return True
+
+
+def _finish(task: _Task) -> Any:
+    task.step.synced()
+    return task.outcome
+
+
+def _sync_alone(task: _Task) -> Any:
+    task.step.sync()
+    return _finish(task)
+
+
+def _outcome(function: Callable[[], T]) -> "T | Failure":
+    try:
+        return function()
+    except BaseException:
+        return Failure()
+
+
+def unwritten_bytes() -> int:
+    """What waits to be written to all disks of the machine (proc(5), `Dirty` and `Writeback`)."""
+    with open("/proc/meminfo", "rb") as file:
+        found = dict(re.findall(rb"^(Dirty|Writeback): *(\d+) kB$", file.read(), re.MULTILINE))
+    return 1024 * sum(map(int, found.values()))
+
+
+def reports_errors(release: str | None = None) -> bool:
+    """Whether syncfs(2) of this kernel, or of one with this `release`, tells that a write failed.
+
+    See syncfs(2), "Versions": from Linux 5.8 on.
+    """
+    major, minor = re.findall(r"\d+", release or os.uname().release)[:2]
+    return (int(major), int(minor)) >= (5, 8)
