@@ -267,6 +267,21 @@ def test_a_staged_copy_becomes_the_file(disk):
     assert os.listdir(os.path.join(disk.root, ".stor/tmp")) == []
 
 
+def test_the_kernel_begins_early_to_write_what_is_large(root):
+    disk = disk_at(root, QuickFiles())
+    staged = StagedCopy.begin(disk, None)
+    for _ in range(40):
+        staged.write([bytes(1_000_000)])
+    begun = [call.args[1:] for call in disk.files.calls if call.name == "begin_sync"]
+    end = 0
+    for length, offset in begun:
+        assert offset == end  # each byte once, in order
+        end += length
+    assert 40_000_000 - end < 10_000_000
+    assert 1 < len(begun) < 6
+    staged.discard()
+
+
 @pytest.mark.parametrize("length", [None, 5000])
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 def test_discard_leaves_nothing_after_any_step(disk, steps, length):

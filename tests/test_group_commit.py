@@ -3,6 +3,7 @@
 import errno
 import random
 import shutil
+import subprocess
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from stor.disks.files import Files
 from stor.disks.group_commit import (
     REST_SECONDS,
+    STUCK_SECONDS,
     UNWRITTEN_BYTES,
     WAITING_LIMIT,
     Alone,
@@ -81,7 +83,7 @@ def test_a_group_costs_one_sync_each_time(tmp_path):
     stor.put_all([sample(1000, n) for n in range(100)])
     # The first one was alone; the others are staged together, and named together.
     assert stor.called("sync_all") == 2
-    assert stor.called("sync") <= 2 * 5
+    assert stor.called("sync") <= 2 * 5 + stor.called("sync_all")
 
 
 def test_one_alone_syncs_what_is_its_own(tmp_path):
@@ -117,6 +119,41 @@ def test_nothing_is_shared_while_others_have_much_to_write(tmp_path):
     stor.rig.clock.advance(REST_SECONDS)
     stor.put_all([sample(1000, n) for n in range(20, 25)])
     assert stor.called("sync_all") > 0
+
+
+def test_nothing_is_shared_on_a_file_system_that_is_not_known(tmp_path):
+    class Fuse(QuickFiles):
+        def type_of(self, fd):
+            return 0x65735546
+
+    stor = Shared(tmp_path, files=Fuse)
+    stor.put_all()
+    assert stor.called("sync_all") == 0
+    stor.judge(answers=len(CONTENTS))
+
+
+def test_the_disks_own_cache_is_flushed_after_a_shared_sync(tmp_path):
+    stor = Shared(tmp_path, 1)
+    stor.put_all()
+    calls = [call for _, call in stor.log]
+    for place, call in enumerate(calls):
+        if call.name == "sync_all":
+            assert calls[place + 1].name == "sync"
+            assert calls[place + 1].args == call.args
+
+
+@pytest.mark.parametrize("jobs", range(4))
+def test_nobody_joins_a_group_that_hangs(tmp_path, jobs):
+    stor = Shared(tmp_path, 1)
+    stuck = [start(stor.put(content)) for content in CONTENTS]
+    stor.held.release(jobs)
+    assert not any(stuck)
+    stor.rig.clock.advance(STUCK_SECONDS + 0.1)
+    later = [start(stor.put(sample(1000, n))) for n in range(10, 13)]
+    assert all(later)
+    stor.held.release()
+    assert all(stuck)
+    stor.judge(answers=len(stuck) + len(later))
 
 
 @pytest.mark.parametrize("sets", [1, 2])
@@ -245,6 +282,15 @@ def test_a_sync_of_everything_says_what_the_kernel_says(tmp_path):
         fd = file.fileno()
     with pytest.raises(OSError, match="Bad file descriptor"):
         Files().sync_all(fd)
+
+
+def test_the_type_of_a_file_system_is_that_of_stat(tmp_path):
+    told = subprocess.check_output(["stat", "--file-system", "--format=%t", tmp_path], text=True)
+    fd = Files().open_directory(str(tmp_path))
+    assert Files().type_of(fd) == int(told, 16)
+    Files().close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Files().type_of(fd)
 
 
 def test_what_waits_to_be_written_is_counted():

@@ -4,11 +4,15 @@ import ctypes
 import fcntl
 import os
 import stat
+from typing import NoReturn
 
 __all__ = ["Files", "is_regular"]
 
 #: For what Python's `os` does not have. Calls made through it let go of the interpreter's lock.
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE = 2
+#: More than a `struct statfs` has, of which the first is the type.
+_STATFS_LONGS = 32
 
 
 class Files:
@@ -82,14 +86,29 @@ class Files:
         """fsync(2), of a file or of a directory."""
         os.fsync(fd)
 
+    def type_of(self, fd: int) -> int:
+        """fstatfs(2): the magic number of the file system that an open file is on."""
+        status = (ctypes.c_long * _STATFS_LONGS)()
+        if _LIBC.fstatfs(fd, status):
+            _raise_errno()
+        return int(status[0])
+
+    def begin_sync(self, fd: int, length: int, offset: int) -> None:
+        """sync_file_range(2) with SYNC_FILE_RANGE_WRITE: begin to write a part, wait for nothing.
+
+        It does not say whether the part has reached the disk.
+        """
+        arguments = (ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
+        if _LIBC.sync_file_range(fd, *arguments):
+            _raise_errno()
+
     def sync_all(self, fd: int) -> None:
         """syncfs(2): everything on the file system that an open file or directory is on.
 
         From Linux 5.8 on it fails when any write there has failed since `fd` was opened.
         """
         if _LIBC.syncfs(fd):
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+            _raise_errno()
 
     def name(self, fd: int, path: str, directory_fd: int) -> None:
         """linkat(2): give the open file a name; EEXIST rather than over an existing one.
@@ -121,6 +140,11 @@ class Files:
     def lock(self, fd: int) -> None:
         """flock(2), exclusive: `BlockingIOError` rather than waiting. Ends with the descriptor."""
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _raise_errno() -> NoReturn:
+    error = ctypes.get_errno()
+    raise OSError(error, os.strerror(error))
 
 
 def is_regular(status: os.stat_result) -> bool:

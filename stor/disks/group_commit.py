@@ -32,6 +32,13 @@ UNWRITTEN_BYTES = 256 * 1024 * 1024
 #: After that, how long it is not looked at again.
 REST_SECONDS = 1.0
 
+#: Ext2 to ext4, XFS and btrfs (statfs(2)). What is synced of a FUSE file system reaches the program
+#: behind it, and what that program syncs then, nobody knows.
+KNOWN_TYPES = (0xEF53, 0x58465342, 0x9123683E)
+
+#: With a group under way for so long, by a call that hangs perhaps, no more steps join the next.
+STUCK_SECONDS = 1.0
+
 
 @attrs.frozen
 class Step(Generic[T]):
@@ -77,7 +84,7 @@ class Alone:
         """The worker is its owner's to stop."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Task:
     """A step, who waits for it, and what its `do` has returned."""
 
@@ -90,8 +97,9 @@ class GroupCommit:
     """The steps of all uploads on one disk: those that wait at the same time share one syncfs(2).
 
     While one group is synced, the steps of the next are done. A step that is alone is synced by
-    itself, and so is each while much that is not ours waits to be written. A sync that fails fails
-    every step that relied on it.
+    itself, and so is each while much that is not ours waits to be written, while a group does not
+    get on, and on file systems that are not known. A sync that fails fails every step that relied
+    on it.
     """
 
     def __init__(
@@ -113,24 +121,26 @@ class GroupCommit:
         self._seconds = seconds
         self._rests_until = 0.0
         self._waiting: list[_Task] = []
-        self._doing = False
+        #: Since when a group is done, and one synced, if any is.
+        self._doing: float | None = None
         #: What is done and waits for a sync, and the root, opened before any of it was done.
         self._done: list[_Task] = []
         self._roots: list[int] = []
-        self._syncing = False
+        self._syncing: float | None = None
 
     def run(self, step: Step[T]) -> Deferred[T]:
         """See `Commits.run`."""
-        if self._seconds() < self._rests_until:
+        now = self._seconds()
+        if now < self._rests_until or self._stuck(now):
             return self._alone.run(step)
         if len(self._waiting) >= WAITING_LIMIT:
             return fail(Busy(f"{self._disk.root}: {len(self._waiting)} commits are waiting"))
         task = _Task(Deferred(), step)
-        if self._doing or self._syncing:
+        if self._doing is not None or self._syncing is not None:
             self._waiting.append(task)
             self._go_on()
         else:
-            self._syncing = True
+            self._syncing = now
             self._threads.finish(step.alone).addBoth(self._synced_alone, task)
         return task.waiter
 
@@ -138,14 +148,20 @@ class GroupCommit:
         """See `Commits.stop`."""
         self._threads.stop()
 
+    def _stuck(self, now: float) -> bool:
+        return any(
+            since is not None and now - since > STUCK_SECONDS
+            for since in (self._doing, self._syncing)
+        )
+
     def _go_on(self) -> None:
-        if self._done and not self._syncing:
-            self._syncing = True
+        if self._done and self._syncing is None:
+            self._syncing = self._seconds()
             done, roots = self._done, self._roots
             self._done, self._roots = [], []
             self._threads.finish(self._sync, done, roots).addBoth(self._synced, done)
-        if self._waiting and not self._doing:
-            self._doing = True
+        if self._waiting and self._doing is None:
+            self._doing = self._seconds()
             waiting, self._waiting = self._waiting, []
             self._threads.finish(self._do, waiting).addBoth(self._did, waiting)
 
@@ -162,24 +178,28 @@ class GroupCommit:
         return roots, outcomes
 
     def _did(self, outcome: "tuple[list[int], list[Any]] | Failure", waiting: list[_Task]) -> None:
-        self._doing = False
+        self._doing = None
         if isinstance(outcome, Failure):
             outcomes: list[Any] = [Failure(outcome.value) for _ in waiting]
         else:
             roots, outcomes = outcome
             self._roots += roots
-        done = [attrs.evolve(t, outcome=o) for t, o in zip(waiting, outcomes, strict=True)]
-        self._done += [task for task in done if not isinstance(task.outcome, Failure)]
+        failed: list[_Task] = []
+        for task, its in zip(waiting, outcomes, strict=True):
+            task.outcome = its
+            (failed if isinstance(its, Failure) else self._done).append(task)
         self._go_on()  # first: the disk has work while the outcomes are looked at
-        for task in done:
-            if isinstance(task.outcome, Failure):
-                task.waiter.errback(task.outcome)
+        for task in failed:
+            task.waiter.errback(task.outcome)
 
     def _sync(self, done: list[_Task], roots: list[int]) -> list[Any]:
         """What became of each step in the end. Runs in a thread. Raises `OSError`."""
         try:
-            if len(done) > 1 and not self._rests():
+            if len(done) > 1 and self._can_share(roots[0]):
                 self._disk.files.sync_all(roots[0])
+                # Ext2, and ext4 without a journal, do not flush the disk's own cache at the end of
+                # syncfs(2), where any fsync(2) does.
+                self._disk.files.sync(roots[0])
                 return [_outcome(partial(_finish, task)) for task in done]
             return [_outcome(partial(_sync_alone, task)) for task in done]
         finally:
@@ -191,7 +211,7 @@ class GroupCommit:
                 self._disk.files.close(roots.pop())
 
     def _synced(self, outcomes: "list[Any] | Failure", done: list[_Task]) -> None:
-        self._syncing = False
+        self._syncing = None
         self._go_on()
         if isinstance(outcomes, Failure):
             outcomes = [Failure(outcomes.value) for _ in done]
@@ -201,11 +221,12 @@ class GroupCommit:
     def _synced_alone(self, outcome: Any, task: _Task) -> None:
         self._synced([outcome], [task])
 
-    def _rests(self) -> bool:
-        if self._unwritten_bytes() <= UNWRITTEN_BYTES:
-            return False
+    def _can_share(self, root_fd: int) -> bool:
+        known = self._disk.files.type_of(root_fd) in KNOWN_TYPES
+        if known and self._unwritten_bytes() <= UNWRITTEN_BYTES:
+            return True
         self._rests_until = self._seconds() + REST_SECONDS
-        return True
+        return False
 
 
 def _finish(task: _Task) -> Any:

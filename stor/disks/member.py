@@ -40,6 +40,9 @@ PROBE_DEADLINE_SECONDS = 10.0
 #: answered.
 ANSWER_SECONDS = 5.0
 
+#: What says nothing of a disk: nobody can do anything about an error there.
+_RELEASE = "release"
+
 #: A disk with an operation under way for so long is asked last.
 SLOW_SECONDS = 1.0
 
@@ -118,15 +121,15 @@ class Member:
 
     def read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for reading; count what the disk did."""
-        return self._run("read", self._workers.readers.run, function, *args).addBoth(self._count)
+        return self._run("read", self._workers.readers.run, function, *args)
 
     def write(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the threads for writing; count what the disk did."""
-        return self._run("write", self._workers.writers.run, function, *args).addBoth(self._count)
+        return self._run("write", self._workers.writers.run, function, *args)
 
     def commit(self, step: Step[T]) -> Deferred[T]:
         """Do a step of an upload, perhaps with those of others; count what the disk did."""
-        return self._run("write", self._workers.commits.run, step).addBoth(self._count)
+        return self._run("write", self._workers.commits.run, step)
 
     def looked(self, outcome: Copy | Failure | None, seconds: float) -> None:
         """Count what the disk did when somebody looked at it from another thread than its own."""
@@ -134,11 +137,8 @@ class Member:
         self._count(outcome)
 
     def give_back(self, function: Callable[[], T]) -> Deferred[T]:
-        """Let go, in one of the disk's threads, of what an operation has left; never refused.
-
-        It says nothing of the disk: nobody can do anything about an error here.
-        """
-        return self._run("release", self._workers.writers.finish, function)
+        """Let go, in one of the disk's threads, of what an operation has left; never refused."""
+        return self._run(_RELEASE, self._workers.writers.finish, function)
 
     async def open(self, digest: Digest) -> "DiskSource | None":
         """The disk's copy as a source to read from, `None` when there is none.
@@ -202,7 +202,7 @@ class Member:
                 self._meter.refused()
             else:
                 self._meter.did(kind, max(0.0, self.clock.seconds() - begun))
-            return outcome
+            return outcome if kind == _RELEASE else self._count(outcome)
 
         return run(*call).addBoth(ended)
 

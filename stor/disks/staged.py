@@ -15,6 +15,9 @@ from stor.errors import Damaged
 #: mkdir and link. The first attempt makes no directory that is known to be there.
 _LINK_ATTEMPTS = 4
 
+#: With so much written the kernel is told to begin to bring it to the disk.
+_SEND_BYTES = 8 * 1024 * 1024
+
 
 @attrs.define
 class StagedCopy:
@@ -36,6 +39,8 @@ class StagedCopy:
     _made_name: bool = False
     _made: list[str] = attrs.field(factory=list)
     _open: bool = True
+    _written_bytes: int = 0
+    _sent_bytes: int = 0
 
     @classmethod
     def begin(cls, disk: Disk, length: int | None) -> "StagedCopy":
@@ -63,9 +68,18 @@ class StagedCopy:
         return self.disk.room_of(self._root_fd)
 
     def write(self, chunks: Iterable[bytes]) -> None:
-        """Append `chunks`. Raises `OSError`."""
+        """Append `chunks`. Raises `OSError`.
+
+        What is written is on its way to the disk before there is so much of it that the sync in the
+        end, or that of others on the same disk, would take long.
+        """
         for chunk in chunks:
             write_all(self.disk.files, self._fd, chunk)
+            self._written_bytes += len(chunk)
+        unsent_bytes = self._written_bytes - self._sent_bytes
+        if unsent_bytes >= _SEND_BYTES:
+            self.disk.files.begin_sync(self._fd, unsent_bytes, self._sent_bytes)
+            self._sent_bytes = self._written_bytes
 
     def read_back(self, offset: int, length: int) -> bytes:
         """`length` bytes of what has been written. Raises `Damaged`, `DiskAway`, `OSError`."""

@@ -37,6 +37,11 @@ TURNED_AWAY_SECONDS = 2.0
 #: int() refuses more than 4300 digits (CVE-2020-10735).
 _LENGTH_DIGITS = 4000
 
+_HEAD_END = b"\r\n\r\n"
+
+#: So much behind a head is taken as a body, and by itself.
+_BODY_BYTES = 4096
+
 
 class Connections(Protocol):
     """Who knows all channels."""
@@ -155,6 +160,12 @@ class StorChannel(HTTPChannel):
         head = self.line_mode and not self._handlingRequest
         if head and self._pace.head_is_late():
             self.refuse(_late(f"headers are expected within {HEAD_SECONDS:g} s"))
+            return
+        end = data.find(_HEAD_END) + len(_HEAD_END) if head else 0
+        if end >= len(_HEAD_END) and len(data) - end > _BODY_BYTES:
+            # Line by line: each would copy what comes behind it.
+            super().dataReceived(data[:end])
+            self.dataReceived(data[end:])
             return
         super().dataReceived(data)
         if self._busyReceiving or self.lingering:
