@@ -217,16 +217,18 @@ def test_what_one_upload_undoes_on_a_pair_was_never_another_ones_answer(tmp_path
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("jobs", range(20))
+@pytest.mark.parametrize("jobs", range(24))
 def test_a_copy_that_is_put_back_is_durable_when_the_sample_counts_as_stored(tmp_path, jobs, lost):
-    held = HeldWorker()
-    stor = Recorded(tmp_path, 2, worker=held)
+    held = SteppingWorker()
+    stor = Recorded(tmp_path, 2, Stepping, held)
     digest, disk = Digest.of(b"content"), stor.rig.members[lost].disk
     start(put(stor.rig.store, b"content"))
     held.release()
     with disk.entered() as root_fd:
         disk.files.unlink(digest.disk_path, root_fd)
         disk.sync_directory(digest.directories[-1], root_fd)
+    for member in stor.rig.members:
+        member.disk.files.pause = held.pause
     answers = [start(stor.put(b"content"))]
     held.release(jobs)
     # Another one comes while the copy is being put back; its jobs are done first.
