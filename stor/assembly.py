@@ -352,10 +352,11 @@ class Assembly:
         health = self._commons.health(root, reactor.seconds, writable=writable)
         disk = Disk(root, self._files, _forbidden_device(chosen))
         writers = ThreadWorker(reactor, f"write {root}", DISK_WRITERS)
-        commits: Commits = Alone(writers)
+        alone = Alone(disk, writers)
+        commits: Commits = alone
         if reports_errors():
             threads = ThreadWorker(reactor, f"commit {root}", 2)
-            commits = GroupCommit(disk, threads, Alone(writers), unwritten_bytes)
+            commits = GroupCommit(alone, threads, unwritten_bytes, partial(reactor.callLater, 0))
         workers = Workers(
             readers=ThreadWorker(reactor, f"read {root}", DISK_READERS),
             writers=writers,

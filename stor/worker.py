@@ -1,6 +1,7 @@
 """The one bridge between blocking work and Twisted."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
@@ -15,6 +16,10 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 Args = TypeVarTuple("Args")
+
+#: So long it may take, in one turn of the reactor, to look at what has been done elsewhere: many
+#: outcomes in one go would hold up the clients that can be answered at once.
+TURN_SECONDS = 0.0002
 
 
 class Busy(Exception):
@@ -120,10 +125,15 @@ class ThreadWorker:
 
     def _take_done(self) -> None:
         self._told = False  # first: what is done from here on is told again
+        end = time.monotonic() + TURN_SECONDS
         for _ in range(len(self._done)):
             waiter, outcome = self._done.popleft()
             self._unfinished -= 1
             waiter.callback(outcome)
+            if self._done and time.monotonic() >= end:
+                self._told = True
+                self._reactor.callFromThread(self._take_done)
+                return
 
 
 def _yield_to_reactor() -> None:

@@ -99,21 +99,28 @@ SYNCS = (
     Mutation(
         "sync at the end of a body",
         "stor/disks/writing.py",
-        "        self.copy.sync()\n",
-        "        pass\n",
+        "        self.copy.seal(modified_ns)\n        self.copy.sync()\n",
+        "        self.copy.seal(modified_ns)\n",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync at the end of a small body",
+        "stor/disks/writing.py",
+        "def _sync(self, root_fd: int) -> None:\n        self.copy.sync()\n",
+        "def _sync(self, root_fd: int) -> None:\n        pass\n",
         (_DURABLE,),
     ),
     Mutation(
         "sync of an upload that is alone",
         "stor/disks/group_commit.py",
-        "        self.sync()\n        self.synced()\n",
-        "        self.synced()\n",
+        "            self.sync(root_fd)\n",
+        "",
         (_DURABLE,),
     ),
     Mutation(
         "sync of each upload where none is shared",
         "stor/disks/group_commit.py",
-        "    task.step.sync()\n",
+        "    task.step.sync(root_fd)\n",
         "",
         (f"{_GROUPS}::test_nothing_is_shared_while_others_have_much_to_write",),
     ),
@@ -149,8 +156,8 @@ SYNCS = (
         "files are opened after a group's sync begins to watch",
         "stor/disks/group_commit.py",
         "        roots = [self._disk.enter()]\n"
-        "        outcomes = [_outcome(task.step.do) for task in waiting]\n",
-        "        outcomes = [_outcome(task.step.do) for task in waiting]\n"
+        "        outcomes = [_outcome(task.step.do, roots[0]) for task in waiting]\n",
+        "        outcomes = [_outcome(task.step.do, None) for task in waiting]\n"
         "        roots = [self._disk.enter()]\n",
         (f"{_GROUPS}::test_a_sync_watches_for_errors_before_anything_is_done",),
     ),
@@ -351,7 +358,7 @@ CHECKS = (
     Mutation(
         "good copy that is there already stays",
         "stor/disks/staged.py",
-        "reason = self._unfit(digest)",
+        "reason = self._unfit(digest, root_fd)",
         'reason = "never looked at"',
         ("tests/test_disk.py::test_a_good_copy_that_is_there_already_stays",),
     ),

@@ -13,7 +13,6 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.disks.claims import Claims
 from stor.disks.disk import Disk
-from stor.disks.staged import StagedCopy
 from stor.errors import StorError
 from stor.worker import Busy
 from tests.conformance import (
@@ -28,6 +27,7 @@ from tests.conformance import (
     start,
 )
 from tests.support.rig import AUTHORIZATION, Rig, request_bytes
+from tests.support.staging import begin, name, sync_directories
 from tests.support.workers import HeldWorker, InlineWorker
 
 #: Nothing here takes long; this ends a test that would hang.
@@ -283,15 +283,15 @@ class OneDisk:
         self.first, self.second = self._copy(), self._copy()
 
     def _copy(self):
-        staged = StagedCopy.begin(self.disk, None)
+        staged = begin(self.disk, None)
         staged.write([b"content"])
         staged.seal(10**9)
         staged.sync()
         return staged
 
     def name(self, staged):
-        staged.name(Digest.of(b"content"))
-        staged.sync_directories(Digest.of(b"content"))
+        name(staged, Digest.of(b"content"))
+        sync_directories(staged, Digest.of(b"content"))
 
 
 @pytest.mark.parametrize("last", ["first", "second"])

@@ -17,6 +17,7 @@ from stor.disks.probe import sweep
 from stor.disks.staged import StagedCopy
 from stor.errors import Damaged
 from tests.conformance import QuickFiles, descriptors, sample, without_nameless_files
+from tests.support.staging import begin, name, sync_directories
 
 SMALL, LARGE = sample(5000), sample(SMALL_BYTES + 1)
 MODIFIED_NS = 981173106 * 10**9
@@ -219,7 +220,7 @@ def test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written(root):
             with pytest.raises(DiskAway):
                 ask(disk, Digest.of(SMALL))
         with pytest.raises(DiskAway):
-            StagedCopy.begin(disk, 1000)
+            begin(disk, 1000)
         with pytest.raises(DiskAway):
             sweep(disk)
         assert not (root / ".stor").exists()
@@ -239,20 +240,20 @@ STEPS = [
     lambda staged, digest: staged.write([SMALL[:1000], b"", SMALL[1000:]]),
     lambda staged, digest: staged.seal(MODIFIED_NS),
     lambda staged, digest: staged.sync(),
-    StagedCopy.name,
-    StagedCopy.sync_directories,
+    name,
+    sync_directories,
     StagedCopy.published,
 ]
 
 
 def store(disk, content=SMALL):
     """Put a copy on one disk; whether it got its name."""
-    staged = StagedCopy.begin(disk, len(content))
+    staged = begin(disk, len(content))
     staged.write([content])
     staged.seal(MODIFIED_NS)
     staged.sync()
-    named = staged.name(Digest.of(content))
-    staged.sync_directories(Digest.of(content))
+    named = name(staged, Digest.of(content))
+    sync_directories(staged, Digest.of(content))
     staged.close()
     staged.discard()
     return named
@@ -269,7 +270,7 @@ def test_a_staged_copy_becomes_the_file(disk):
 
 def test_the_kernel_begins_early_to_write_what_is_large(root):
     disk = disk_at(root, QuickFiles())
-    staged = StagedCopy.begin(disk, None)
+    staged = begin(disk, None)
     for _ in range(40):
         staged.write([bytes(1_000_000)])
     begun = [call.args[1:] for call in disk.files.calls if call.name == "begin_sync"]
@@ -286,7 +287,7 @@ def test_the_kernel_begins_early_to_write_what_is_large(root):
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 def test_discard_leaves_nothing_after_any_step(disk, steps, length):
     before = tree(disk)
-    staged = StagedCopy.begin(disk, length)
+    staged = begin(disk, length)
     assert staged.room().free_bytes > 0
     for step in STEPS[:steps]:
         step(staged, Digest.of(SMALL))
@@ -310,7 +311,7 @@ def test_discard_leaves_nothing_after_a_failure_anywhere(root, nameless, error, 
         staged = None
         files.fail_at(n, error)
         with suppress(OSError, DiskAway):
-            staged = StagedCopy.begin(disk, 5000)
+            staged = begin(disk, 5000)
             for step in STEPS:
                 step(staged, Digest.of(SMALL))
         hit = files.failed
@@ -327,7 +328,7 @@ def test_a_good_copy_that_is_there_already_stays(disk):
     path = lay(disk, SMALL)
     before = os.stat(path)
     assert not store(disk)
-    staged = StagedCopy.begin(disk, 5000)
+    staged = begin(disk, 5000)
     for step in STEPS:
         step(staged, Digest.of(SMALL))
     staged.discard()
@@ -395,7 +396,7 @@ def test_the_sweep_removes_what_nobody_writes_any_more(disk):
 
 def test_the_sweep_keeps_what_another_process_is_writing(root):
     writer, sweeper = disk_at(root, without_nameless_files()), disk_at(root)
-    staged = StagedCopy.begin(writer, 5000)
+    staged = begin(writer, 5000)
     leftover(sweeper, "0" * 32)
     assert sweep(sweeper) == 1
     for step in STEPS:

@@ -9,9 +9,9 @@ from stor.digest import Digest
 from stor.disks.disk import Disk
 from stor.disks.files import Files
 from stor.disks.probe import try_writing
-from stor.disks.staged import StagedCopy
 from tests.conformance import QuickFiles, sample
 from tests.support.rig import FaultyRig
+from tests.support.staging import begin, name
 
 CONTENT = sample(5000)
 DIGEST = Digest.of(CONTENT)
@@ -26,7 +26,7 @@ def disk_at(root):
 
 
 def staged_on(disk):
-    staged = StagedCopy.begin(disk, None)
+    staged = begin(disk, None)
     staged.write([CONTENT])
     staged.seal(10**9)
     staged.sync()
@@ -56,7 +56,7 @@ def quarantining(path):
     bad.parent.mkdir(parents=True)
     bad.write_bytes(b"bad")
     staged = staged_on(disk)
-    assert staged.name(DIGEST)
+    assert name(staged, DIGEST)
     staged.close()
     (moved,) = [call.path for call in disk.files.calls if call.name == "rename"]
     reason = [(name, f"{moved}.reason") for name in ("create", "write", "sync")]
@@ -78,7 +78,7 @@ def taking_back(path):
     """A name that an upload could not make durable does not come back."""
     disk = disk_at(path / "disk")
     staged = staged_on(disk)
-    staged.name(DIGEST)
+    name(staged, DIGEST)
     staged.discard()
     steps = [("name", DIGEST.disk_path), ("unlink", DIGEST.disk_path), ("sync", DIRECTORY)]
     return disk.files, steps

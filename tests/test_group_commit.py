@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 from functools import partial
+from itertools import count
 
 import pytest
 
@@ -21,7 +22,7 @@ from stor.disks.group_commit import (
     unwritten_bytes,
 )
 from stor.errors import NoRoom, Unavailable
-from stor.worker import Busy
+from stor.worker import TURN_SECONDS, Busy
 from tests.conformance import (
     QuickFiles,
     descriptors,
@@ -43,15 +44,15 @@ class Shared(Recorded):
     """A Stor whose uploads share syncs; what they do waits until the test releases it."""
 
     def __init__(self, path, disks=2, files=QuickFiles, sets=1):
-        self.held, self.unwritten = HeldWorker(), 0
+        self.held, self.unwritten, self.turns = HeldWorker(), 0, []
         super().__init__(path, disks, files, sets=sets, commits=self._commits)
 
     def _commits(self, disk):
         return GroupCommit(
-            disk,
+            Alone(disk, InlineWorker()),
             self.held,
-            Alone(InlineWorker()),
             lambda: self.unwritten,
+            self.turns.append,
             lambda: self.rig.clock.seconds(),  # noqa: PLW0108 the rig comes later
         )
 
@@ -220,7 +221,7 @@ def steps_on(stor, dos):
     """What becomes of steps that all wait at the same time; all but the first two share a sync."""
     commits, outcomes = stor.rig.members[0]._workers.commits, {}
     for place, do in enumerate(dos):
-        outcome = commits.run(Step(do, lambda: None))
+        outcome = commits.run(Step(lambda root_fd, do=do: do(), lambda root_fd: None))
         outcome.addBoth(partial(outcomes.__setitem__, place))
     stor.held.release()
     return [outcomes[place] for place in range(len(dos))]
@@ -254,14 +255,34 @@ def test_a_step_that_fails_does_not_fail_the_others(tmp_path):
     assert (first, second, third, fifth) == (1, 2, 3, 5)
 
 
+def test_who_waits_is_told_over_several_turns_of_the_reactor(tmp_path):
+    disk, held, turns, told = Shared(tmp_path, 1).rig.members[0].disk, HeldWorker(), [], []
+    now = map(TURN_SECONDS.__mul__, count(step=2))  # each look at the clock takes long
+    commits = GroupCommit(
+        Alone(disk, InlineWorker()), held, lambda: 0, turns.append, partial(next, now)
+    )
+    for n in range(5):
+        step = Step(lambda root_fd, n=n: n, lambda root_fd: None)
+        commits.run(step).addCallback(told.append)
+    held.release()
+    most = 0
+    while turns:
+        before = len(told)
+        turns.pop()()
+        most = max(most, len(told) - before)
+    assert sorted(told) == [0, 1, 2, 3, 4]
+    assert most == 1
+
+
 def test_too_many_are_refused(tmp_path):
     stor = Shared(tmp_path, 1)
     commits = stor.rig.members[0]._workers.commits
-    steps = [commits.run(Step(lambda: None, lambda: None)) for _ in range(WAITING_LIMIT + 2)]
+    step = Step(lambda root_fd: None, lambda root_fd: None)
+    outcomes = [commits.run(step) for _ in range(WAITING_LIMIT + 2)]
     with pytest.raises(Busy):
-        result_of(commits.run(Step(lambda: None, lambda: None)))
+        result_of(commits.run(step))
     stor.held.release()
-    assert all(step.called for step in steps)
+    assert all(outcome.called for outcome in outcomes)
 
 
 def test_the_judges_miss_no_shared_sync_that_is_left_out(tmp_path):

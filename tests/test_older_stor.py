@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from stor.digest import Digest
-from stor.disks.member import Workers
 from stor.web.upload import BUFFER_BYTES
 from tests.conformance import MIB, QuickFiles, sample
 from tests.support.files import RecordingFiles
@@ -187,7 +186,7 @@ def test_a_body_is_not_held_in_memory(quick_path):
 def test_an_upload_does_not_hold_other_clients(tmp_path):
     """One of 400 MiB held them for 4.6 s: hashing and writing are not done where clients wait."""
     hashing, writing = HeldWorker(), HeldWorker()
-    held = Workers(InlineWorker(), writing, InlineWorker())
+    held = InlineWorker(), writing, InlineWorker()
     rig = Rig(tmp_path, workers=lambda label: held, hashing=hashing)
     for root in rig.roots[:2]:
         path = root / Digest.of(CONTENT).disk_path

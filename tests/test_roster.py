@@ -8,11 +8,11 @@ import pytest
 
 from stor.disks.disk import DiskAway
 from stor.disks.health import State
-from stor.disks.staged import StagedCopy
 from tests.conformance import QuickFiles, sample
 from tests.support.host import CHANGING, LABELS, SAMPLES, Host, member, states
 from tests.support.http import assert_one_line, no_bug_logged
 from tests.support.rig import digest_of
+from tests.support.staging import begin
 
 
 @pytest.fixture(autouse=True)
@@ -253,7 +253,7 @@ def test_nothing_is_done_below_a_root_that_is_not_the_disk(host):
         lambda: disk.check(digest, 2000),
         lambda: disk.verify(digest),
         disk.room,
-        lambda: StagedCopy.begin(disk, 2000),
+        lambda: begin(disk, 2000),
     ):
         with pytest.raises(DiskAway):
             attempt()

@@ -1,6 +1,7 @@
 """Blocking work in threads of its own, and waiting for it."""
 
 import threading
+import time
 import weakref
 from queue import Empty, SimpleQueue
 
@@ -9,8 +10,17 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from stor.worker import Busy, ThreadWorker, Unanswered, first_failure, settle, within
+from stor.worker import (
+    TURN_SECONDS,
+    Busy,
+    ThreadWorker,
+    Unanswered,
+    first_failure,
+    settle,
+    within,
+)
 from tests.conformance import result_of, start
+from tests.integration.process import poll
 
 #: Nothing here takes long; this ends a test that would hang.
 PATIENCE_SECONDS = 30
@@ -110,6 +120,25 @@ def test_one_thread_does_its_jobs_in_order(reactor):
     reactor.wait_for(*results)
     worker.stop()
     assert done == list(range(100))
+
+
+def test_outcomes_that_take_long_to_look_at_leave_the_reactor_turns_of_its_own(reactor):
+    worker = ThreadWorker(reactor, "many", threads=1, waiting_limit=100)
+    first = worker.run(len, "job")
+    later = [worker.run(len, "job") for _ in range(5)]
+    seen = []
+    for result in later:
+        result.addCallback(seen.append)
+        result.addCallback(lambda _: time.sleep(2 * TURN_SECONDS))
+    reactor.wait_for(first)
+    poll(lambda: len(worker._done) + len(seen) == 5, what="all jobs done")
+    assert len(seen) <= 1
+    while len(seen) < 5:
+        before = len(seen)
+        function, args = reactor.calls.get(timeout=PATIENCE_SECONDS)
+        function(*args)
+        assert len(seen) - before <= 1
+    worker.stop()
 
 
 def test_a_thread_is_started_only_when_all_others_are_at_work(worker, reactor):

@@ -8,19 +8,20 @@ Memory Database Systems, 1984, section 5).
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from stor.disks.disk import Disk
-from stor.worker import Busy, Worker
+from stor.worker import TURN_SECONDS, Busy, Worker
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 #: How many steps may wait.
 WAITING_LIMIT = 1000
@@ -45,17 +46,18 @@ class Step(Generic[T]):
     """A part of an upload on one disk, which counts once what it did is on stable storage.
 
     `do` does it, `sync` brings just that to stable storage, `synced` is called once it is there,
-    however it got there. All run in a thread.
+    however it got there. All run in a thread; the first two are given the disk's root, open.
     """
 
-    do: Callable[[], T]
-    sync: Callable[[], None]
+    do: Callable[[int], T]
+    sync: Callable[[int], None]
     synced: Callable[[], None] = lambda: None
 
-    def alone(self) -> T:
-        """All of it. Raises what its parts raise."""
-        outcome = self.do()
-        self.sync()
+    def alone(self, disk: Disk) -> T:
+        """All of it. Raises `DiskAway`, and what its parts raise."""
+        with disk.entered() as root_fd:
+            outcome = self.do(root_fd)
+            self.sync(root_fd)
         self.synced()
         return outcome
 
@@ -74,11 +76,12 @@ class Commits(Protocol):
 class Alone:
     """Each step by itself, with its own sync."""
 
+    disk: Disk
     worker: Worker
 
     def run(self, step: Step[T]) -> Deferred[T]:
         """See `Commits.run`."""
-        return self.worker.run(step.alone)
+        return self.worker.run(step.alone, self.disk)
 
     def stop(self) -> None:
         """The worker is its owner's to stop."""
@@ -104,20 +107,22 @@ class GroupCommit:
 
     def __init__(
         self,
-        disk: Disk,
-        threads: Worker,
         alone: Alone,
+        threads: Worker,
         unwritten_bytes: Callable[[], int],
+        soon: Callable[[Callable[[], None]], object],
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`threads` does two things at a time; `alone` is where nothing is shared.
+        """`alone` is where nothing is shared; `threads` does two things at a time.
 
-        `unwritten_bytes` tells what waits to be written on all disks together.
+        `unwritten_bytes` tells what waits to be written on all disks together; `soon` has the
+        reactor call something in its next turn.
         """
-        self._disk = disk
+        self._disk = alone.disk
         self._threads = threads
         self._alone = alone
         self._unwritten_bytes = unwritten_bytes
+        self._soon = soon
         self._seconds = seconds
         self._rests_until = 0.0
         self._waiting: list[_Task] = []
@@ -127,6 +132,8 @@ class GroupCommit:
         self._done: list[_Task] = []
         self._roots: list[int] = []
         self._syncing: float | None = None
+        #: What is over and not told yet.
+        self._over: deque[tuple[Deferred[Any], Any]] = deque()
 
     def run(self, step: Step[T]) -> Deferred[T]:
         """See `Commits.run`."""
@@ -141,7 +148,7 @@ class GroupCommit:
             self._go_on()
         else:
             self._syncing = now
-            self._threads.finish(step.alone).addBoth(self._synced_alone, task)
+            self._threads.finish(step.alone, self._disk).addBoth(self._synced_alone, task)
         return task.waiter
 
     def stop(self) -> None:
@@ -172,7 +179,7 @@ class GroupCommit:
         Raises `DiskAway`, `OSError`.
         """
         roots = [self._disk.enter()]
-        outcomes = [_outcome(task.step.do) for task in waiting]
+        outcomes = [_outcome(task.step.do, roots[0]) for task in waiting]
         if all(isinstance(outcome, Failure) for outcome in outcomes):
             self._close(roots)
         return roots, outcomes
@@ -200,8 +207,8 @@ class GroupCommit:
                 # Ext2, and ext4 without a journal, do not flush the disk's own cache at the end of
                 # syncfs(2), where any fsync(2) does.
                 self._disk.files.sync(roots[0])
-                return [_outcome(partial(_finish, task)) for task in done]
-            return [_outcome(partial(_sync_alone, task)) for task in done]
+                return [_outcome(_finish, task) for task in done]
+            return [_outcome(_sync_alone, task, roots[0]) for task in done]
         finally:
             self._close(roots)
 
@@ -215,8 +222,21 @@ class GroupCommit:
         self._go_on()
         if isinstance(outcomes, Failure):
             outcomes = [Failure(outcomes.value) for _ in done]
-        for task, outcome in zip(done, outcomes, strict=True):
-            task.waiter.callback(outcome)
+        telling = bool(self._over)
+        self._over.extend((t.waiter, its) for t, its in zip(done, outcomes, strict=True))
+        if not telling:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell who waits, as many in a turn of the reactor as leave time for others."""
+        end = self._seconds() + TURN_SECONDS
+        while self._over:
+            waiter, outcome = self._over[0]
+            waiter.callback(outcome)
+            self._over.popleft()  # last: whatever comes meanwhile waits for its turn
+            if self._over and self._seconds() >= end:
+                self._soon(self._tell)
+                return
 
     def _synced_alone(self, outcome: Any, task: _Task) -> None:
         self._synced([outcome], [task])
@@ -234,14 +254,14 @@ def _finish(task: _Task) -> Any:
     return task.outcome
 
 
-def _sync_alone(task: _Task) -> Any:
-    task.step.sync()
+def _sync_alone(task: _Task, root_fd: int) -> Any:
+    task.step.sync(root_fd)
     return _finish(task)
 
 
-def _outcome(function: Callable[[], T]) -> "T | Failure":
+def _outcome(function: Callable[[*Args], T], *args: *Args) -> "T | Failure":
     try:
-        return function()
+        return function(*args)
     except BaseException:
         return Failure()
 

@@ -21,7 +21,7 @@ from stor.disks.disk import (
     Disk,
     DiskAway,
 )
-from stor.disks.group_commit import Alone, Commits, Step
+from stor.disks.group_commit import Commits, Step
 from stor.disks.health import Health, Picture, State
 from stor.disks.marker import BadMarker, Marker, write_marker
 from stor.disks.probe import Probe, probe, sweep, try_writing
@@ -47,10 +47,6 @@ _RELEASE = "release"
 SLOW_SECONDS = 1.0
 
 
-def _alone(workers: "Workers") -> Commits:
-    return Alone(workers.writers)
-
-
 @attrs.frozen
 class Workers:
     """A disk's own threads: a hung disk takes these and no others."""
@@ -58,7 +54,7 @@ class Workers:
     readers: Worker
     writers: Worker
     prober: Worker
-    commits: Commits = attrs.field(default=attrs.Factory(_alone, takes_self=True))
+    commits: Commits
 
     def stop(self) -> None:
         """Let the threads end once they are idle."""

@@ -23,6 +23,8 @@ _SEND_BYTES = 8 * 1024 * 1024
 class StagedCopy:
     """A file that has no final name yet. Plain blocking Python, called in the disk's threads.
 
+    Each step is given the disk's root, open: see `Disk.entered`.
+
     The order that makes a copy durable, each step on every disk of the mirror before the next on
     any: `write` …, `seal`, `sync`, `name`, `sync_directories`. Either sync may also be that of the
     whole file system. A crash before `name` leaves nothing; after `name` it leaves the right bytes
@@ -32,7 +34,6 @@ class StagedCopy:
     """
 
     disk: Disk
-    _root_fd: int
     _fd: int
     _temporary: str | None
     _claimed: Digest | None = None
@@ -43,21 +44,15 @@ class StagedCopy:
     _sent_bytes: int = 0
 
     @classmethod
-    def begin(cls, disk: Disk, length: int | None) -> "StagedCopy":
+    def begin(cls, disk: Disk, root_fd: int, length: int | None) -> "StagedCopy":
         """A new staged copy, with `length` bytes allocated when known.
 
-        Raises `DiskAway`, `OSError` (ENOSPC, EDQUOT: there is no room); then nothing stays.
+        Raises `OSError` (ENOSPC, EDQUOT: there is no room); then nothing stays.
         """
-        root_fd = disk.enter()
-        try:
-            fd, temporary = disk.open_staging(root_fd)
-        except BaseException:
-            disk.files.close(root_fd)
-            raise
-        staged = cls(disk, root_fd, fd, temporary)
+        staged = cls(disk, *disk.open_staging(root_fd))
         try:
             if length:
-                disk.files.allocate(fd, length)
+                disk.files.allocate(staged._fd, length)
         except BaseException:
             staged.discard()
             raise
@@ -65,7 +60,7 @@ class StagedCopy:
 
     def room(self) -> Room:
         """What is left on the disk beside the copy. Raises `OSError`."""
-        return self.disk.room_of(self._root_fd)
+        return self.disk.room_of(self._fd)
 
     def write(self, chunks: Iterable[bytes]) -> None:
         """Append `chunks`. Raises `OSError`.
@@ -100,7 +95,7 @@ class StagedCopy:
         """Bring content and times to stable storage. Raises `OSError`."""
         self.disk.files.sync(self._fd)
 
-    def name(self, digest: Digest) -> bool:
+    def name(self, digest: Digest, root_fd: int) -> bool:
         """Give the file its final name, atomically, never over a good copy; whether it got it.
 
         What has the name already stays when it is the sample (it is synced, the staged file is
@@ -109,24 +104,24 @@ class StagedCopy:
         self.disk.claims.begin(digest)
         self._claimed = digest
         try:
-            self._link(digest)
+            self._link(digest, root_fd)
         except FileExistsError:
-            reason = self._unfit(digest)
+            reason = self._unfit(digest, root_fd)
             if reason is not None:
-                self.disk.quarantine(digest, reason, self._root_fd)
-                self._link(digest)
+                self.disk.quarantine(digest, reason, root_fd)
+                self._link(digest, root_fd)
         if self._temporary is not None:
-            self.disk.files.unlink(self._temporary, self._root_fd)
+            self.disk.files.unlink(self._temporary, root_fd)
             self._temporary = None
         return self._made_name
 
-    def sync_directories(self, digest: Digest) -> None:
+    def sync_directories(self, digest: Digest, root_fd: int) -> None:
         """Bring the name to stable storage, with every directory on the way. Raises `OSError`."""
         durable = self.disk.durable_directories
         child: str | None = None
         for path in reversed((".", *digest.directories)):
             if child is None or child not in durable:
-                self.disk.sync_directory(path, self._root_fd)
+                self.disk.sync_directory(path, root_fd)
             child = path
 
     def published(self, digest: Digest) -> None:
@@ -154,9 +149,7 @@ class StagedCopy:
         Never raises: a disk that fails here has failed before, and what could be kept of it is
         only a nameless file; or a whole copy, where the disk went away after `published`.
         """
-        if self._open:
-            self._undo(self._root_fd)
-        elif self._claimed is not None:
+        if self._temporary is not None or self._claimed is not None or self._made:
             with suppress(OSError, DiskAway), self.disk.entered() as root_fd:
                 self._undo(root_fd)
         self.close()
@@ -178,38 +171,37 @@ class StagedCopy:
     def _release(self) -> None:
         if self._open:
             self._open = False
-            for fd in (self._fd, self._root_fd):
-                with suppress(OSError):  # close(2) reports nothing that sync has not
-                    self.disk.files.close(fd)
+            with suppress(OSError):  # close(2) reports nothing that sync has not
+                self.disk.files.close(self._fd)
 
     def _unlink(self, digest: Digest, root_fd: int) -> None:
         self.disk.files.unlink(digest.disk_path, root_fd)
         self.disk.sync_directory(digest.directories[-1], root_fd)
 
-    def _link(self, digest: Digest) -> None:
-        self._name_file(digest)
+    def _link(self, digest: Digest, root_fd: int) -> None:
+        self._name_file(digest, root_fd)
         self.disk.claims.made(digest)
         self._made_name = True
 
-    def _name_file(self, digest: Digest) -> None:
+    def _name_file(self, digest: Digest, root_fd: int) -> None:
         for attempts_left in reversed(range(_LINK_ATTEMPTS)):
             try:
-                self._make_directories(digest)
-                self.disk.files.name(self._fd, digest.disk_path, self._root_fd)
+                self._make_directories(digest, root_fd)
+                self.disk.files.name(self._fd, digest.disk_path, root_fd)
                 return
             except FileNotFoundError:
                 self.disk.durable_directories.difference_update(digest.directories)
                 if not attempts_left:
                     raise
 
-    def _make_directories(self, digest: Digest) -> None:
+    def _make_directories(self, digest: Digest, root_fd: int) -> None:
         for path in digest.directories:
             if path not in self.disk.durable_directories:
                 with suppress(FileExistsError):
-                    self.disk.files.make_directory(path, self._root_fd)
+                    self.disk.files.make_directory(path, root_fd)
                     self._made.append(path)
 
-    def _unfit(self, digest: Digest) -> str | None:
+    def _unfit(self, digest: Digest, root_fd: int) -> str | None:
         """Why what has the sample's name is not the sample, `None` when it is, and is durable."""
         try:
             if self.disk.verify(digest) is None:
@@ -221,7 +213,7 @@ class StagedCopy:
                 raise
             return f"it could not be read: {error}"
         files = self.disk.files
-        fd = files.open_to_read(digest.disk_path, self._root_fd)
+        fd = files.open_to_read(digest.disk_path, root_fd)
         try:
             files.sync(fd)
         finally:

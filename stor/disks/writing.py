@@ -74,7 +74,8 @@ class Slot:
 
     def stage(self, length: int | None) -> Room:
         """Make the staged file, once; what is left on the disk after it. Runs in a thread."""
-        self.staged = StagedCopy.begin(self.member.disk, length)
+        with self.member.disk.entered() as root_fd:
+            self.staged = StagedCopy.begin(self.member.disk, root_fd, length)
         return self.staged.room()
 
     def add(
@@ -85,12 +86,11 @@ class Slot:
         Fires with what is left on the disk, unless `stage` has told.
         """
         if modified_ns is None:
-            return self.run(self._advance, length, chunks, None)
-        step = Step(partial(self._advance, length, chunks, modified_ns), self._sync)
+            return self.run(self._append, length, chunks)
         if self.used:
             # Much may be written by now: others are not to wait for it.
-            return self.run(step.alone)
-        return self._commit(step)
+            return self.run(self._append_last, chunks, modified_ns)
+        return self._commit(Step(partial(self._write_all, chunks, modified_ns), self._sync))
 
     def publish(self, digest: Digest) -> Deferred[bool]:
         """Give the copy its name, durably; fires with whether it got it."""
@@ -106,22 +106,25 @@ class Slot:
     def _commit(self, step: Step[T]) -> Deferred[T]:
         return self._after_last(lambda: self.member.commit(step))
 
-    def _sync(self) -> None:
+    def _append(self, length: int | None, chunks: Sequence[bytes]) -> Room | None:
+        room = self.stage(length) if self.staged is None else None
+        self.copy.write(chunks)
+        return room
+
+    def _append_last(self, chunks: Sequence[bytes], modified_ns: int) -> None:
+        self.copy.write(chunks)
+        self.copy.seal(modified_ns)
         self.copy.sync()
 
-    def _advance(
-        self, length: int | None, chunks: Sequence[bytes], modified_ns: int | None
-    ) -> Room | None:
-        new = self.staged is None
-        if new:
-            # Where the first write has all of the body, it shows itself whether there is room.
-            allocated = length if modified_ns is None else None
-            self.staged = StagedCopy.begin(self.member.disk, allocated)
-        staged = self.copy
-        staged.write(chunks)
-        if modified_ns is not None:
-            staged.seal(modified_ns)
-        return staged.room() if new else None
+    def _write_all(self, chunks: Sequence[bytes], modified_ns: int, root_fd: int) -> Room:
+        # Nothing is allocated: the write itself shows whether there is room.
+        self.staged = StagedCopy.begin(self.member.disk, root_fd, None)
+        self.staged.write(chunks)
+        self.staged.seal(modified_ns)
+        return self.staged.room()
+
+    def _sync(self, root_fd: int) -> None:
+        self.copy.sync()
 
     def discard(self) -> None:
         """Leave nothing behind on this disk. Runs in a thread."""

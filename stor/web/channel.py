@@ -37,6 +37,9 @@ TURNED_AWAY_SECONDS = 2.0
 #: int() refuses more than 4300 digits (CVE-2020-10735).
 _LENGTH_DIGITS = 4000
 
+#: So much is read at a time: 64 KiB of a body, which many clients send at once, and the head.
+INTAKE_BYTES = 96 * 1024
+
 _HEAD_END = b"\r\n\r\n"
 
 #: So much behind a head is taken as a body, and by itself.
@@ -87,6 +90,8 @@ class StorChannel(HTTPChannel):
         self._peer = getattr(self.transport.getPeer(), "host", "-")
         # Not through TLS, and not the in-memory transports of a proxy or a test.
         self._direct = isinstance(self.transport, TCPConnection)
+        if self._direct:
+            self.transport.bufferSize = INTAKE_BYTES
         answer = self.site.admit(self)
         if answer is not None and not self.site.crowded:
             self.refuse(answer, TURNED_AWAY_SECONDS)

@@ -6,13 +6,13 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from stor.digest import Digest
 from stor.disks.disk import Disk
 from stor.disks.files import Files
+from stor.disks.group_commit import Alone
 from stor.disks.health import Health
 from stor.disks.member import Member, Workers
 from stor.disks.mirror import Mirror
@@ -46,9 +46,9 @@ class Rig:
     """Mirrors of directories below `path`; `sets` says how many disks each has.
 
     `files(label)` makes a disk's system calls, `worker()` its workers for reading and writing, or
-    `workers(label)` all that it has, and `commits(disk)` what commits uploads to it. `read_only`
-    are the roots' positions `(set, disk)` that the configuration does not let be written;
-    `forbidden_device` is the one that means "not mounted".
+    `workers(label)` those for reading, writing and probing; `commits(disk)` is what commits its
+    uploads. `read_only` are the roots' positions `(set, disk)` that the configuration does not let
+    be written; `forbidden_device` is the one that means "not mounted".
     """
 
     def __init__(
@@ -90,9 +90,8 @@ class Rig:
                 disk = Disk(str(root), files(label), forbidden_device)
                 health = Health(self.clock.seconds, writable=(s, d) not in read_only)
                 meter = self.metrics.figures.disk(str(root))
-                own = workers(label) if workers else Workers(worker(), worker(), InlineWorker())
-                if commits is not None:
-                    own = attrs.evolve(own, commits=commits(disk))
+                three = workers(label) if workers else (worker(), worker(), InlineWorker())
+                own = Workers(*three, commits(disk) if commits else Alone(disk, three[1]))
                 members.append(Member(disk, health, own, self.clock, roster, meter))
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
@@ -219,7 +218,7 @@ class FaultyRig(Rig):
 
     def _hanging_workers(self, label):
         worker = self._hanging.setdefault(label, HangingWorker())
-        return Workers(worker, worker, worker)
+        return worker, worker, worker
 
 
 def request_bytes(method, path, headers=(), body=None, version="HTTP/1.1"):
