@@ -28,7 +28,7 @@ setup(
     entry_points={"console_scripts": ["stor = stor.cli:main"]},
     python_requires=">=3.11",
     install_requires=[
-        "attrs>=23.2",
+        "attrs>=24.1",
         "bcrypt>=4.0",
         "boto3>=1.35",
         "klein>=24.8",

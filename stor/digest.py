@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import cached_property
 from typing import Protocol
 
 import attrs
@@ -40,14 +41,14 @@ class Digest:
     def __str__(self) -> str:
         return self.raw.hex()
 
-    @property
+    @cached_property
     def directories(self) -> tuple[str, str, str]:
         """The directories that hold the sample below a storage root, outermost first."""
         name = self.raw.hex().upper()
         outer, middle, inner = name[:2], name[2:4], name[4:6]
         return outer, f"{outer}/{middle}", f"{outer}/{middle}/{inner}"
 
-    @property
+    @cached_property
     def disk_path(self) -> str:
         """The sample's path below a storage root: `AA/BB/CC/<64 digits>.dat`, all upper case."""
         name = self.raw.hex().upper()

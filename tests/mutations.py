@@ -78,14 +78,14 @@ SYNCS = (
     Mutation(
         "sync of the directory with the name",
         "stor/disks/staged.py",
-        "if child is None or child not in durable:",
-        "if child is not None and child not in durable:",
+        "if child is None or child in missing:",
+        "if child is not None and child in missing:",
         (_DURABLE,),
     ),
     Mutation(
         "sync of new parent directories",
         "stor/disks/staged.py",
-        "if child is None or child not in durable:",
+        "if child is None or child in missing:",
         "if child is None:",
         (_DURABLE,),
     ),

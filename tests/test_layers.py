@@ -28,6 +28,7 @@ ORDER = [
     "content",
     "disks.files",
     "disks.claims",
+    "disks.durable",
     "disks.verified",
     "disks.copy",
     "disks.disk",

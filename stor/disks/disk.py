@@ -14,6 +14,7 @@ import attrs
 from stor.digest import Digest
 from stor.disks.claims import Claims
 from stor.disks.copy import Copy, OpenCopy
+from stor.disks.durable import DurableDirectories
 from stor.disks.files import Files, is_regular
 from stor.disks.verified import Mark, Verified
 from stor.errors import Damaged
@@ -92,8 +93,7 @@ class Disk:
         self._nameless_files = True
         self.claims = Claims()
         self.verified = Verified()
-        #: Directories whose entry in their parent is known to be on stable storage.
-        self.durable_directories: set[str] = set()
+        self.durable_directories = DurableDirectories()
 
     def identify(self, device: int) -> None:
         """From now on the disk is the file system with this `st_dev` and no other."""

@@ -117,10 +117,10 @@ class StagedCopy:
 
     def sync_directories(self, digest: Digest, root_fd: int) -> None:
         """Bring the name to stable storage, with every directory on the way. Raises `OSError`."""
-        durable = self.disk.durable_directories
+        missing = self.disk.durable_directories.missing(digest)
         child: str | None = None
         for path in reversed((".", *digest.directories)):
-            if child is None or child not in durable:
+            if child is None or child in missing:
                 self.disk.sync_directory(path, root_fd)
             child = path
 
@@ -129,7 +129,7 @@ class StagedCopy:
 
         `keep` or `discard` is still to come.
         """
-        self.disk.durable_directories.update(digest.directories)
+        self.disk.durable_directories.add(digest)
         self._release()
 
     def keep(self) -> None:
@@ -158,13 +158,13 @@ class StagedCopy:
         files = self.disk.files
         digest, self._claimed = self._claimed, None
         if digest is not None:
+            self.disk.durable_directories.forget(digest)
             with suppress(OSError):
                 self.disk.claims.fail(digest, lambda: self._unlink(digest, root_fd))
         if self._temporary is not None:
             with suppress(OSError):
                 files.unlink(self._temporary, root_fd)
         for path in reversed(self._made):
-            self.disk.durable_directories.discard(path)
             with suppress(OSError):
                 files.remove_directory(path, root_fd)
 
@@ -190,16 +190,15 @@ class StagedCopy:
                 self.disk.files.name(self._fd, digest.disk_path, root_fd)
                 return
             except FileNotFoundError:
-                self.disk.durable_directories.difference_update(digest.directories)
+                self.disk.durable_directories.forget(digest)
                 if not attempts_left:
                     raise
 
     def _make_directories(self, digest: Digest, root_fd: int) -> None:
-        for path in digest.directories:
-            if path not in self.disk.durable_directories:
-                with suppress(FileExistsError):
-                    self.disk.files.make_directory(path, root_fd)
-                    self._made.append(path)
+        for path in self.disk.durable_directories.missing(digest):
+            with suppress(FileExistsError):
+                self.disk.files.make_directory(path, root_fd)
+                self._made.append(path)
 
     def _unfit(self, digest: Digest, root_fd: int) -> str | None:
         """Why what has the sample's name is not the sample, `None` when it is, and is durable."""
