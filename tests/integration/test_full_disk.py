@@ -74,7 +74,7 @@ def assert_refused(stor, disks, contents, in_chunks=False):
 
 
 def fill(directory, leaving=0):
-    """Write a file that takes all but `leaving` bytes; returns it."""
+    """Write a file that takes all but `leaving` bytes, synced; returns it."""
     path = directory / "another's"
     with path.open("wb") as file:
         while (left := free_bytes(directory) - leaving) > 0:
@@ -83,6 +83,8 @@ def fill(directory, leaving=0):
                 file.flush()
             except OSError:
                 break
+        # What ext4 allocates late would be taken for what an upload has left.
+        os.fsync(file.fileno())
     return path
 
 
