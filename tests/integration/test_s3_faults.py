@@ -233,7 +233,7 @@ def test_two_hundred_slow_downloads_take_no_threads_and_little_memory(engine, st
     sha, downloads = engine.put(content), 200
     stor.get(sha)
     # Reading, writing and probing disks; what is sent to S3; hashing, signing, and the reactor.
-    threads = len(stor.roots) * (DISK_READERS + DISK_WRITERS + 1) + S3_THREADS + os.cpu_count() + 2
+    threads = len(stor.roots) * (DISK_READERS + DISK_WRITERS + 3) + S3_THREADS + os.cpu_count() + 2
     descriptors, memory_kib = len(stor.descriptors()), stor.memory_kib()
     stor.forget_peak()
     heads = Counter()
