@@ -285,7 +285,7 @@ class Assembly:
         if chosen.s3_write == "only" and store.bucket is not None:
             limit = chosen.spool_bytes // self._commons.processes
             spool = Spool(chosen.spool_directory, limit, self._spool_worker)
-            store.arrivals = S3Arrivals(store.bucket, spool)
+            store.arrivals = S3Arrivals(store.bucket, spool, self._commons.turns)
         else:
             store.arrivals = self._disk_arrivals
 

@@ -9,7 +9,7 @@ from stor.disks.condemned import Condemned
 from stor.disks.health import Health
 from stor.disks.mirror import Reserved
 from stor.disks.repair import Mending
-from stor.disks.turns import NoTurns, Turns
+from stor.turns import NoTurns, Turns
 from stor.web.overview import Overview
 
 

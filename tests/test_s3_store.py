@@ -7,13 +7,15 @@ import os
 from functools import cache
 
 import pytest
+from twisted.internet.task import Clock
 
 from stor.digest import Digest
 from stor.disks.outbox import Outbox
-from stor.errors import NotFound
+from stor.errors import NotFound, Unavailable
 from stor.s3.incoming import S3Arrivals
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
+from stor.turns import NoTurns
 from tests.conformance import (
     MIB,
     QuickFiles,
@@ -26,6 +28,7 @@ from tests.conformance import (
 )
 from tests.support.rig import FaultyRig, Rig
 from tests.support.s3 import MemoryS3
+from tests.support.turns import SharedTurns
 from tests.support.workers import InlineWorker
 
 
@@ -49,7 +52,7 @@ class TestS3Alone(WritableStoreConformance):
         def build(contents):
             store = with_s3(Rig(tmp_path, ()), filled(contents))
             spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
-            store.arrivals = S3Arrivals(store.bucket, spool)
+            store.arrivals = S3Arrivals(store.bucket, spool, NoTurns())
             return store
 
         return build
@@ -77,13 +80,52 @@ class TestPairBesideS3(WritableStoreConformance):
 def test_large_samples_are_sent_in_parts(tmp_path, size):
     s3, content = MemoryS3(), sample(size)
     store = with_s3(Rig(tmp_path, ()), s3)
-    store.arrivals = S3Arrivals(
-        store.bucket, Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
-    )
+    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
+    store.arrivals = S3Arrivals(store.bucket, spool, NoTurns())
     assert result_of(put(store, content))[1]
     assert s3.objects == {Digest.of(content).s3_key: content}
     assert ("begin" in dict(s3.calls)) == (size > 8 * MIB)
     assert s3.uploads == {}
+
+
+class Unconditional(MemoryS3):
+    """An engine that does not know If-None-Match, as many do not."""
+
+    def put(self, digest, content, replace):
+        return super().put(digest, content, True)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_of_several_processes_one_has_made_the_sample(tmp_path, order):
+    s3, turns, content = Unconditional(), SharedTurns(), sample(1000)
+    uploads = []
+    for process in range(3):
+        bucket = s3.bucket_over(Clock())
+        spool = Spool(str(tmp_path / f"spool{process}"), 100 * MIB, InlineWorker())
+        arrivals = S3Arrivals(bucket, spool, turns.of(process))
+        uploads.append(arrivals.expect(Digest.of(content), len(content)))
+        assert result_of(uploads[-1].stored()) is None  # all have looked before the first is stored
+    for upload in uploads:
+        result_of(upload.begin())
+        result_of(upload.add([content], last=True))
+    created = [result_of(uploads[process].commit())[1] for process in order]
+    assert created == [True, False, False]
+    for upload in uploads:
+        result_of(upload.leave())
+    assert list(s3.objects.values()) == [content]
+    assert not turns.holders
+
+
+def test_a_process_that_takes_long_over_a_sample_keeps_it_from_nobody(tmp_path):
+    class Away(NoTurns):
+        async def take(self, digest):
+            raise Unavailable("too long")
+
+    s3, content = MemoryS3(), sample(1000)
+    store = with_s3(Rig(tmp_path, ()), s3)
+    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
+    store.arrivals = S3Arrivals(store.bucket, spool, Away())
+    assert result_of(put(store, content))[1]
 
 
 @cache

@@ -11,9 +11,9 @@ from stor.digest import Digest
 from stor.disks.mirror import Mirror, Survey
 from stor.disks.mirrors import Mirrors
 from stor.disks.repair import Unmendable
-from stor.disks.turns import Turns
 from stor.disks.writing import MirrorWrite
 from stor.errors import NoRoom, Unavailable
+from stor.turns import Turns
 from stor.worker import Unanswered, within
 
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from stor.disks.repair import Mending, Repairs
 from stor.disks.roster import Roster
 from stor.disks.scout import Place, Scouts
 from stor.disks.search import Search
-from stor.disks.turns import NoTurns, Turns
 from stor.disks.writing import MirrorWrite
 from stor.errors import NoRoom, Unavailable
+from stor.turns import NoTurns, Turns
 from stor.worker import settle
 
 #: How often placement chooses anew when other processes are faster, before it measures again.

@@ -17,9 +17,9 @@ from stor.disks.health import State
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror
 from stor.disks.notes import forget, note, noted
-from stor.disks.turns import NoTurns, Turns
 from stor.disks.writing import MirrorWrite
 from stor.errors import Damaged, StorError, Unavailable
+from stor.turns import NoTurns, Turns
 from stor.worker import Busy, settle, within
 
 #: A repair that could not be finished is not tried again before.

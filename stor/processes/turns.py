@@ -1,4 +1,4 @@
-"""Turns with a sample among processes. Implements `stor.disks.turns.Turns`."""
+"""Turns with a sample among processes. Implements `stor.turns.Turns`."""
 
 import fcntl
 import mmap
@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from stor.digest import Digest
-from stor.disks.turns import Change
 from stor.errors import Unavailable
+from stor.turns import Change
 from stor.worker import settle
 
 #: A process whose turn it is not asks again after so long.

@@ -26,7 +26,7 @@ class SharedTurns:
 
 
 class _Turns:
-    """Implements `stor.disks.turns.Turns`."""
+    """Implements `stor.turns.Turns`."""
 
     def __init__(self, shared, process):
         self._shared = shared
