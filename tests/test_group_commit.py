@@ -314,8 +314,27 @@ def test_the_type_of_a_file_system_is_that_of_stat(tmp_path):
         Files().type_of(fd)
 
 
-def test_what_waits_to_be_written_is_counted():
+def test_what_waits_to_be_written_is_counted(tmp_path):
+    (tmp_path / "meminfo").write_text(
+        "MemFree:  9 kB\nDirty:   40 kB\nWriteback:  2 kB\nWritebackTmp:  7 kB\n"
+    )
+    for node in range(2):
+        (tmp_path / f"node{node}").write_text(
+            f"Node {node} Dirty:   30 kB\nNode {node} Writeback:   1 kB\n"
+        )
+    proc, nodes, nobody = (str(tmp_path / name) for name in ("meminfo", "node*", "nobody"))
+    assert unwritten_bytes([proc, nodes]) == 42 * 1024
+    assert unwritten_bytes([nobody, nodes]) == 62 * 1024
+    assert unwritten_bytes([nobody]) is None
     assert 0 <= unwritten_bytes() < 2**50
+
+
+def test_nothing_is_shared_where_nobody_knows_what_waits_to_be_written(tmp_path):
+    stor = Shared(tmp_path)
+    stor.unwritten = None
+    stor.put_all()
+    assert stor.called("sync_all") == 0
+    stor.judge(answers=len(CONTENTS))
 
 
 @pytest.mark.parametrize(

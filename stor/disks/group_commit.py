@@ -9,8 +9,9 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from glob import glob
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 import attrs
@@ -29,6 +30,10 @@ WAITING_LIMIT = 1000
 #: With more than this waiting to be written, by whomever, syncfs(2) would wait for much that is not
 #: ours: a backup that is restored, another program's files.
 UNWRITTEN_BYTES = 256 * 1024 * 1024
+
+#: Where the kernel tells how much that is. A service that sees only processes in /proc
+#: (systemd.exec(5), ProcSubset) asks the second.
+MEMORY_INFO = ("/proc/meminfo", "/sys/devices/system/node/node[0-9]*/meminfo")
 
 #: After that, how long it is not looked at again.
 REST_SECONDS = 1.0
@@ -109,14 +114,14 @@ class GroupCommit:
         self,
         alone: Alone,
         threads: Worker,
-        unwritten_bytes: Callable[[], int],
+        unwritten_bytes: Callable[[], int | None],
         soon: Callable[[Callable[[], None]], object],
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """`alone` is where nothing is shared; `threads` does two things at a time.
 
-        `unwritten_bytes` tells what waits to be written on all disks together; `soon` has the
-        reactor call something in its next turn.
+        `unwritten_bytes` tells what waits to be written on all disks together, `None` when nobody
+        knows; `soon` has the reactor call something in its next turn.
         """
         self._disk = alone.disk
         self._threads = threads
@@ -243,7 +248,8 @@ class GroupCommit:
 
     def _can_share(self, root_fd: int) -> bool:
         known = self._disk.files.type_of(root_fd) in KNOWN_TYPES
-        if known and self._unwritten_bytes() <= UNWRITTEN_BYTES:
+        unwritten = self._unwritten_bytes() if known else None
+        if unwritten is not None and unwritten <= UNWRITTEN_BYTES:
             return True
         self._rests_until = self._seconds() + REST_SECONDS
         return False
@@ -266,11 +272,20 @@ def _outcome(function: Callable[[*Args], T], *args: *Args) -> "T | Failure":
         return Failure()
 
 
-def unwritten_bytes() -> int:
-    """What waits to be written to all disks of the machine (proc(5), `Dirty` and `Writeback`)."""
-    with open("/proc/meminfo", "rb") as file:
-        found = dict(re.findall(rb"^(Dirty|Writeback): *(\d+) kB$", file.read(), re.MULTILINE))
-    return 1024 * sum(map(int, found.values()))
+def unwritten_bytes(sources: Sequence[str] = MEMORY_INFO) -> int | None:
+    """What waits to be written to all disks of the machine; `None` when nobody tells.
+
+    See proc(5), `Dirty` and `Writeback`. Each of `sources` is a pattern for files to be added up;
+    the first of which there are any is taken.
+    """
+    for source in sources:
+        kilobytes = []
+        for path in glob(source):
+            with suppress(OSError), open(path, "rb") as file:
+                kilobytes += re.findall(rb"\b(?:Dirty|Writeback): *(\d+) kB$", file.read(), re.M)
+        if kilobytes:
+            return 1024 * sum(map(int, kilobytes))
+    return None
 
 
 def reports_errors(release: str | None = None) -> bool:
