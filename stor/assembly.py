@@ -17,6 +17,7 @@ from stor.conduit import MAX_CONDUITS, Conduits
 from stor.config import S3, Config, Statsite
 from stor.disks.condemned import Condemned
 from stor.disks.disk import Disk
+from stor.disks.durable import Blocks
 from stor.disks.files import Files
 from stor.disks.group_commit import (
     Alone,
@@ -63,6 +64,9 @@ DISK_WRITERS = 16
 #: Threads that look at all disks by turns. Each may be held by a disk that hangs.
 SCOUTS = 4
 
+#: Memory for what the disks know of their directories: all that eight of them can make use of.
+BLOCKS_BYTES = 16 * 1024 * 1024
+
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
 
@@ -95,6 +99,7 @@ class Assembly:
         self._reactor = reactor
         self._commons = commons = commons or Commons()
         self._files = Files()
+        self._blocks = Blocks(BLOCKS_BYTES // commons.processes)
         self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
         self._scout_worker = ThreadWorker(reactor, "scout", SCOUTS)
         self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
@@ -350,7 +355,7 @@ class Assembly:
         reactor = self._reactor
         writable = bool(chosen.writable.search(root))
         health = self._commons.health(root, reactor.seconds, writable=writable)
-        disk = Disk(root, self._files, _forbidden_device(chosen))
+        disk = Disk(root, self._files, _forbidden_device(chosen), self._blocks)
         writers = ThreadWorker(reactor, f"write {root}", DISK_WRITERS)
         alone = Alone(disk, writers)
         commits: Commits = alone

@@ -193,7 +193,7 @@ def test_a_disk_that_fails_is_no_damage_and_costs_no_descriptor(root, name, cont
                 opened.close()
             if not files.failed:
                 break
-    assert n > 2
+    assert n >= 2
 
 
 @pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
@@ -294,7 +294,7 @@ def test_discard_leaves_nothing_after_any_step(disk, steps, length):
     staged.discard()
     staged.discard()
     assert tree(disk) == before
-    assert not disk.durable_directories
+    assert disk.durable_directories.missing(Digest.of(SMALL)) == list(Digest.of(SMALL).directories)
 
 
 @pytest.mark.parametrize("neighbour", [False, True])

@@ -88,7 +88,7 @@ class Trial:
         """
         files = self.rig.disks[disk]
         changed = {State.ONLINE}
-        if self.fault == "ENOENT" and str(files.failed_args[0]).startswith("/"):
+        if self.fault == "ENOENT" and str(files.failed_args[0]).removesuffix("/.").endswith(disk):
             changed = {State.OFFLINE}
         elif self.fault == "EROFS":
             changed = {State.READ_ONLY} | ({State.ONLINE} if files.failed == "close" else set())

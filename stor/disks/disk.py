@@ -14,7 +14,7 @@ import attrs
 from stor.digest import Digest
 from stor.disks.claims import Claims
 from stor.disks.copy import Copy, OpenCopy
-from stor.disks.durable import DurableDirectories
+from stor.disks.durable import Blocks, DurableDirectories
 from stor.disks.files import Files, is_regular
 from stor.disks.verified import Mark, Verified
 from stor.errors import Damaged
@@ -39,6 +39,10 @@ OWN_DIRECTORIES = (
 SMALL_BYTES = 256 * 1024
 
 _VERIFY_CHUNK_BYTES = 1024 * 1024
+
+#: What one disk can make use of.
+_BLOCKS_BYTES = 2 * 1024 * 1024
+
 #: What a full disk says, and what one says that is mounted read-only or not ours to write.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSING = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -79,21 +83,32 @@ def write_all(files: Files, fd: int, data: bytes) -> None:
 class Disk:
     """Plain blocking Python; every method is called in one of the disk's own threads.
 
-    Every operation opens the root first, looks whether it is on the right file system, and works
-    relative to that descriptor: a disk that is unmounted at any moment cannot make a byte land on
-    the file system below it.
+    Every operation but `look` opens the root first, looks whether it is on the right file system,
+    and works relative to that descriptor: a disk that is unmounted at any moment cannot make a byte
+    land on the file system below it.
     """
 
-    def __init__(self, root: str, files: Files, forbidden_device: int | None = None) -> None:
-        """`forbidden_device`: the `st_dev` that means "not mounted", with `require_mount`."""
+    def __init__(
+        self,
+        root: str,
+        files: Files,
+        forbidden_device: int | None = None,
+        blocks: Blocks | None = None,
+    ) -> None:
+        """`forbidden_device`: the `st_dev` that means "not mounted", with `require_mount`.
+
+        `blocks` are those that the disk shares with others, to know its directories by.
+        """
         self.root = root
+        #: What is mounted there, also where a symbolic link leads to it.
+        self._root_itself = f"{root}/."
         self.files = files
         self.forbidden_device = forbidden_device
         self._device: int | None = None
         self._nameless_files = True
         self.claims = Claims()
         self.verified = Verified()
-        self.durable_directories = DurableDirectories()
+        self.durable_directories = DurableDirectories(blocks or Blocks(_BLOCKS_BYTES))
 
     def identify(self, device: int) -> None:
         """From now on the disk is the file system with this `st_dev` and no other."""
@@ -120,16 +135,25 @@ class Disk:
         """Like `entered`; the caller closes the descriptor."""
         try:
             fd = self.files.open_directory(self.root)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                raise DiskAway(f"{self.root}: not a directory") from error
-            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._no_root() from error
         try:
             self._check_mount(self.files.fstat(fd).st_dev, probing)
         except BaseException:
             self.files.close(fd)
             raise
         return fd
+
+    def _check_root(self) -> None:
+        """Raise `DiskAway` unless the root is a directory of the right file system."""
+        try:
+            device = self.files.stat(self._root_itself).st_dev
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._no_root() from error
+        self._check_mount(device, False)
+
+    def _no_root(self) -> DiskAway:
+        return DiskAway(f"{self.root}: not a directory")
 
     def _check_mount(self, device: int, probing: bool) -> None:
         if device == self.forbidden_device:
@@ -145,16 +169,19 @@ class Disk:
 
         Raises `Damaged` when what has the name is no regular file, `DiskAway`, `OSError`.
         """
-        # Not `entered`: a look is done so often that even a context manager counts.
-        root_fd = self.enter()
+        # A miss asks every disk: two calls instead of four, which an open root would take.
+        status, trouble = None, None
         try:
-            status = self.files.stat(digest.disk_path, root_fd)
+            status = self.files.stat(self._path(digest))
         except FileNotFoundError:
-            return None
-        finally:
-            with suppress(OSError):
-                self.files.close(root_fd)
-        return self._copy(digest, status)
+            pass
+        except NotADirectoryError as error:
+            trouble = error
+        # After the file: that nothing was there is the disk's word only if it has not gone before.
+        self._check_root()
+        if trouble is not None:
+            raise trouble
+        return None if status is None else self._copy(digest, status)
 
     def open(self, digest: Digest) -> OpenCopy | None:
         """The disk's copy, open; `None` when there is none. A small one is read whole and verified.

@@ -5,50 +5,93 @@ from threading import Lock
 
 from stor.digest import Digest
 
+_BLOCK_BYTES = 256 * 256 // 8
+
+
+class Blocks:
+    """Memory for what all disks know of their third level of directories: a bounded cache.
+
+    A block is 65,536 bits, those of the directories below one of the first level, so that a disk
+    takes up to 256 of 8 KiB. The block that was made first makes room for a new one.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = max(1, limit_bytes // _BLOCK_BYTES)
+        self._blocks: dict[tuple[object, int], bytearray] = {}
+        #: For what changes a bit, or one that is taken back could return.
+        self.lock = Lock()
+
+    def get(self, owner: object, number: int) -> bytearray | None:
+        """A block of somebody's, `None` when there is none, or no more."""
+        return self._blocks.get((owner, number))
+
+    def make(self, owner: object, number: int) -> bytearray:
+        """The same, all zeros when it is new."""
+        block = self._blocks.get((owner, number))
+        if block is None:
+            if len(self._blocks) >= self._limit:
+                del self._blocks[next(iter(self._blocks))]
+            block = self._blocks[owner, number] = bytearray(_BLOCK_BYTES)
+        return block
+
+    def drop(self, owner: object) -> None:
+        """Forget all blocks of somebody's."""
+        for key in [key for key in self._blocks if key[0] is owner]:
+            del self._blocks[key]
+
 
 class DurableDirectories:
     """Which of the directories that hold samples need not be made, nor their parents synced, again.
 
-    A bit for each of the 256, 65,536 and 16,777,216 that there can be: 2 MiB a disk at the most,
-    however many samples it gets.
+    A bit for each of the 256, 65,536 and 16,777,216 that there can be. Those of the last level are
+    in `Blocks`, which may lose them: then such a directory is synced once more.
     """
 
-    def __init__(self) -> None:
-        self._lock = Lock()  # for what changes a bit, or one that is taken back could return
+    def __init__(self, blocks: Blocks) -> None:
+        """`blocks` may be shared with other disks."""
+        self._blocks = blocks
         self.clear()
-
-    def __bool__(self) -> bool:
-        return any(map(any, self._levels))
 
     def clear(self) -> None:
         """Nothing is known any more."""
-        # Memory that is all zeros takes none before it is used.
-        self._levels = [bytearray(256 ** (level + 1) // 8) for level in range(3)]
+        with self._blocks.lock:
+            self._first, self._second = bytearray(256 // 8), bytearray(_BLOCK_BYTES)
+            self._blocks.drop(self)
 
     def missing(self, digest: Digest) -> list[str]:
         """The directories of a sample that are not known, outermost first."""
+        third = self._blocks.get(self, digest.raw[0])
         return [
             path
             for path, (bits, place, bit) in zip(
-                digest.directories, self._places(digest), strict=True
+                digest.directories, self._places(digest, third), strict=True
             )
-            if not bits[place] & bit
+            if bits is None or not bits[place] & bit
         ]
 
     def add(self, digest: Digest) -> None:
         """The names of all directories of a sample are on stable storage."""
-        with self._lock:
-            for bits, place, bit in self._places(digest):
-                bits[place] |= bit
+        with self._blocks.lock:
+            third = self._blocks.make(self, digest.raw[0])
+            for bits, place, bit in self._places(digest, third):
+                if bits is not None:
+                    bits[place] |= bit
 
     def forget(self, digest: Digest) -> None:
         """One of the directories of a sample is gone, or may be."""
-        with self._lock:
-            for bits, place, bit in self._places(digest):
-                bits[place] &= ~bit
+        with self._blocks.lock:
+            third = self._blocks.get(self, digest.raw[0])
+            for bits, place, bit in self._places(digest, third):
+                if bits is not None:
+                    bits[place] &= ~bit
 
-    def _places(self, digest: Digest) -> Iterator[tuple[bytearray, int, int]]:
-        number = 0
-        for bits, byte in zip(self._levels, digest.raw, strict=False):
-            number = number << 8 | byte
+    def _places(
+        self, digest: Digest, third: bytearray | None
+    ) -> Iterator[tuple[bytearray | None, int, int]]:
+        first, *rest = digest.raw[:3]
+        for bits, number in (
+            (self._first, first),
+            (self._second, first << 8 | rest[0]),
+            (third, rest[0] << 8 | rest[1]),
+        ):
             yield bits, number >> 3, 1 << (number & 7)

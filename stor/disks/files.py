@@ -46,8 +46,8 @@ class Files:
         """close(2)."""
         os.close(fd)
 
-    def stat(self, path: str, directory_fd: int) -> os.stat_result:
-        """fstatat(2) with AT_SYMLINK_NOFOLLOW."""
+    def stat(self, path: str, directory_fd: int | None = None) -> os.stat_result:
+        """fstatat(2) with AT_SYMLINK_NOFOLLOW; without `directory_fd` lstat(2)."""
         return os.stat(path, dir_fd=directory_fd, follow_symlinks=False)
 
     def fstat(self, fd: int) -> os.stat_result:

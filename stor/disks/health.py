@@ -84,6 +84,11 @@ class Health:
         """Whether the disk may be asked for samples."""
         return self._away is None
 
+    @property
+    def sound(self) -> bool:
+        """Whether nothing keeps the disk from being relied on for reading."""
+        return self._away is None and self._suspect is None
+
     def probe_passed(self, probe: Probe) -> None:
         """A probe could use the disk, at least for reading."""
         self._errors_in_a_row = 0

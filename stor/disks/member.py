@@ -102,13 +102,15 @@ class Member:
     @property
     def trusted(self) -> bool:
         """Whether "no such sample" from this disk is the truth about its mirror."""
-        return self.health.state in (State.ONLINE, State.READ_ONLY) and not self.health.rebuilding
+        return self.health.sound and not self.health.rebuilding
 
     @property
     def slow(self) -> bool:
         """Whether an operation has been under way for suspiciously long."""
-        oldest = next(iter(self._under_way.values()), None)
-        return oldest is not None and self.clock.seconds() - oldest > SLOW_SECONDS
+        if not self._under_way:
+            return False
+        oldest = next(iter(self._under_way.values()))
+        return self.clock.seconds() - oldest > SLOW_SECONDS
 
     @property
     def under_way(self) -> int:

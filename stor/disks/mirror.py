@@ -29,6 +29,14 @@ class Reserved:
         self._samples += samples
 
 
+@attrs.frozen(eq=False)
+class Place:
+    """A disk where a sample may be."""
+
+    mirror: "Mirror"
+    member: Member
+
+
 class Mirror:
     """One set of disks; every acknowledged sample in it is on all of them."""
 
@@ -40,6 +48,7 @@ class Mirror:
     ) -> None:
         """`own_file_systems`: two copies on one file system are worth a warning."""
         self.members = tuple(members)
+        self.places = tuple(Place(self, member) for member in self.members)
         self.own_file_systems = own_file_systems
         self.reserved = reserved or Reserved()
 

@@ -15,7 +15,7 @@ from stor.disks.placement import choose
 from stor.disks.rebuild import Rebuilds
 from stor.disks.repair import Mending, Repairs
 from stor.disks.roster import Roster
-from stor.disks.scout import Place, Scouts
+from stor.disks.scout import Scouts
 from stor.disks.search import Search
 from stor.disks.writing import MirrorWrite
 from stor.errors import NoRoom, Unavailable
@@ -99,16 +99,16 @@ class Mirrors:
         return Search(self.mirrors, digest, self.repairs, self.scouts, self.clock, self._rng, hint)
 
     async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
-        """Ask every disk of every mirror for its copy of the sample.
+        """Ask every disk of every mirror for its copy; what those said that did not all say no.
 
         Never raises; takes no longer than `ANSWER_SECONDS`.
         """
         begun = self.clock.seconds()
         places = [
-            Place(mirror, member)
+            place
             for mirror in self.mirrors
-            for member in mirror.members
-            if member.trusted and not member.slow
+            for place in mirror.places
+            if place.member.trusted and not place.member.slow
         ]
         heard: dict[Member, Copy | Failure | None] = {
             report.place.member: report.outcome
@@ -119,7 +119,12 @@ class Mirrors:
         seconds = begun + ANSWER_SECONDS - self.clock.seconds()
         answers = await settle([m.check(digest, length, seconds) for m in asked]) if asked else []
         heard.update(zip(asked, answers, strict=True))
-        return [Survey.of(mirror, heard) for mirror in self.mirrors]
+        told = {member for member, answer in heard.items() if answer is not None}
+        return [
+            Survey.of(mirror, heard)
+            for mirror in self.mirrors
+            if told and not told.isdisjoint(mirror.members)
+        ]
 
     async def place(
         self, digest: Digest, length: int | None, excluded: Container[Mirror] = ()

@@ -6,7 +6,7 @@ back takes many times as long. So a scout looks at one disk after the other and 
 
 import resource
 from collections.abc import Callable, Sequence
-from threading import Lock
+from typing import NamedTuple
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.disks.copy import Copy
 from stor.disks.member import Member
-from stor.disks.mirror import Mirror
+from stor.disks.mirror import Mirror, Place
 from stor.worker import Busy, Worker
 
 #: A scout that stays at one disk, or does not set out, for so long is not waited for.
@@ -34,17 +34,7 @@ COLD_SECONDS = 1.0
 _CACHED_SECONDS = 0.001
 
 
-@attrs.frozen(eq=False)
-class Place:
-    """A disk where a sample may be. `sound`: trusted, and not known to be slow."""
-
-    mirror: Mirror
-    member: Member
-    sound: bool = True
-
-
-@attrs.frozen(eq=False)
-class Report:
+class Report(NamedTuple):
     """What a disk said: the copy by its name, `None` when there is none, or what went wrong."""
 
     place: Place
@@ -98,8 +88,8 @@ class Scouts:
         self._scouts = scouts
         self._clock = clock
         self._device_reads = device_reads
-        self._lock = Lock()  # for `_occupied`, and never held while a disk is asked
-        self._occupied: set[Member] = set()
+        #: Which scout is where. Its threads rely on `setdefault` being one step for all of them.
+        self._occupied: dict[Member, _Tour] = {}
         self._lost: set[_Tour] = set()
         self._cold: dict[Mirror, float] = {}
 
@@ -126,11 +116,14 @@ class Scouts:
 
     def lost_at(self, member: Member) -> bool:
         """Whether a scout that was given up has not come back from this disk yet."""
+        if not self._lost:  # which is asked for every disk
+            return False
         return any(t.standing is not None and t.standing.member is member for t in self._lost)
 
     def _walk(self, tour: _Tour) -> None:
         """Go from disk to disk; in a scout's thread."""
         reads = self._device_reads()
+        tour.since = self._clock.seconds()
         passed = [place for place in tour.places if not self._visit(tour, place, reads)]
         for place in passed:  # the other scout has gone on, unless the disk hangs
             self._visit(tour, place, reads)
@@ -140,20 +133,17 @@ class Scouts:
         if tour.over:
             return True
         member = place.member
-        with self._lock:
-            if member in self._occupied:
-                return False
-            self._occupied.add(member)
-        tour.since = begun = self._clock.seconds()
-        tour.standing = place
+        if self._occupied.setdefault(member, tour) is not tour:
+            return False
+        tour.standing, begun = place, tour.since
         outcome: Copy | Failure | None
         try:
             outcome = member.disk.look(tour.digest)
         except BaseException:
             outcome = Failure()
-        seconds = self._clock.seconds() - begun
-        with self._lock:
-            self._occupied.discard(member)
+        tour.since = self._clock.seconds()
+        seconds = tour.since - begun
+        del self._occupied[member]
         tour.standing = None
         tour.reports.append(Report(place, outcome, seconds))
         if tour.until_found and isinstance(outcome, Copy):

@@ -2,9 +2,9 @@
 
 import errno
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from operator import itemgetter
+from functools import cached_property
 from typing import Any, TypeVar
 
 import attrs
@@ -16,9 +16,10 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.disks.copy import Copy
 from stor.disks.member import ANSWER_SECONDS, DiskSource, Member
-from stor.disks.mirror import Mirror
+from stor.disks.mirror import Mirror, Place
+from stor.disks.ranking import likeliest, rank
 from stor.disks.repair import Mending
-from stor.disks.scout import Place, Report, Scouts
+from stor.disks.scout import Report, Scouts
 from stor.errors import Damaged
 from stor.worker import within
 
@@ -44,9 +45,8 @@ class _Attempt:
 class Search:
     """One sample's copies, in the order in which they are tried.
 
-    Random order, the first disk of each mirror, then the rest; suspect disks and slow ones last:
-    load spreads, and a sample on a healthy mirror is found in one pass. Copies found missing or
-    bad on the way to a good one are reported for repair.
+    First a disk of the mirror where the sample probably is; where that does not do, all disks are
+    ranked. Copies found missing or bad on the way to a good one are reported for repair.
     """
 
     log = Logger()
@@ -71,9 +71,11 @@ class Search:
         self._repairs = repairs
         self._scouts = scouts
         self._clock = clock
+        self._rng = rng
         self._hint = hint
+        self._likeliest = None if hint is None else likeliest(hint, scouts, rng)
         self._answered: set[Mirror] = set()
-        self._heard: Counter[Mirror] = Counter()
+        self._heard: dict[Mirror, int] = {}
         self._bad: set[Mirror] = set()
         self._incomplete: set[Mirror] = set()
         self._trouble: list[str] = []
@@ -81,7 +83,17 @@ class Search:
         self._wake: Deferred[None] | None = None
         self._closed = False
         self._scouting = True
-        self._candidates = deque(_ranked(mirrors, scouts, rng, hint))
+        self._tried: set[Place] = set()
+        #: Those that are not to be scouted.
+        self._unsound: set[Place] = set()
+
+    @cached_property
+    def _candidates(self) -> deque[Place]:
+        """The disks to ask, best first, from when more than the likeliest have to be asked."""
+        ranking = rank(self._mirrors, self._scouts, self._rng, self._hint)
+        self._unsound.update(ranking.others)
+        places = ranking.sound + ranking.others
+        return deque(place for place in places if place not in self._tried)
 
     async def look(self) -> Copy | None:
         """The next copy by its name, not read; `None` when there are no more. Never raises."""
@@ -142,7 +154,7 @@ class Search:
     @property
     def _spoiled(self) -> set[Mirror]:
         """The mirrors whose disks have all been heard, and that hold nothing but bad copies."""
-        return {m for m in self._bad if self._heard[m] == len(m.members)}
+        return {m for m in self._bad if self._heard.get(m) == len(m.members)}
 
     async def _next(
         self, ask: Callable[[Member], Coroutine[Any, Any, T | None]], *, opening: bool
@@ -169,10 +181,14 @@ class Search:
             await self._answer(hedge=place is not None)
 
     def _pop(self) -> Place | None:
+        place, self._likeliest = self._likeliest, None
+        if place is not None:
+            self._tried.add(place)
+            return place
         return self._candidates.popleft() if self._candidates else None
 
     def _worth_scouting(self, opening: bool) -> bool:
-        if not self._scouting or len(self._candidates) < 2:
+        if self._likeliest is not None or not self._scouting or len(self._candidates) < 2:
             return False
         mirror = self._candidates[0].mirror
         probably = mirror is self._hint or len(self._mirrors) <= _OPENED_OUTRIGHT
@@ -183,7 +199,7 @@ class Search:
         places = [
             place
             for place in self._candidates
-            if place.sound and self._digest not in place.member.condemned
+            if place not in self._unsound and self._digest not in place.member.condemned
         ]
         reports = await self._scouts.sweep(places, self._digest, until_found=True)
         reported = {report.place for report in reports}
@@ -241,7 +257,7 @@ class Search:
         if isinstance(outcome, Failure):
             self._weigh_failure(place, outcome)
             return None
-        self._heard[mirror] += 1
+        self._heard[mirror] = self._heard.get(mirror, 0) + 1
         if outcome is not None:
             if mirror in self._incomplete:
                 self._repairs.report(self._digest, mirror)
@@ -257,29 +273,13 @@ class Search:
         if failure.check(Damaged):
             self.damaged.append(str(failure.value))
             self._bad.add(mirror)
-            self._heard[mirror] += 1
+            self._heard[mirror] = self._heard.get(mirror, 0) + 1
             member.condemned.add(self._digest)
             self._repairs.report(self._digest, mirror)
         else:
             self._trouble.append(f"{member.root}: {failure.value}")
             if isinstance(failure.value, OSError) and failure.value.errno == errno.EIO:
                 self._incomplete.add(mirror)
-
-
-def _ranked(
-    mirrors: Sequence[Mirror], scouts: Scouts, rng: random.Random, hint: Mirror | None
-) -> list[Place]:
-    random = rng.random
-    ranked: list[tuple[tuple[bool, bool, int], Place]] = []
-    for mirror in sorted(mirrors, key=lambda mirror: (mirror is not hint, random())):
-        readable = [member for member in mirror.members if member.health.readable]
-        readable.sort(key=lambda _: random())
-        for rank, member in enumerate(readable):
-            distrusted, slow = not member.trusted, member.slow or scouts.lost_at(member)
-            place = Place(mirror, member, sound=not (distrusted or slow))
-            ranked.append(((distrusted, slow, rank), place))
-    ranked.sort(key=itemgetter(0))
-    return [place for _, place in ranked]
 
 
 def _close(outcome: object) -> None:
