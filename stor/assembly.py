@@ -301,7 +301,7 @@ class Assembly:
             for mirror in self.mirrors.mirrors
         }
         known = (chosen.memcached_servers, list(places), chosen.s3 is not None)
-        self.store.places = places
+        self.store.know_places(places)
         if known == self._known_places:
             return
         self._known_places = known

@@ -86,9 +86,10 @@ class Store:
         #: The bucket, where there is one, and the order in which the tiers are asked.
         self.bucket: Bucket | None = None
         self.order: Sequence[str] = ("disk",)
-        #: Where samples were last seen, and the mirrors that its places are.
+        #: Where samples were last seen.
         self.locations: Locations | None = None
-        self.places: Mapping[str, Mirror] = {}
+        self._mirror_at: Mapping[str, Mirror] = {}
+        self._place_of: Mapping[Mirror, str] = {}
         mirrors.noticed = self._noticed
         #: Small samples that were asked for lately.
         self.hot = HotSamples(0)
@@ -133,6 +134,11 @@ class Store:
     def expect(self, digest: Digest, length: int | None) -> Incoming:
         """Begin to take a sample; `length` in bytes when it is known."""
         return self.arrivals.expect(digest, length)
+
+    def know_places(self, places: Mapping[str, Mirror]) -> None:
+        """From now on these are the mirrors that the places of `locations` are."""
+        self._mirror_at = places
+        self._place_of = {mirror: place for place, mirror in places.items()}
 
     def status(self) -> Status:
         """How the storages are, as last seen: never asks a disk."""
@@ -179,7 +185,7 @@ class Store:
         searches: list[Search] = []
         for tier in self.order:
             if tier == "disk":
-                searches.append(self._mirrors.search(digest, self.places.get(hint or "")))
+                searches.append(self._mirrors.search(digest, self._mirror_at.get(hint or "")))
             elif self.bucket is not None:
                 searches.insert(
                     0 if hint == location.S3 else len(searches),
@@ -191,17 +197,14 @@ class Store:
         if self.locations is None:
             return
         mirror = lookup.mirror
-        place = location.S3 if mirror is None else self._place_of(mirror)
+        place = location.S3 if mirror is None else self._place_of.get(mirror)
         if place is not None:
             self.locations.remember(digest, place)
 
     def _noticed(self, digest: Digest, mirror: Mirror) -> None:
-        place = self._place_of(mirror)
+        place = self._place_of.get(mirror)
         if self.locations is not None and place is not None:
             self.locations.remember(digest, place)
-
-    def _place_of(self, mirror: Mirror) -> str | None:
-        return next((place for place, known in self.places.items() if known is mirror), None)
 
     def _missing(self, digest: Digest, lookup: Lookup, hint: str | None) -> StorError:
         error = lookup.missing()

@@ -48,6 +48,11 @@ _DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_w
 _UPKEEP = "tests/test_durable_upkeep.py"
 _GROUPS = "tests/test_group_commit.py"
 _MOUNT = "tests/test_disk.py::test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written"
+_LOOKED = (
+    "tests/test_roster.py"
+    "::test_a_disk_that_is_unmounted_under_a_look_does_not_say_that_nothing_is_there"
+)
+_CHOOSER = "tests/test_placement.py::TestChooser"
 _LOST_COPY = (
     "tests/test_store_conformance.py"
     "::test_a_copy_that_is_lost_is_put_back_before_the_sample_counts_as_stored"
@@ -345,6 +350,35 @@ CHECKS = (
         "if not probing and device != self._device:",
         "if False:",
         (_MOUNT,),
+    ),
+    Mutation(
+        "mount check after a look at a name",
+        "stor/disks/disk.py",
+        "        self._check_root()\n        if trouble",
+        "        if trouble",
+        (_LOOKED,),
+    ),
+    Mutation(
+        "mount check of a look after it, not before",
+        "stor/disks/disk.py",
+        "        status, trouble = None, None\n",
+        "        status, trouble = None, None\n        self._check_root()\n"
+        "        self._check_root = lambda: None\n",
+        (_LOOKED,),
+    ),
+    Mutation(
+        "room of a mirror that is drawn by weights of before",
+        "stor/disks/chooser.py",
+        "return mirror if fits and mirror.writable else None",
+        "return mirror if mirror.writable else None",
+        (_CHOOSER,),
+    ),
+    Mutation(
+        "state of a mirror that is drawn by weights of before",
+        "stor/disks/chooser.py",
+        "return mirror if fits and mirror.writable else None",
+        "return mirror if fits else None",
+        (_CHOOSER,),
     ),
     Mutation(
         "no name over an existing one",

@@ -48,7 +48,7 @@ class Watched(Rig):
             mirror_place("host", [m.root for m in s.members]): s for s in self.mirrors.mirrors
         }
         self.store.locations = Locations([*places, S3], [], self.clock)
-        self.store.places = places
+        self.store.know_places(places)
 
     def received(self):
         """What the statsd server knows by now."""

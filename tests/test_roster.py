@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from stor.disks.disk import DiskAway
+from stor.disks.files import Files
 from stor.disks.health import State
 from tests.conformance import QuickFiles, sample
 from tests.support.host import CHANGING, LABELS, SAMPLES, Host, member, states
@@ -230,6 +231,27 @@ def test_a_disk_that_is_unmounted_under_an_upload_gets_nothing_more(host, size):
         assert states(rig)["set0/disk1"] is State.OFFLINE
         assert "another file system is mounted there" in member(rig, "set0/disk1").health.fault
         assert not rig.staged()
+
+
+@pytest.mark.parametrize("gone_from", [1, 2])
+def test_a_disk_that_is_unmounted_under_a_look_does_not_say_that_nothing_is_there(host, gone_from):
+    """Whichever of its calls comes after it."""
+    assert host.filled
+    rig = host.start(kind=Unmounted)
+    disk, asked = member(rig, "set0/disk0").disk, []
+
+    class Leaving(Files):
+        def stat(self, *args):
+            asked.append(args)
+            status = super().stat(*args)
+            if len(asked) < gone_from:
+                return status
+            return os.stat_result((*status[:2], status.st_dev + 1, *status[3:]))
+
+    disk.files = Leaving()
+    with pytest.raises(DiskAway):
+        disk.look(digest_of(b"absent"))
+    assert len(asked) == 2
 
 
 def test_an_unmounted_disk_is_the_file_system_of_the_root(host):

@@ -252,6 +252,22 @@ def test_disks_that_must_be_read_from_are_left_to_their_own_threads(tmp_path, un
     assert seen() == rig.members[:3]
 
 
+def test_a_tour_that_waits_its_turn_while_others_get_on_is_waited_for(held):
+    """Else many at once would be sent to all disks' own threads, which takes far longer."""
+    first, second = [], []
+    scouts = held.mirrors.scouts
+    scouts.sweep(places(held), ABSENT, until_found=False).addCallback(first.append)
+    scouts.sweep(places(held), ABSENT, until_found=False).addCallback(second.append)
+    held.clock.advance(PATIENCE_SECONDS * 0.9)
+    held.scout.release(1)
+    assert len(first) == 1
+    held.clock.advance(PATIENCE_SECONDS * 0.9)
+    assert not second
+    held.clock.advance(PATIENCE_SECONDS * 0.2)
+    assert second == [[]]
+    held.scout.release()
+
+
 def test_a_scout_that_gets_on_too_slowly_is_not_waited_for(held):
     outcome = []
     scouts = held.mirrors.scouts
@@ -260,6 +276,6 @@ def test_a_scout_that_gets_on_too_slowly_is_not_waited_for(held):
     for _ in range(int(TOUR_SECONDS / PATIENCE_SECONDS * 2)):
         assert not outcome
         held.clock.advance(PATIENCE_SECONDS / 2)
-        tour.since = held.clock.seconds()  # it has come to another disk
+        tour.sent, tour.since = True, held.clock.seconds()  # it has come to another disk
     assert outcome == [[]]
     held.scout.release()

@@ -1,24 +1,24 @@
 """All mirrors of this host: where a sample is, and where a new one goes."""
 
 import random
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
+from stor.disks.chooser import Chooser
 from stor.disks.copy import Copy
 from stor.disks.member import ANSWER_SECONDS, Member
 from stor.disks.mirror import Mirror, Survey
 from stor.disks.outbox import Outbox
-from stor.disks.placement import choose
 from stor.disks.rebuild import Rebuilds
 from stor.disks.repair import Mending, Repairs
 from stor.disks.roster import Roster
 from stor.disks.scout import Scouts
 from stor.disks.search import Search
 from stor.disks.writing import MirrorWrite
-from stor.errors import NoRoom, Unavailable
+from stor.errors import NoRoom
 from stor.turns import NoTurns, Turns
 from stor.worker import settle
 
@@ -62,6 +62,7 @@ class Mirrors:
         self._reserve_bytes = reserve_bytes
         self._now_ns = now_ns
         self._rng = rng
+        self._chooser = Chooser(clock, rng)
 
     def reconfigure(self, mirrors: Sequence[Mirror], roster: Roster, reserve_bytes: int) -> None:
         """From now on these are the mirrors. What is under way on others goes on there."""
@@ -127,7 +128,7 @@ class Mirrors:
         ]
 
     async def place(
-        self, digest: Digest, length: int | None, excluded: Container[Mirror] = ()
+        self, digest: Digest, length: int | None, excluded: Collection[Mirror] = ()
     ) -> MirrorWrite:
         """A write on the mirror that placement chooses. Raises `NoRoom`, `Unavailable`.
 
@@ -149,22 +150,12 @@ class Mirrors:
         return MirrorWrite(mirror, members, digest, length, self._reserve_bytes, self._now_ns())
 
     def _place(
-        self, digest: Digest, length: int | None, excluded: Container[Mirror]
+        self, digest: Digest, length: int | None, excluded: Collection[Mirror]
     ) -> MirrorWrite | None:
-        configured = [m for m in self.mirrors if m.configured_writable]
-        if not configured:
-            raise NoRoom("no room: no set of storages is writable (writable_pairs_regex)")
-        writable = [m for m in configured if m.writable and m not in excluded]
-        if not writable:
-            faults = [m.health.fault for mirror in configured for m in mirror.members]
-            reasons = "; ".join(fault for fault in faults if fault)
-            raise Unavailable(f"no writable set of storages is whole: {reasons}")
         for _ in range(_CHOICES):
-            candidates = [mirror.candidate() for mirror in writable]
-            chosen = choose(candidates, length or 0, self._reserve_bytes, self._rng.random)
-            if chosen is None:
+            mirror = self._chooser.choose(self.mirrors, length or 0, self._reserve_bytes, excluded)
+            if mirror is None:
                 return None
-            mirror = writable[chosen]
             write = self.write_on(mirror, mirror.members, digest, length)
             # Another process may have chosen the same between our look and our reservation. It
             # sees ours by now: both step back, where both is too much.

@@ -1,6 +1,8 @@
 """Which mirror gets a new sample. Pure functions."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 import attrs
 
@@ -59,11 +61,17 @@ def choose(
     fitting = [i for i, c in enumerate(candidates) if c.fits(length, reserve_bytes)]
     if not fitting:
         return None
-    if all(candidates[i].spare_bytes(reserve_bytes) < PLENTY_BYTES for i in fitting):
+    if not has_plenty([candidates[i] for i in fitting], reserve_bytes):
         return max(fitting, key=lambda i: candidates[i].free_bytes)
-    point = random() * sum(candidates[i].free_bytes for i in fitting)
-    for index in fitting:
-        point -= candidates[index].free_bytes
-        if point < 0:
-            return index
-    return fitting[-1]
+    return fitting[draw(list(accumulate(candidates[i].free_bytes for i in fitting)), random)]
+
+
+def has_plenty(candidates: Iterable[Candidate], reserve_bytes: int) -> bool:
+    """Whether any of them has so much to spare that one is drawn."""
+    return any(c.spare_bytes(reserve_bytes) >= PLENTY_BYTES for c in candidates)
+
+
+def draw(sums: Sequence[int], random: Callable[[], float]) -> int:
+    """One of some weights, of which `sums` are those up to each: the index."""
+    # A product of floats may be rounded up to the sum of all.
+    return min(bisect_right(sums, random() * sums[-1]), len(sums) - 1)

@@ -20,7 +20,8 @@ from stor.disks.member import Member
 from stor.disks.mirror import Mirror, Place
 from stor.worker import Busy, Worker
 
-#: A scout that stays at one disk, or does not set out, for so long is not waited for.
+#: A scout that stays at one disk for so long is not waited for, nor one that waits so long to be
+#: sent while no other gets on.
 PATIENCE_SECONDS = 0.25
 
 #: Nor is one that is under way for so long, if it gets on ever so well.
@@ -51,9 +52,10 @@ class _Tour:
     until_found: bool
     ended: Deferred[list[Report]] = attrs.field(factory=Deferred)
     reports: list[Report] = attrs.field(factory=list)
-    #: Where the scout is, and since when.
+    #: Where the scout is, and since when; at first it waits to be sent.
     standing: Place | None = None
     since: float = 0.0
+    sent: bool = False
     cold: Mirror | None = None
     over: bool = False
     #: What the reactor has taken.
@@ -91,6 +93,8 @@ class Scouts:
         #: Which scout is where. Its threads rely on `setdefault` being one step for all of them.
         self._occupied: dict[Member, _Tour] = {}
         self._lost: set[_Tour] = set()
+        #: When any scout was done with a disk last.
+        self._moved = 0.0
         self._cold: dict[Mirror, float] = {}
 
     def sweep(
@@ -123,7 +127,7 @@ class Scouts:
     def _walk(self, tour: _Tour) -> None:
         """Go from disk to disk; in a scout's thread."""
         reads = self._device_reads()
-        tour.since = self._clock.seconds()
+        tour.sent, tour.since = True, self._clock.seconds()
         passed = [place for place in tour.places if not self._visit(tour, place, reads)]
         for place in passed:  # the other scout has gone on, unless the disk hangs
             self._visit(tour, place, reads)
@@ -141,7 +145,7 @@ class Scouts:
             outcome = member.disk.look(tour.digest)
         except BaseException:
             outcome = Failure()
-        tour.since = self._clock.seconds()
+        self._moved = tour.since = self._clock.seconds()
         seconds = tour.since - begun
         del self._occupied[member]
         tour.standing = None
@@ -153,9 +157,10 @@ class Scouts:
         return True
 
     def _look_after(self, tour: _Tour, begun: float) -> None:
-        """Wait on as long as the scout gets on."""
+        """Wait on as long as the scout gets on, or others do while it waits to be sent."""
         now = self._clock.seconds()
-        end = min(tour.since + PATIENCE_SECONDS, begun + TOUR_SECONDS)
+        since = tour.since if tour.sent else max(tour.since, self._moved)
+        end = min(since + PATIENCE_SECONDS, begun + TOUR_SECONDS)
         if end > now:
             tour.timer = self._clock.callLater(end - now, self._look_after, tour, begun)
             return
