@@ -1,6 +1,5 @@
 """The composition root: options in, a running service out. Alone imports the reactor."""
 
-import gc
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
 from stor.disks.member import PROBE_INTERVAL_SECONDS
 from stor.front import DRAIN_SECONDS, Face, Front
+from stor.garbage import settle_down
 from stor.logs import observer_for
 from stor.notify import Notifier
 from stor.options import Options, configuration
@@ -183,9 +183,7 @@ class StorService(Service):
     async def _greet(self) -> None:
         await self._assembly.begin()
         await self._face.start()
-        # What lives as long as the process needs no looking after, at no upload's expense.
-        gc.collect()
-        gc.freeze()
+        settle_down()
         self._assembly.ready.callback(None)
         status = self._assembly.store.status()
         for problem in (*status.problems, *status.warnings):

@@ -15,6 +15,7 @@ ORDER = [
     "reader",
     "htpasswd",
     "config",
+    "garbage",
     "descriptors",
     "quickstart",
     "notify",

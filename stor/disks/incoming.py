@@ -109,8 +109,9 @@ class Incoming:
             surveys = await self._ask()
             # A commit that is under way shows names that are not durable yet, that go again when it
             # fails, and that are not all there yet.
-            await contest.lock.acquire()
-            contest.lock.release()
+            if contest.lock.locked:
+                await contest.lock.acquire()
+                contest.lock.release()
             if contest.changes == changes:
                 self._surveyed = changes
                 return await self._judge(surveys)

@@ -5,7 +5,6 @@ memory once. No threads and no reactor run here, so that nothing is forked in th
 work. Run by `stor.processes.forks.Forks`, with one end of a socket as its standard input.
 """
 
-import gc
 import os
 import selectors
 import signal
@@ -13,6 +12,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from stor.garbage import settle_down
 from stor.processes.called import call_process
 
 #: What a worker does not hear of: the supervisor says when it is to end.
@@ -105,9 +105,8 @@ def main() -> None:
     os.environ["LISTEN_PID"] = str(os.getpid())
     import stor.processes.worker  # noqa: F401, PLC0415 - once for all workers
 
-    # What lives for ever needs no looking after, and stays in pages that all workers share.
-    gc.collect()
-    gc.freeze()
+    # Besides, what is never looked at stays in pages that all workers share.
+    settle_down()
     # Whatever reads standard input in a worker shall not read what is for the nursery.
     with socket.socket(fileno=os.dup(0)) as supervisor, open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

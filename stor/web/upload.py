@@ -1,12 +1,12 @@
 """One request body on its way into the store."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -191,15 +191,15 @@ class Upload:
             last = self._ended
             chunks, size = self._chunks, self._buffered_bytes
             self._chunks, self._buffered_bytes = [], 0
-            hashing = self._hash(hasher, chunks, size)
             try:
                 self._limit(self._received_bytes)
-                await incoming.add(chunks, last)
+                if size > HASH_AT_ONCE_BYTES:
+                    await self._hash_aside(hasher, chunks, incoming.add(chunks, last))
+                else:
+                    _update(hasher, chunks)
+                    await incoming.add(chunks, last)
             finally:
-                (hashed,) = await settle([hashing])
                 self._uploads.buffered_bytes -= size
-            if isinstance(hashed, Failure):
-                hashed.raiseException()
             if self._paused and (not self._uploads.full or not self._buffered_bytes):
                 self._paused = False
                 self._flow.resume()
@@ -208,10 +208,17 @@ class Upload:
         if hasher.digest() != digest.raw:
             raise Mismatch(str(digest), hasher.hexdigest())
 
-    def _hash(self, hasher: "hashlib._Hash", chunks: list[bytes], size: int) -> Deferred[None]:
-        if size > HASH_AT_ONCE_BYTES:
-            return self._uploads.hashing.run(_update, hasher, chunks)
-        return execute(_update, hasher, chunks)
+    async def _hash_aside(
+        self, hasher: "hashlib._Hash", chunks: list[bytes], adding: Coroutine[Any, Any, None]
+    ) -> None:
+        """Hash `chunks` in a thread while they are written."""
+        hashing = self._uploads.hashing.run(_update, hasher, chunks)
+        try:
+            await adding
+        finally:
+            (hashed,) = await settle([hashing])
+        if isinstance(hashed, Failure):
+            hashed.raiseException()
 
     async def _next_batch(self) -> None:
         """Wait until there is something worth a visit to the disks. Raises `ClientGone`."""
