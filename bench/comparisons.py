@@ -26,7 +26,8 @@ CLIENTS = 16
 LARGE = (SPEED, CPU_PER_GB, BUSY, PSS, RSS)
 
 NGINX, REGISTRY, RCLONE = "nginx", "docker-registry", "rclone"
-LOOP, LOOP_ALONE = f"bare loop, flat, {CLIENTS} threads", "bare loop, flat, 1 thread"
+LOOP, TREE = (f"bare loop, {layout}, {CLIENTS} threads" for layout in ("flat", "tree"))
+LOOP_ALONE = "bare loop, flat, 1 thread"
 MIXED, ALONE, SINGLE = "Stor, 90/10", "Stor, GET alone", "Stor, GET alone, 1 client"
 CROWDS = {"Stor, 500 thousand samples": 500_000, "Stor, 5 thousand samples": 5000}
 FEW = "Stor, 5 thousand samples"
@@ -152,7 +153,9 @@ COMPARISONS: dict[str, Plan] = {
     "head": Plan(head),
     "missing": Plan(missing),
     "post-4k": Plan(partial(post, 4 * KIB)),
-    "post-64k": Plan(partial(post, 64 * KIB, go=True), [at_least(RATE, 0.6, LOOP)]),
+    "post-64k": Plan(
+        partial(post, 64 * KIB, go=True), [at_least(RATE, 0.6, loop) for loop in (LOOP, TREE)]
+    ),
     "post-200m": Plan(partial(upload, 200 * MIB), [at_least(SPEED, 0.7, LOOP_ALONE)]),
     "mixed": Plan(mixed),
     "latency": Plan(latency, [at_most(P99, 3, ALONE)]),

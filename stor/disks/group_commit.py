@@ -161,10 +161,8 @@ class GroupCommit:
         self._threads.stop()
 
     def _stuck(self, now: float) -> bool:
-        return any(
-            since is not None and now - since > STUCK_SECONDS
-            for since in (self._doing, self._syncing)
-        )
+        oldest = min(self._doing or now, self._syncing or now)
+        return now - oldest > STUCK_SECONDS
 
     def _go_on(self) -> None:
         if self._done and self._syncing is None:

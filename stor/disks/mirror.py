@@ -73,6 +73,11 @@ class Mirror:
             return [f"{self}: two copies of a set are on one file system; one dead disk takes both"]
         return []
 
+    @property
+    def block_bytes(self) -> int:
+        """What a file takes at least, on the disk where that is most."""
+        return max([member.health.room.block_bytes for member in self.members])
+
     def candidate(self) -> Candidate:
         """The room for placement."""
         rooms = [member.health.room for member in self.members]

@@ -166,7 +166,7 @@ class MirrorWrite:
         self._modified_ns = modified_ns
         self._slots = [Slot(member) for member in members]
         self._failed: set[Slot] = set()
-        self._reserved = on_disk(length or 0, mirror.candidate().block_bytes)
+        self._reserved = on_disk(length or 0, mirror.block_bytes)
         mirror.reserved.add(self._reserved, 1)
         self._holds_reservation = True
         self._ended = False
