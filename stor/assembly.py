@@ -64,8 +64,8 @@ DISK_WRITERS = 16
 #: Threads that look at all disks by turns. Each may be held by a disk that hangs.
 SCOUTS = 4
 
-#: Memory for what the disks know of their directories: all that eight of them can make use of.
-BLOCKS_BYTES = 16 * 1024 * 1024
+#: Memory for what the disks know of their last directories: all that two of them can make use of.
+BLOCKS_BYTES = 4 * 1024 * 1024
 
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
