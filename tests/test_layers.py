@@ -55,6 +55,7 @@ ORDER = [
     "disks.outbox",
     "disks.mirrors",
     "disks.incoming",
+    "s3.boto",
     "s3.client",
     "s3.http",
     "s3.body",

@@ -103,7 +103,8 @@ def main() -> None:
     call_process("stor-nursery")
     # Twisted looks at this while it is imported: the sockets of the service manager are ours, too.
     os.environ["LISTEN_PID"] = str(os.getpid())
-    import stor.processes.worker  # noqa: F401, PLC0415 - once for all workers
+    import stor.processes.worker  # noqa: PLC0415 - once for all workers
+    import stor.s3.boto  # noqa: F401, PLC0415
 
     # Besides, what is never looked at stays in pages that all workers share.
     settle_down()

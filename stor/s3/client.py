@@ -1,4 +1,4 @@
-"""boto3 for one bucket: signing, and the calls that write. Blocking, for a pool of its own."""
+"""One bucket through boto3: signing, and the calls that write. Blocking, for a pool of its own."""
 
 import base64
 import hashlib
@@ -6,18 +6,10 @@ from threading import Lock
 from typing import Any
 
 import attrs
-import boto3
-from botocore.config import Config as BotoConfig
-from botocore.exceptions import BotoCoreError, ClientError
 
 from stor.config import S3
 from stor.digest import Digest
 from stor.metrics import S3_STORAGE
-
-CONNECT_SECONDS = 3
-#: Whoever posts is to have an answer within 10 s; it is theirs, or the queue's, to try again.
-READ_SECONDS = 7
-_ATTEMPTS = 1
 
 #: A signed URL is used at once; the clocks of the two hosts may differ.
 _SIGNED_SECONDS = 900
@@ -148,39 +140,20 @@ class S3Client:
         return str(self._call("generate_presigned_url", name, Params=parameters, **expires))
 
     def _call(self, name: str, *arguments: Any, **parameters: Any) -> Any:
+        # Takes 9 MB and a tenth of a second, for which most Stors have no use.
+        from stor.s3.boto import BotoCoreError, ClientError, connect  # noqa: PLC0415
+
+        with self._lock:
+            if self._made is None:
+                self._made = connect(self._settings, self._threads)
         try:
-            return getattr(self._client(), name)(*arguments, **parameters)
+            return getattr(self._made, name)(*arguments, **parameters)
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             code = error.response.get("Error", {}).get("Code", "unknown")
             raise S3Failed(f"s3: {name}: {code} ({status})", status) from error
         except BotoCoreError as error:
             raise S3Failed(f"s3: {name}: {error}") from error
-
-    def _client(self) -> Any:
-        with self._lock:
-            if self._made is None:
-                settings = self._settings
-                self._made = boto3.session.Session().client(
-                    "s3",
-                    endpoint_url=settings.endpoint,
-                    region_name=settings.region or "us-east-1",
-                    aws_access_key_id=settings.access_key,
-                    aws_secret_access_key=settings.secret_key,
-                    verify=settings.ca_file,
-                    config=BotoConfig(
-                        connect_timeout=CONNECT_SECONDS,
-                        read_timeout=READ_SECONDS,
-                        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-                        max_pool_connections=self._threads,
-                        signature_version="s3v4",
-                        s3={"addressing_style": "path"},
-                        # Engines other than AWS do not know the checksums of newer SDKs.
-                        request_checksum_calculation="when_required",
-                        response_checksum_validation="when_required",
-                    ),
-                )
-            return self._made
 
 
 def part_bytes(size: int) -> int:
