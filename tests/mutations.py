@@ -52,7 +52,7 @@ _LOOKED = (
     "tests/test_roster.py"
     "::test_a_disk_that_is_unmounted_under_a_look_does_not_say_that_nothing_is_there"
 )
-_CHOOSER = "tests/test_placement.py::TestChooser"
+_CHOOSER = "tests/test_placement.py::test_what_is_full_or_away_is_not_drawn_from_that_moment_on"
 _LOST_COPY = (
     "tests/test_store_conformance.py"
     "::test_a_copy_that_is_lost_is_put_back_before_the_sample_counts_as_stored"

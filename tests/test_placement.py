@@ -150,63 +150,66 @@ def test_what_is_chosen_always_fits(seed):
         assert chosen in (fitting or [None])
 
 
-class TestChooser:
-    """The same choice, from weights that are a second old at most."""
+def chooser_of(tmp_path, free, seed=1):
+    rig = Rig(tmp_path, (1,) * len(free), seed=seed)
+    for member, free_bytes in zip(rig.members, free, strict=True):
+        set_free(member, free_bytes)
+    return rig, rig.mirrors._chooser, rig.mirrors.mirrors
 
-    def chooser(self, tmp_path, free, seed=1):
-        rig = Rig(tmp_path, (1,) * len(free), seed=seed)
-        for member, free_bytes in zip(rig.members, free, strict=True):
-            self.set_free(member, free_bytes)
-        return rig, rig.mirrors._chooser, rig.mirrors.mirrors
 
-    def set_free(self, member, free_bytes):
-        number = member.health.room.number + 1
-        member.health.learn(Room(free_bytes, INODES, number=number, total_bytes=TB))
+def set_free(member, free_bytes):
+    number = member.health.room.number + 1
+    member.health.learn(Room(free_bytes, INODES, number=number, total_bytes=TB))
 
-    def test_it_follows_free_space(self, tmp_path):
-        free = (500 * GB, 300 * GB, 200 * GB, 0)
-        _, chooser, mirrors = self.chooser(tmp_path, free)
-        counts = Counter(chooser.choose(mirrors, 1, 0) for _ in range(20_000))
-        for mirror, free_bytes in zip(mirrors, free, strict=True):
-            assert counts[mirror] / 20_000 == pytest.approx(free_bytes / TB, abs=0.02)
 
-    @pytest.mark.parametrize("change", ["room", "state"])
-    @pytest.mark.parametrize("seed", range(5))
-    def test_what_is_full_or_away_is_not_drawn_from_that_moment_on(self, tmp_path, change, seed):
-        rig, chooser, mirrors = self.chooser(tmp_path, (TB, TB, TB), seed)
-        assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
-        if change == "room":
-            self.set_free(rig.members[1], 0)
-        else:
-            rig.members[1].health.probe_failed("away")
-        drawn = {chooser.choose(mirrors, 1, 0) for _ in range(100)}
-        assert drawn == {mirrors[0], mirrors[2]}
+def test_a_chooser_follows_free_space(tmp_path):
+    free = (500 * GB, 300 * GB, 200 * GB, 0)
+    _, chooser, mirrors = chooser_of(tmp_path, free)
+    counts = Counter(chooser.choose(mirrors, 1, 0) for _ in range(20_000))
+    for mirror, free_bytes in zip(mirrors, free, strict=True):
+        assert counts[mirror] / 20_000 == pytest.approx(free_bytes / TB, abs=0.02)
 
-    def test_nothing_is_drawn_for_what_fits_nowhere(self, tmp_path):
-        _, chooser, mirrors = self.chooser(tmp_path, (TB, TB))
-        assert chooser.choose(mirrors, TB, 0) in mirrors
-        assert chooser.choose(mirrors, TB + 1, 0) is None
-        assert chooser.choose(mirrors, TB - 4096, 8192) is None
 
-    @pytest.mark.parametrize("change", ["room", "state"])
-    def test_what_has_room_again_is_drawn_a_second_later(self, tmp_path, change):
-        rig, chooser, mirrors = self.chooser(tmp_path, (TB, TB))
-        if change == "room":
-            self.set_free(rig.members[0], 0)
-        else:
-            rig.members[0].health.probe_failed("away")
-        assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == {mirrors[1]}
-        if change == "room":
-            self.set_free(rig.members[0], TB)
-        else:
-            rig.probe()
-            self.set_free(rig.members[0], TB)
-        rig.clock.advance(WEIGHED_SECONDS + 0.1)
-        assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
+@pytest.mark.parametrize("change", ["room", "state"])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_full_or_away_is_not_drawn_from_that_moment_on(tmp_path, change, seed):
+    rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB, TB), seed)
+    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
+    if change == "room":
+        set_free(rig.members[1], 0)
+    else:
+        rig.members[1].health.probe_failed("away")
+    drawn = {chooser.choose(mirrors, 1, 0) for _ in range(100)}
+    assert drawn == {mirrors[0], mirrors[2]}
 
-    def test_other_mirrors_are_weighed_anew(self, tmp_path):
-        _, chooser, mirrors = self.chooser(tmp_path, (TB, TB, TB))
-        chooser.choose(mirrors, 1, 0)
-        assert {chooser.choose(mirrors[:1], 1, 0) for _ in range(100)} == {mirrors[0]}
-        chosen = {chooser.choose(mirrors, 1, 0, {mirrors[0]}) for _ in range(100)}
-        assert chosen == set(mirrors[1:])
+
+def test_nothing_is_drawn_for_what_fits_nowhere(tmp_path):
+    _, chooser, mirrors = chooser_of(tmp_path, (TB, TB))
+    assert chooser.choose(mirrors, TB, 0) in mirrors
+    assert chooser.choose(mirrors, TB + 1, 0) is None
+    assert chooser.choose(mirrors, TB - 4096, 8192) is None
+
+
+@pytest.mark.parametrize("change", ["room", "state"])
+def test_what_has_room_again_is_drawn_a_second_later(tmp_path, change):
+    rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB))
+    if change == "room":
+        set_free(rig.members[0], 0)
+    else:
+        rig.members[0].health.probe_failed("away")
+    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == {mirrors[1]}
+    if change == "room":
+        set_free(rig.members[0], TB)
+    else:
+        rig.probe()
+        set_free(rig.members[0], TB)
+    rig.clock.advance(WEIGHED_SECONDS + 0.1)
+    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
+
+
+def test_other_mirrors_are_weighed_anew(tmp_path):
+    _, chooser, mirrors = chooser_of(tmp_path, (TB, TB, TB))
+    chooser.choose(mirrors, 1, 0)
+    assert {chooser.choose(mirrors[:1], 1, 0) for _ in range(100)} == {mirrors[0]}
+    chosen = {chooser.choose(mirrors, 1, 0, {mirrors[0]}) for _ in range(100)}
+    assert chosen == set(mirrors[1:])
