@@ -52,7 +52,7 @@ from stor.web.overview import OwnOverview
 from stor.web.rates import Rates
 from stor.web.routes import Api
 from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
-from stor.worker import ThreadWorker, settle
+from stor.worker import Outcomes, ThreadWorker, settle
 
 #: Threads a disk for reading: enough for its queue to be sorted.
 DISK_READERS = 4
@@ -98,21 +98,22 @@ class Assembly:
         """`commons` is what this process shares with the others of this Stor, if there are any."""
         self._reactor = reactor
         self._commons = commons = commons or Commons()
+        self._outcomes = outcomes = Outcomes(reactor)
         self._files = Files()
         self._blocks = Blocks(BLOCKS_BYTES // commons.processes)
-        self._hashing = ThreadWorker(reactor, "hash", os.cpu_count() or 1)
-        self._scout_worker = ThreadWorker(reactor, "scout", SCOUTS)
-        self._s3_worker = ThreadWorker(reactor, "s3", S3_THREADS)
-        self._signer = ThreadWorker(reactor, "sign", 1)
-        self._spool_worker = ThreadWorker(reactor, "spool", SPOOL_THREADS)
+        self._hashing = ThreadWorker(outcomes, "hash", os.cpu_count() or 1)
+        self._scout_worker = ThreadWorker(outcomes, "scout", SCOUTS)
+        self._s3_worker = ThreadWorker(outcomes, "s3", S3_THREADS)
+        self._signer = ThreadWorker(outcomes, "sign", 1)
+        self._spool_worker = ThreadWorker(outcomes, "spool", SPOOL_THREADS)
         self._password_worker = ThreadWorker(
-            reactor,
+            outcomes,
             "passwords",
             max(1, PASSWORD_THREADS // commons.processes),
             WAITING_PASSWORDS,
         )
-        self._htpasswd_worker = ThreadWorker(reactor, "htpasswd", 1)
-        self._resolving = ThreadWorker(reactor, "resolve", 1)
+        self._htpasswd_worker = ThreadWorker(outcomes, "htpasswd", 1)
+        self._resolving = ThreadWorker(outcomes, "resolve", 1)
         self._s3: S3 | None = None
         self._known_places: object = None
         self._statsite: Statsite | None = None
@@ -313,11 +314,11 @@ class Assembly:
             self.store.locations = Locations(names, self._memcached(chosen), self._reactor)
 
     def _memcached(self, chosen: Config) -> list[Memcached]:
-        reactor = self._reactor
+        reactor, outcomes = self._reactor, self._outcomes
         names = [(f"{host}:{port}", host, port) for host, port in chosen.memcached_servers]
         return [
             Memcached(
-                name, connected(host, port), ThreadWorker(reactor, f"memcached {name}", 1), reactor
+                name, connected(host, port), ThreadWorker(outcomes, f"memcached {name}", 1), reactor
             )
             for name, host, port in names
         ]
@@ -352,20 +353,20 @@ class Assembly:
         )
 
     def _member(self, root: str, chosen: Config, roster: Roster) -> Member:
-        reactor = self._reactor
+        reactor, outcomes = self._reactor, self._outcomes
         writable = bool(chosen.writable.search(root))
         health = self._commons.health(root, reactor.seconds, writable=writable)
         disk = Disk(root, self._files, _forbidden_device(chosen), self._blocks)
-        writers = ThreadWorker(reactor, f"write {root}", DISK_WRITERS)
+        writers = ThreadWorker(outcomes, f"write {root}", DISK_WRITERS)
         alone = Alone(disk, writers)
         commits: Commits = alone
         if reports_errors():
-            threads = ThreadWorker(reactor, f"commit {root}", 2)
-            commits = GroupCommit(alone, threads, unwritten_bytes, partial(reactor.callLater, 0))
+            threads = ThreadWorker(outcomes, f"commit {root}", 2)
+            commits = GroupCommit(alone, threads, unwritten_bytes, outcomes)
         workers = Workers(
-            readers=ThreadWorker(reactor, f"read {root}", DISK_READERS),
+            readers=ThreadWorker(outcomes, f"read {root}", DISK_READERS),
             writers=writers,
-            prober=ThreadWorker(reactor, f"probe {root}", 1),
+            prober=ThreadWorker(outcomes, f"probe {root}", 1),
             commits=commits,
         )
         member = Member(disk, health, workers, reactor, roster, self.metrics.figures.disk(root))

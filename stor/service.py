@@ -26,7 +26,7 @@ from stor.options import Options, configuration
 from stor.ports import CannotListen
 from stor.processes.supervisor import Supervisor
 from stor.quickstart import greeting
-from stor.worker import ThreadWorker
+from stor.worker import Outcomes, ThreadWorker
 
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0
@@ -67,7 +67,7 @@ class StorService(Service):
         self._stopping = False
         self._reloading: Deferred[None] | None = None
         # A hung disk holds up the look at its path, and nothing else.
-        self._loading = ThreadWorker(reactor, "configuration", 1)
+        self._loading = ThreadWorker(Outcomes(reactor), "configuration", 1)
         self._observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
         self._face: Face
         if chosen.workers == 1:

@@ -17,9 +17,9 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 Args = TypeVarTuple("Args")
 
-#: So long it may take, in one turn of the reactor, to look at what has been done elsewhere: many
+#: So long it may take, in one turn of the reactor, to hear what has been done elsewhere: many
 #: outcomes in one go would hold up the clients that can be answered at once.
-TURN_SECONDS = 0.0002
+TURN_SECONDS = 0.00005
 
 
 class Busy(Exception):
@@ -49,10 +49,53 @@ class Worker(Protocol):
 
 
 class ReactorFromThread(Protocol):
-    """The part of Twisted's `IReactorFromThreads` that a worker needs."""
+    """The part of Twisted's reactor that is told of what has been done."""
 
     def callFromThread(self, callable: Callable[..., Any], *args: Any) -> None:  # noqa: N802, A002
         """Have the reactor thread call `callable(*args)` soon."""
+
+    def callLater(  # noqa: N802
+        self,
+        delay: float,
+        callable: Callable[..., Any],  # noqa: A002
+        *args: Any,
+    ) -> Any:
+        """Call `callable(*args)` after so many seconds; in the reactor thread."""
+
+
+class Outcomes:
+    """What was done elsewhere, on its way to who waits for it: in each turn of the reactor a few.
+
+    All workers of a reactor have one, or each would take its time in every turn.
+    """
+
+    def __init__(
+        self, reactor: ReactorFromThread, seconds: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reactor = reactor
+        self._seconds = seconds
+        self._waiting: deque[tuple[Callable[[Any], object], Any]] = deque()
+        #: Whether the reactor will come for them.
+        self._told = False
+
+    def put(self, tell: Callable[[T], object], outcome: T) -> None:
+        """Have the reactor call `tell(outcome)` soon. From any thread; in this order."""
+        self._waiting.append((tell, outcome))
+        # To wake the reactor takes a system call; it takes all at once that is there by then.
+        if not self._told:
+            self._told = True
+            self._reactor.callFromThread(self._take)
+
+    def _take(self) -> None:
+        self._told = False  # first: what is put from here on is told again
+        end = self._seconds() + TURN_SECONDS
+        for _ in range(len(self._waiting)):
+            tell, outcome = self._waiting.popleft()
+            tell(outcome)
+            if self._waiting and self._seconds() >= end:
+                self._told = True
+                self._reactor.callLater(0, self._take)
+                return
 
 
 class ThreadWorker:
@@ -65,9 +108,9 @@ class ThreadWorker:
     """
 
     def __init__(
-        self, reactor: ReactorFromThread, name: str, threads: int, waiting_limit: int = 1000
+        self, outcomes: Outcomes, name: str, threads: int, waiting_limit: int = 1000
     ) -> None:
-        self._reactor = reactor
+        self._outcomes = outcomes
         self._name = name
         self._threads_limit = threads
         self._waiting_limit = waiting_limit
@@ -75,9 +118,6 @@ class ThreadWorker:
         self._unfinished = 0
         self._jobs: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]] | None]
         self._jobs = SimpleQueue()
-        #: What the threads have done and the reactor has not taken yet, and whether it will.
-        self._done: deque[tuple[Deferred[Any], Any]] = deque()
-        self._told = False
 
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """See `Worker.run`."""
@@ -116,24 +156,13 @@ class ThreadWorker:
                 # Failure() also carries the reasons that are no Exception: a waiter that never
                 # fires would hold its disk's descriptors for ever.
                 outcome = Failure()
-            self._done.append((waiter, outcome))
+            self._outcomes.put(self._ended, (waiter, outcome))
             del job, waiter, function, args, outcome  # an idle thread keeps no buffer alive
-            # To wake the reactor takes a system call; it takes all at once that is done by then.
-            if not self._told:
-                self._told = True
-                self._reactor.callFromThread(self._take_done)
 
-    def _take_done(self) -> None:
-        self._told = False  # first: what is done from here on is told again
-        end = time.monotonic() + TURN_SECONDS
-        for _ in range(len(self._done)):
-            waiter, outcome = self._done.popleft()
-            self._unfinished -= 1
-            waiter.callback(outcome)
-            if self._done and time.monotonic() >= end:
-                self._told = True
-                self._reactor.callFromThread(self._take_done)
-                return
+    def _ended(self, done: tuple[Deferred[Any], Any]) -> None:
+        waiter, outcome = done
+        self._unfinished -= 1
+        waiter.callback(outcome)
 
 
 def _yield_to_reactor() -> None:

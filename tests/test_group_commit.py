@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 from functools import partial
-from itertools import count
 
 import pytest
 
@@ -22,7 +21,7 @@ from stor.disks.group_commit import (
     unwritten_bytes,
 )
 from stor.errors import NoRoom, Unavailable
-from stor.worker import TURN_SECONDS, Busy
+from stor.worker import Busy
 from tests.conformance import (
     QuickFiles,
     descriptors,
@@ -34,7 +33,7 @@ from tests.conformance import (
     without_nameless_files,
 )
 from tests.durability import JUDGES, Recorded, history
-from tests.support.workers import HeldWorker, InlineWorker
+from tests.support.workers import HeldWorker, InlineOutcomes, InlineWorker
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT)
 CONTENTS = [*neighbours(4), sample(60_000, 1), b"", sample(1000, 2)]
@@ -44,7 +43,7 @@ class Shared(Recorded):
     """A Stor whose uploads share syncs; what they do waits until the test releases it."""
 
     def __init__(self, path, disks=2, files=QuickFiles, sets=1):
-        self.held, self.unwritten, self.turns = HeldWorker(), 0, []
+        self.held, self.unwritten = HeldWorker(), 0
         super().__init__(path, disks, files, sets=sets, commits=self._commits)
 
     def _commits(self, disk):
@@ -52,7 +51,7 @@ class Shared(Recorded):
             Alone(disk, InlineWorker()),
             self.held,
             lambda: self.unwritten,
-            self.turns.append,
+            InlineOutcomes(),
             lambda: self.rig.clock.seconds(),  # noqa: PLW0108 the rig comes later
         )
 
@@ -255,23 +254,22 @@ def test_a_step_that_fails_does_not_fail_the_others(tmp_path):
     assert (first, second, third, fifth) == (1, 2, 3, 5)
 
 
-def test_who_waits_is_told_over_several_turns_of_the_reactor(tmp_path):
-    disk, held, turns, told = Shared(tmp_path, 1).rig.members[0].disk, HeldWorker(), [], []
-    now = map(TURN_SECONDS.__mul__, count(step=2))  # each look at the clock takes long
-    commits = GroupCommit(
-        Alone(disk, InlineWorker()), held, lambda: 0, turns.append, partial(next, now)
-    )
+def test_who_waits_is_told_in_the_reactor_s_own_time(tmp_path):
+    disk, held, told, calls = Shared(tmp_path, 1).rig.members[0].disk, HeldWorker(), [], []
+
+    class Kept:
+        def put(self, tell, outcome):
+            calls.append((tell, outcome))
+
+    commits = GroupCommit(Alone(disk, InlineWorker()), held, lambda: 0, Kept())
     for n in range(5):
         step = Step(lambda root_fd, n=n: n, lambda root_fd: None)
         commits.run(step).addCallback(told.append)
     held.release()
-    most = 0
-    while turns:
-        before = len(told)
-        turns.pop()()
-        most = max(most, len(told) - before)
+    assert told == []
+    for tell, outcome in calls:
+        tell(outcome)
     assert sorted(told) == [0, 1, 2, 3, 4]
-    assert most == 1
 
 
 def test_too_many_are_refused(tmp_path):

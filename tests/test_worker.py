@@ -3,6 +3,8 @@
 import threading
 import time
 import weakref
+from functools import partial
+from itertools import count
 from queue import Empty, SimpleQueue
 
 import pytest
@@ -13,6 +15,7 @@ from twisted.python.failure import Failure
 from stor.worker import (
     TURN_SECONDS,
     Busy,
+    Outcomes,
     ThreadWorker,
     Unanswered,
     first_failure,
@@ -33,6 +36,10 @@ class FakeReactor:
         self.calls = SimpleQueue()
 
     def callFromThread(self, function, *args):
+        self.calls.put((function, args))
+
+    def callLater(self, delay, function, *args):
+        assert delay == 0
         self.calls.put((function, args))
 
     def wait_for(self, *deferreds):
@@ -76,7 +83,7 @@ def stuck():
 @pytest.fixture
 def worker(reactor, request):
     name = f"worker of {request.node.name}"
-    made = ThreadWorker(reactor, name, threads=3, waiting_limit=2)
+    made = ThreadWorker(Outcomes(reactor), name, threads=3, waiting_limit=2)
     yield made
     made.stop()
 
@@ -114,7 +121,7 @@ def test_what_the_work_raises_comes_back(worker, reactor, error):
 
 
 def test_one_thread_does_its_jobs_in_order(reactor):
-    worker = ThreadWorker(reactor, "in order", threads=1, waiting_limit=100)
+    worker = ThreadWorker(Outcomes(reactor), "in order", threads=1, waiting_limit=100)
     done = []
     results = [worker.run(done.append, number) for number in range(100)]
     reactor.wait_for(*results)
@@ -122,23 +129,53 @@ def test_one_thread_does_its_jobs_in_order(reactor):
     assert done == list(range(100))
 
 
-def test_outcomes_that_take_long_to_look_at_leave_the_reactor_turns_of_its_own(reactor):
-    worker = ThreadWorker(reactor, "many", threads=1, waiting_limit=100)
-    first = worker.run(len, "job")
-    later = [worker.run(len, "job") for _ in range(5)]
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_outcomes_that_take_long_to_hear_leave_the_reactor_turns_of_its_own(reactor, workers):
+    """However many workers they come from."""
+    outcomes = Outcomes(reactor)
+    several = [ThreadWorker(outcomes, f"one of {workers}", 1) for _ in range(workers)]
+    results = [several[n % workers].run(len, "job") for n in range(6)]
     seen = []
-    for result in later:
+    for result in results:
         result.addCallback(seen.append)
         result.addCallback(lambda _: time.sleep(2 * TURN_SECONDS))
-    reactor.wait_for(first)
-    poll(lambda: len(worker._done) + len(seen) == 5, what="all jobs done")
-    assert len(seen) <= 1
-    while len(seen) < 5:
+    poll(lambda: len(outcomes._waiting) == 6, what="all jobs done")
+    turns = 0
+    while len(seen) < 6:
         before = len(seen)
         function, args = reactor.calls.get(timeout=PATIENCE_SECONDS)
         function(*args)
         assert len(seen) - before <= 1
-    worker.stop()
+        turns += 1
+    assert turns == 6
+    for worker in several:
+        worker.stop()
+
+
+def test_outcomes_are_heard_in_their_order_with_one_waking_of_the_reactor(reactor):
+    now = count(step=TURN_SECONDS / 4)
+    outcomes, heard = Outcomes(reactor, partial(next, now)), []
+    for n in range(20):
+        outcomes.put(heard.append, n)
+    assert reactor.calls.qsize() == 1
+    turns = 0
+    while heard != list(range(20)):
+        function, args = reactor.calls.get_nowait()
+        function(*args)
+        turns += 1
+    assert 4 <= turns <= 10
+    assert reactor.calls.empty()
+    outcomes.put(heard.append, 20)
+    assert reactor.calls.qsize() == 1
+
+
+def test_what_is_put_while_others_are_heard_is_heard_too(reactor):
+    outcomes, heard = Outcomes(reactor), []
+    outcomes.put(lambda n: outcomes.put(heard.append, n), 1)
+    while not heard:
+        function, args = reactor.calls.get_nowait()
+        function(*args)
+    assert heard == [1]
 
 
 def test_a_thread_is_started_only_when_all_others_are_at_work(worker, reactor):
@@ -215,14 +252,14 @@ def test_what_was_accepted_before_stop_is_done(worker, reactor, stuck):
 
 
 def test_stop_before_any_work_is_harmless(reactor):
-    ThreadWorker(reactor, "never used", threads=2).stop()
+    ThreadWorker(Outcomes(reactor), "never used", threads=2).stop()
 
 
 def test_an_idle_thread_keeps_no_buffer_alive(reactor):
     class Buffer:
         """Something that can be watched."""
 
-    worker = ThreadWorker(reactor, "one", threads=1)
+    worker = ThreadWorker(Outcomes(reactor), "one", threads=1)
     given = Buffer()
     watched = [weakref.ref(given)]
     result = worker.run(lambda _: Buffer(), given)

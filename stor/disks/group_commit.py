@@ -8,7 +8,6 @@ Memory Database Systems, 1984, section 5).
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from glob import glob
@@ -19,7 +18,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from stor.disks.disk import Disk
-from stor.worker import TURN_SECONDS, Busy, Worker
+from stor.worker import Busy, Outcomes, Worker
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -115,19 +114,19 @@ class GroupCommit:
         alone: Alone,
         threads: Worker,
         unwritten_bytes: Callable[[], int | None],
-        soon: Callable[[Callable[[], None]], object],
+        outcomes: Outcomes,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """`alone` is where nothing is shared; `threads` does two things at a time.
 
         `unwritten_bytes` tells what waits to be written on all disks together, `None` when nobody
-        knows; `soon` has the reactor call something in its next turn.
+        knows.
         """
         self._disk = alone.disk
         self._threads = threads
         self._alone = alone
         self._unwritten_bytes = unwritten_bytes
-        self._soon = soon
+        self._outcomes = outcomes
         self._seconds = seconds
         self._rests_until = 0.0
         self._waiting: list[_Task] = []
@@ -137,8 +136,6 @@ class GroupCommit:
         self._done: list[_Task] = []
         self._roots: list[int] = []
         self._syncing: float | None = None
-        #: What is over and not told yet.
-        self._over: deque[tuple[Deferred[Any], Any]] = deque()
 
     def run(self, step: Step[T]) -> Deferred[T]:
         """See `Commits.run`."""
@@ -225,21 +222,8 @@ class GroupCommit:
         self._go_on()
         if isinstance(outcomes, Failure):
             outcomes = [Failure(outcomes.value) for _ in done]
-        telling = bool(self._over)
-        self._over.extend((t.waiter, its) for t, its in zip(done, outcomes, strict=True))
-        if not telling:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Tell who waits, as many in a turn of the reactor as leave time for others."""
-        end = self._seconds() + TURN_SECONDS
-        while self._over:
-            waiter, outcome = self._over[0]
-            waiter.callback(outcome)
-            self._over.popleft()  # last: whatever comes meanwhile waits for its turn
-            if self._over and self._seconds() >= end:
-                self._soon(self._tell)
-                return
+        for task, its in zip(done, outcomes, strict=True):
+            self._outcomes.put(task.waiter.callback, its)
 
     def _synced_alone(self, outcome: Any, task: _Task) -> None:
         self._synced([outcome], [task])

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from stor.digest import Digest
 from stor.location import Locations, mirror_place
 from stor.memcached import REST_SECONDS, WAIT_SECONDS, Memcached, connected
-from stor.worker import ThreadWorker
+from stor.worker import Outcomes, ThreadWorker
 from tests.engines.memcached import Memcached as Server
 
 HERE = mirror_place("host", ["/mnt/a", "/mnt/b"])
@@ -44,7 +44,8 @@ class Host:
 
     def __init__(self, *addresses, patience=PATIENCE):
         self.clock = PatientClock(patience)
-        self._workers = [ThreadWorker(reactor, f"memcached {port}", 1) for _, port in addresses]
+        outcomes = Outcomes(reactor)
+        self._workers = [ThreadWorker(outcomes, f"memcached {port}", 1) for _, port in addresses]
         servers = [
             Memcached(
                 f"{host}:{port}",
