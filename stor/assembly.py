@@ -61,6 +61,11 @@ DISK_READERS = 4
 #: brings all that wait to stable storage together; more would be no faster.
 DISK_WRITERS = 16
 
+#: How far uploads take second place to what is answered at once, where the processor is short of
+#: both. With much more, on a host that is busy with other programs, a thread that has the
+#: interpreter's lock could be kept from running for long, and all others with it.
+WRITERS_NICE = 5
+
 #: Threads that look at all disks by turns. Each may be held by a disk that hangs.
 SCOUTS = 4
 
@@ -357,11 +362,11 @@ class Assembly:
         writable = bool(chosen.writable.search(root))
         health = self._commons.health(root, reactor.seconds, writable=writable)
         disk = Disk(root, self._files, _forbidden_device(chosen), self._blocks)
-        writers = ThreadWorker(outcomes, f"write {root}", DISK_WRITERS)
+        writers = ThreadWorker(outcomes, f"write {root}", DISK_WRITERS, nice=WRITERS_NICE)
         alone = Alone(disk, writers)
         commits: Commits = alone
         if reports_errors():
-            threads = ThreadWorker(outcomes, f"commit {root}", 2)
+            threads = ThreadWorker(outcomes, f"commit {root}", 2, nice=WRITERS_NICE)
             commits = GroupCommit(alone, threads, unwritten_bytes, outcomes)
         workers = Workers(
             readers=ThreadWorker(outcomes, f"read {root}", DISK_READERS),

@@ -19,7 +19,7 @@ Args = TypeVarTuple("Args")
 
 #: So long it may take, in one turn of the reactor, to hear what has been done elsewhere: many
 #: outcomes in one go would hold up the clients that can be answered at once.
-TURN_SECONDS = 0.00005
+TURN_SECONDS = 0.0002
 
 
 class Busy(Exception):
@@ -108,9 +108,17 @@ class ThreadWorker:
     """
 
     def __init__(
-        self, outcomes: Outcomes, name: str, threads: int, waiting_limit: int = 1000
+        self,
+        outcomes: Outcomes,
+        name: str,
+        threads: int,
+        waiting_limit: int = 1000,
+        *,
+        nice: int = 0,
     ) -> None:
+        """`nice` is by how much its threads take second place to others (sched(7))."""
         self._outcomes = outcomes
+        self._nice = nice
         self._name = name
         self._threads_limit = threads
         self._waiting_limit = waiting_limit
@@ -146,7 +154,7 @@ class ThreadWorker:
             self._jobs.put(None)
 
     def _work(self) -> None:
-        _yield_to_reactor()
+        _yield_to_reactor(self._nice)
         while (job := self._jobs.get()) is not None:
             waiter, function, args = job
             outcome: Any
@@ -165,15 +173,20 @@ class ThreadWorker:
         waiter.callback(outcome)
 
 
-def _yield_to_reactor() -> None:
+def _yield_to_reactor(nice: int) -> None:
     """Let a thread that wakes up wait until the one that runs on its core has to wait.
 
     Else each job that is handed over, and each system call that ends, interrupts the reactor for a
     thread that cannot go on before the reactor lets go of the interpreter's lock; on one core two
-    switches of five would be for nothing. See sched(7), SCHED_BATCH.
+    switches of five would be for nothing. See sched(7), SCHED_BATCH, and setpriority(2) for what a
+    thread of Linux has for itself.
     """
+    thread = get_native_id()
     with suppress(PermissionError):  # a service may be kept from it, and does without
-        os.sched_setscheduler(get_native_id(), os.SCHED_BATCH, os.sched_param(0))
+        os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+        if nice:
+            nicer = min(19, os.getpriority(os.PRIO_PROCESS, thread) + nice)
+            os.setpriority(os.PRIO_PROCESS, thread, nicer)
 
 
 class Shared(Generic[K, T]):

@@ -1,5 +1,6 @@
 """Blocking work in threads of its own, and waiting for it."""
 
+import os
 import threading
 import time
 import weakref
@@ -118,6 +119,17 @@ def test_what_the_work_raises_comes_back(worker, reactor, error):
     result = worker.run(threading.current_thread)
     reactor.wait_for(result)
     assert result.result.name == worker._name
+
+
+@pytest.mark.parametrize("nice", [0, 5, 40])
+def test_threads_take_second_place_as_far_as_they_are_told(reactor, nice):
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    worker = ThreadWorker(Outcomes(reactor), "second", threads=1, nice=nice)
+    result = worker.run(os.getpriority, os.PRIO_PROCESS, 0)
+    reactor.wait_for(result)
+    worker.stop()
+    assert result.result == min(19, ours + nice)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == ours
 
 
 def test_one_thread_does_its_jobs_in_order(reactor):
