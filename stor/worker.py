@@ -74,13 +74,16 @@ class Outcomes:
     ) -> None:
         self._reactor = reactor
         self._seconds = seconds
-        self._waiting: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._waiting: deque[tuple[Callable[[Any], object], Any, bool]] = deque()
         #: Whether the reactor will come for them.
         self._told = False
 
-    def put(self, tell: Callable[[T], object], outcome: T) -> None:
-        """Have the reactor call `tell(outcome)` soon. From any thread; in this order."""
-        self._waiting.append((tell, outcome))
+    def put(self, tell: Callable[[T], object], outcome: T, *, last: bool = False) -> None:
+        """Have the reactor call `tell(outcome)` soon. From any thread; in this order.
+
+        `last`: what follows from it takes long enough for nothing more to be heard in that turn.
+        """
+        self._waiting.append((tell, outcome, last))
         # To wake the reactor takes a system call; it takes all at once that is there by then.
         if not self._told:
             self._told = True
@@ -90,9 +93,9 @@ class Outcomes:
         self._told = False  # first: what is put from here on is told again
         end = self._seconds() + TURN_SECONDS
         for _ in range(len(self._waiting)):
-            tell, outcome = self._waiting.popleft()
+            tell, outcome, last = self._waiting.popleft()
             tell(outcome)
-            if self._waiting and self._seconds() >= end:
+            if self._waiting and (last or self._seconds() >= end):
                 self._told = True
                 self._reactor.callLater(0, self._take)
                 return

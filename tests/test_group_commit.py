@@ -258,7 +258,8 @@ def test_who_waits_is_told_in_the_reactor_s_own_time(tmp_path):
     disk, held, told, calls = Shared(tmp_path, 1).rig.members[0].disk, HeldWorker(), [], []
 
     class Kept:
-        def put(self, tell, outcome):
+        def put(self, tell, outcome, *, last):
+            assert last
             calls.append((tell, outcome))
 
     commits = GroupCommit(Alone(disk, InlineWorker()), held, lambda: 0, Kept())

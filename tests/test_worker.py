@@ -181,6 +181,18 @@ def test_outcomes_are_heard_in_their_order_with_one_waking_of_the_reactor(reacto
     assert reactor.calls.qsize() == 1
 
 
+def test_nothing_more_is_heard_in_a_turn_after_what_takes_long(reactor):
+    outcomes, heard, turns = Outcomes(reactor, lambda: 0), [], []
+    for n in range(6):
+        outcomes.put(heard.append, n, last=n in (1, 4))
+    while not reactor.calls.empty():
+        function, args = reactor.calls.get_nowait()
+        function(*args)
+        turns.append(list(heard))
+        heard.clear()
+    assert turns == [[0, 1], [2, 3, 4], [5]]
+
+
 def test_what_is_put_while_others_are_heard_is_heard_too(reactor):
     outcomes, heard = Outcomes(reactor), []
     outcomes.put(lambda n: outcomes.put(heard.append, n), 1)

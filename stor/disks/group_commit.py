@@ -223,7 +223,7 @@ class GroupCommit:
         if isinstance(outcomes, Failure):
             outcomes = [Failure(outcomes.value) for _ in done]
         for task, its in zip(done, outcomes, strict=True):
-            self._outcomes.put(task.waiter.callback, its)
+            self._outcomes.put(task.waiter.callback, its, last=True)
 
     def _synced_alone(self, outcome: Any, task: _Task) -> None:
         self._synced([outcome], [task])

@@ -24,7 +24,7 @@ class InlineWorker:
 class InlineOutcomes:
     """Tells at once."""
 
-    def put(self, tell, outcome):
+    def put(self, tell, outcome, *, last=False):
         tell(outcome)
 
 
