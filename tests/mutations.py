@@ -53,6 +53,7 @@ _LOOKED = (
     "::test_a_disk_that_is_unmounted_under_a_look_does_not_say_that_nothing_is_there"
 )
 _CHOOSER = "tests/test_placement.py::test_what_is_full_or_away_is_not_drawn_from_that_moment_on"
+_BACK = "tests/test_placement.py::test_what_is_back_is_drawn_from_that_moment_on"
 _LOST_COPY = (
     "tests/test_store_conformance.py"
     "::test_a_copy_that_is_lost_is_put_back_before_the_sample_counts_as_stored"
@@ -372,6 +373,13 @@ CHECKS = (
         "return mirror if fits and mirror.writable else None",
         "return mirror if mirror.writable else None",
         (_CHOOSER,),
+    ),
+    Mutation(
+        "a mirror that is whole again after the others were weighed",
+        "stor/disks/chooser.py",
+        "        if any(mirror.writable for mirror in weights.left_out):\n            return None\n",
+        "",
+        (_BACK,),
     ),
     Mutation(
         "state of a mirror that is drawn by weights of before",

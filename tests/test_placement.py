@@ -190,20 +190,21 @@ def test_nothing_is_drawn_for_what_fits_nowhere(tmp_path):
     assert chooser.choose(mirrors, TB - 4096, 8192) is None
 
 
-@pytest.mark.parametrize("change", ["room", "state"])
-def test_what_has_room_again_is_drawn_a_second_later(tmp_path, change):
-    rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB))
-    if change == "room":
-        set_free(rig.members[0], 0)
-    else:
-        rig.members[0].health.probe_failed("away")
-    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == {mirrors[1]}
-    if change == "room":
-        set_free(rig.members[0], TB)
-    else:
-        rig.probe()
-        set_free(rig.members[0], TB)
+def test_what_has_room_again_is_drawn_a_second_later(tmp_path):
+    rig, chooser, mirrors = chooser_of(tmp_path, (TB, 0))
+    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == {mirrors[0]}
+    set_free(rig.members[1], TB)
     rig.clock.advance(WEIGHED_SECONDS + 0.1)
+    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+def test_what_is_back_is_drawn_from_that_moment_on(tmp_path, known_before):
+    rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB, TB if known_before else 0))
+    rig.members[2].health.probe_failed("away")
+    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors[:2])
+    rig.probe()
+    set_free(rig.members[2], TB)
     assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
 
 

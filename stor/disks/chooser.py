@@ -24,6 +24,8 @@ class _Weights:
     until: float
     mirrors: list[Mirror]
     sums: list[int]
+    #: Those that could not be written then.
+    left_out: list[Mirror]
 
 
 class Chooser:
@@ -58,7 +60,8 @@ class Chooser:
             raise Unavailable(f"no writable set of storages is whole: {reasons}")
         candidates = [mirror.candidate() for mirror in writable]
         if not excluded:
-            self._remember(mirrors, writable, candidates, reserve_bytes)
+            left_out = [mirror for mirror in configured if not mirror.writable]
+            self._remember(mirrors, writable, candidates, left_out, reserve_bytes)
         chosen = choose(candidates, length, reserve_bytes, self._rng.random)
         return None if chosen is None else writable[chosen]
 
@@ -66,6 +69,8 @@ class Chooser:
         """One by the weights of before, if there are any and it has room now."""
         weights = self._weights
         if weights is None or weights.of is not mirrors or weights.until < self._clock.seconds():
+            return None
+        if any(mirror.writable for mirror in weights.left_out):
             return None
         mirror = weights.mirrors[draw(weights.sums, self._rng.random)]
         fits = mirror.candidate().fits(length, reserve_bytes)
@@ -76,6 +81,7 @@ class Chooser:
         mirrors: Sequence[Mirror],
         writable: list[Mirror],
         candidates: list[Candidate],
+        left_out: list[Mirror],
         reserve_bytes: int,
     ) -> None:
         of = zip(writable, candidates, strict=True)
@@ -88,4 +94,5 @@ class Chooser:
             self._clock.seconds() + WEIGHED_SECONDS,
             [mirror for mirror, _ in fitting],
             list(accumulate(candidate.free_bytes for _, candidate in fitting)),
+            left_out,
         )
