@@ -377,8 +377,8 @@ CHECKS = (
     Mutation(
         "a mirror that is whole again after the others were weighed",
         "stor/disks/chooser.py",
-        "        if any(mirror.writable for mirror in weights.left_out):\n            return None\n",
-        "",
+        "if any(mirror.writable for mirror in weights.left_out):",
+        "if False:",
         (_BACK,),
     ),
     Mutation(

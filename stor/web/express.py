@@ -1,8 +1,8 @@
-"""The plainest GET of a hot sample, answered without a `Request`.
+"""The plainest GET or HEAD of a hot sample, answered without a `Request`.
 
 Twisted's parsing, its Request and Klein's dispatch cost several times what the answer does. Only
-what is exactly a GET of a sample with headers that change nothing is taken here; all else goes the
-ordinary way, and gets the same answer there.
+what is exactly a GET or HEAD of a sample with headers that change nothing is taken here; all else
+goes the ordinary way, and gets the same answer there.
 """
 
 import re
@@ -13,9 +13,10 @@ from twisted.web.http import datetimeToString
 from stor.hot import HotSample, HotSamples
 from stor.web.access import Observer, Served
 
-#: `GET /<64 digits> HTTP/1.1`.
-_LINE_BYTES = 78
-_BEGIN, _END = b"GET /", b" HTTP/1.1"
+#: `<method> /<64 digits> HTTP/1.1`.
+_METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
+_NAME_BYTES = 64
+_END = b" HTTP/1.1"
 
 #: A request with a larger head is not the plainest.
 _HEAD_BYTES = 2048
@@ -32,7 +33,7 @@ _KNOWN_BLOCKS = 1000
 
 
 class Express:
-    """Answers plain GETs of hot samples."""
+    """Answers plain GETs and HEADs of hot samples."""
 
     def __init__(
         self,
@@ -55,16 +56,18 @@ class Express:
         self._begin = b""
 
     def answer(self, data: bytes, peer: str, server: bytes) -> tuple[bytes, ...] | None:
-        """The whole response to `data`, if that is one plain GET of a hot sample; else `None`.
+        """The whole response to `data`, if that is one plain request of a hot sample; else `None`.
 
         In pieces, so that the content is copied by nobody but the kernel.
         """
         line, separator, block = data.partition(b"\r\n")
-        if len(line) != _LINE_BYTES or line[:5] != _BEGIN or line[69:] != _END or not separator:
+        verb, _, digits = line[: -len(_END)].partition(b" /")
+        method = _METHODS.get(verb)
+        if method is None or len(digits) != _NAME_BYTES or not line.endswith(_END) or not separator:
             return None
         if not self.enabled or not self._is_plain(block):
             return None
-        name = line[5:69].decode("latin-1")
+        name = digits.decode("latin-1")
         try:
             raw = bytes.fromhex(name)
         except ValueError:
@@ -75,12 +78,12 @@ class Express:
         head = self._head_of(sample)
         if head is None:
             return None
-        size = len(sample.content)
-        place, storage = sample.place, sample.storage
+        content, source = (sample.content, sample.place) if method == "GET" else (b"", "-")
+        size, storage = len(content), sample.storage
         self._served(
-            Served(peer, "GET", f"/{name}", 200, size, 0, 0.0, "done", place, "sample", storage)
+            Served(peer, method, f"/{name}", 200, size, 0, 0.0, "done", source, "sample", storage)
         )
-        return self._dated(server), head, sample.content
+        return self._dated(server), head, content
 
     def _is_plain(self, block: bytes) -> bool:
         plain = self._blocks.get(block)
