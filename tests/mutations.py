@@ -53,6 +53,10 @@ _LOOKED = (
     "::test_a_disk_that_is_unmounted_under_a_look_does_not_say_that_nothing_is_there"
 )
 _CHOOSER = "tests/test_placement.py::test_what_is_full_or_away_is_not_drawn_from_that_moment_on"
+_HANGING = (
+    "tests/test_hung_disk.py"
+    "::test_new_samples_go_elsewhere_once_a_disk_has_not_said_whether_it_has_them"
+)
 _BACK = "tests/test_placement.py::test_what_is_back_is_drawn_from_that_moment_on"
 _LOST_COPY = (
     "tests/test_store_conformance.py"
@@ -370,21 +374,28 @@ CHECKS = (
     Mutation(
         "room of a mirror that is drawn by weights of before",
         "stor/disks/chooser.py",
-        "return mirror if fits and mirror.writable else None",
-        "return mirror if mirror.writable else None",
+        "return mirror if fits and mirror.prompt else None",
+        "return mirror if mirror.prompt else None",
         (_CHOOSER,),
     ),
     Mutation(
         "a mirror that is whole again after the others were weighed",
         "stor/disks/chooser.py",
-        "if any(mirror.writable for mirror in weights.left_out):",
+        "if any(mirror.prompt for mirror in weights.left_out):",
         "if False:",
         (_BACK,),
     ),
     Mutation(
+        "no new samples for a disk that hangs",
+        "stor/disks/mirror.py",
+        "return self.writable and not any(member.hangs for member in self.members)",
+        "return self.writable",
+        (_HANGING,),
+    ),
+    Mutation(
         "state of a mirror that is drawn by weights of before",
         "stor/disks/chooser.py",
-        "return mirror if fits and mirror.writable else None",
+        "return mirror if fits and mirror.prompt else None",
         "return mirror if fits else None",
         (_CHOOSER,),
     ),

@@ -23,7 +23,7 @@ POST_FAULTS = (*ERRORS, "short write", "hang")
 READ_ERRORS = ("EIO", "EACCES", "ENOENT", "ESTALE")
 
 #: An upload and a download have ended within this time, whatever hangs.
-POST_SECONDS = 50
+POST_SECONDS = 29
 GET_SECONDS = 12
 
 BODIES = {"small": 5000, "300 KB": 300_000, "chunked": 300_001, "3 MB": 3 * MIB}

@@ -4,9 +4,11 @@ import random
 from collections import Counter
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from stor.disks.chooser import WEIGHED_SECONDS
 from stor.disks.disk import Room
+from stor.disks.member import HANGS_SECONDS
 from stor.disks.placement import PLENTY_BYTES, RESERVE_INODES, Candidate, choose, on_disk
 from tests.support.rig import Rig
 
@@ -150,8 +152,16 @@ def test_what_is_chosen_always_fits(seed):
         assert chosen in (fitting or [None])
 
 
+class Hanging(Deferred):
+    """Commits that are not done before they are told to be."""
+
+    def run(self, step):
+        """See `stor.disks.group_commit.Commits.run`."""
+        return self
+
+
 def chooser_of(tmp_path, free, seed=1):
-    rig = Rig(tmp_path, (1,) * len(free), seed=seed)
+    rig = Rig(tmp_path, (1,) * len(free), seed=seed, commits=lambda disk: Hanging())
     for member, free_bytes in zip(rig.members, free, strict=True):
         set_free(member, free_bytes)
     return rig, rig.mirrors._chooser, rig.mirrors.mirrors
@@ -170,17 +180,38 @@ def test_a_chooser_follows_free_space(tmp_path):
         assert counts[mirror] / 20_000 == pytest.approx(free_bytes / TB, abs=0.02)
 
 
-@pytest.mark.parametrize("change", ["room", "state"])
+def hang(rig, member):
+    """Have an operation under way there for so long; ends it when called."""
+    hanging = member.commit(None)
+    rig.clock.advance(HANGS_SECONDS)
+    return lambda: hanging.callback(None)
+
+
+@pytest.mark.parametrize("change", ["room", "state", "hang"])
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_full_or_away_is_not_drawn_from_that_moment_on(tmp_path, change, seed):
     rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB, TB), seed)
+    if change == "hang":
+        rig.members[1].commit(None)
+        rig.clock.advance(HANGS_SECONDS - 0.5)
     assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
     if change == "room":
         set_free(rig.members[1], 0)
-    else:
+    elif change == "state":
         rig.members[1].health.probe_failed("away")
+    else:
+        rig.clock.advance(0.5)  # the weights are still good
     drawn = {chooser.choose(mirrors, 1, 0) for _ in range(100)}
     assert drawn == {mirrors[0], mirrors[2]}
+
+
+def test_what_hangs_is_better_than_nothing(tmp_path):
+    rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB, GB))
+    for member in rig.members[:2]:
+        hang(rig, member)
+    assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == {mirrors[2]}
+    assert chooser.choose(mirrors, 2 * GB, 0) in mirrors[:2]
+    assert {chooser.choose(mirrors, 1, 0, mirrors[2:]) for _ in range(100)} == set(mirrors[:2])
 
 
 def test_nothing_is_drawn_for_what_fits_nowhere(tmp_path):
@@ -198,12 +229,16 @@ def test_what_has_room_again_is_drawn_a_second_later(tmp_path):
     assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
 
 
-@pytest.mark.parametrize("known_before", [True, False])
-def test_what_is_back_is_drawn_from_that_moment_on(tmp_path, known_before):
-    rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB, TB if known_before else 0))
-    rig.members[2].health.probe_failed("away")
+@pytest.mark.parametrize("was", ["away", "away from the start", "hanging"])
+def test_what_is_back_is_drawn_from_that_moment_on(tmp_path, was):
+    rig, chooser, mirrors = chooser_of(tmp_path, (TB, TB, 0 if "start" in was else TB))
+    end = rig.probe
+    if was == "hanging":
+        end = hang(rig, rig.members[2])
+    else:
+        rig.members[2].health.probe_failed(was)
     assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors[:2])
-    rig.probe()
+    end()
     set_free(rig.members[2], TB)
     assert {chooser.choose(mirrors, 1, 0) for _ in range(100)} == set(mirrors)
 

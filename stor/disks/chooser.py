@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from stor.disks.mirror import Mirror
-from stor.disks.placement import Candidate, choose, draw, has_plenty
+from stor.disks.placement import choose, draw, has_plenty
 from stor.errors import NoRoom, Unavailable
 
 #: How long mirrors are drawn by the same weights. To weigh them all takes microseconds for each,
@@ -24,7 +24,7 @@ class _Weights:
     until: float
     mirrors: list[Mirror]
     sums: list[int]
-    #: Those that could not be written then.
+    #: Those that could not be written then, or that hung.
     left_out: list[Mirror]
 
 
@@ -45,7 +45,8 @@ class Chooser:
     ) -> Mirror | None:
         """One that has room for a sample of `length` bytes now, `None` when none has.
 
-        Raises `NoRoom` when none is there to be written, `Unavailable` when none is whole.
+        One with a disk that hangs only when no other has. Raises `NoRoom` when none is there to be
+        written, `Unavailable` when none is whole.
         """
         drawn = None if excluded else self._draw(mirrors, length, reserve_bytes)
         if drawn is not None:
@@ -58,33 +59,36 @@ class Chooser:
             faults = [m.health.fault for mirror in configured for m in mirror.members]
             reasons = "; ".join(fault for fault in faults if fault)
             raise Unavailable(f"no writable set of storages is whole: {reasons}")
-        candidates = [mirror.candidate() for mirror in writable]
+        prompt = [mirror for mirror in writable if mirror.prompt]
         if not excluded:
-            left_out = [mirror for mirror in configured if not mirror.writable]
-            self._remember(mirrors, writable, candidates, left_out, reserve_bytes)
-        chosen = choose(candidates, length, reserve_bytes, self._rng.random)
-        return None if chosen is None else writable[chosen]
+            left_out = [mirror for mirror in configured if not mirror.prompt]
+            self._remember(mirrors, prompt, left_out, reserve_bytes)
+        for some in (prompt, writable):
+            candidates = [mirror.candidate() for mirror in some]
+            chosen = choose(candidates, length, reserve_bytes, self._rng.random)
+            if chosen is not None:
+                return some[chosen]
+        return None
 
     def _draw(self, mirrors: Sequence[Mirror], length: int, reserve_bytes: int) -> Mirror | None:
         """One by the weights of before, if there are any and it has room now."""
         weights = self._weights
         if weights is None or weights.of is not mirrors or weights.until < self._clock.seconds():
             return None
-        if any(mirror.writable for mirror in weights.left_out):
+        if any(mirror.prompt for mirror in weights.left_out):
             return None
         mirror = weights.mirrors[draw(weights.sums, self._rng.random)]
         fits = mirror.candidate().fits(length, reserve_bytes)
-        return mirror if fits and mirror.writable else None
+        return mirror if fits and mirror.prompt else None
 
     def _remember(
         self,
         mirrors: Sequence[Mirror],
-        writable: list[Mirror],
-        candidates: list[Candidate],
+        prompt: list[Mirror],
         left_out: list[Mirror],
         reserve_bytes: int,
     ) -> None:
-        of = zip(writable, candidates, strict=True)
+        of = ((mirror, mirror.candidate()) for mirror in prompt)
         fitting = [(mirror, c) for mirror, c in of if c.fits(0, reserve_bytes)]
         if not has_plenty((candidate for _, candidate in fitting), reserve_bytes):
             self._weights = None

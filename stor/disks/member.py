@@ -46,6 +46,10 @@ _RELEASE = "release"
 #: A disk with an operation under way for so long is asked last.
 SLOW_SECONDS = 1.0
 
+#: A disk with one for so long seems to hang, and gets no new samples where others can. Less than
+#: an upload waits to hear whether its sample is there already: it is itself not sent there.
+HANGS_SECONDS = 4.0
+
 
 @attrs.frozen
 class Workers:
@@ -107,10 +111,12 @@ class Member:
     @property
     def slow(self) -> bool:
         """Whether an operation has been under way for suspiciously long."""
-        if not self._under_way:
-            return False
-        oldest = next(iter(self._under_way.values()))
-        return self.clock.seconds() - oldest > SLOW_SECONDS
+        return self._oldest_seconds > SLOW_SECONDS
+
+    @property
+    def hangs(self) -> bool:
+        """Whether an operation has been under way for so long that the disk may never answer."""
+        return self._oldest_seconds >= HANGS_SECONDS
 
     @property
     def under_way(self) -> int:
@@ -188,6 +194,12 @@ class Member:
     def stop(self) -> None:
         """Let the threads end once they are idle."""
         self._workers.stop()
+
+    @property
+    def _oldest_seconds(self) -> float:
+        if not self._under_way:
+            return 0.0
+        return self.clock.seconds() - next(iter(self._under_way.values()))
 
     def _run(self, kind: str, run: Callable[..., Deferred[T]], *call: object) -> Deferred[T]:
         self._operations += 1

@@ -66,6 +66,11 @@ class Mirror:
         return all(member.writable for member in self.members)
 
     @property
+    def prompt(self) -> bool:
+        """Whether every disk can take a new sample, and none of them seems to hang."""
+        return self.writable and not any(member.hangs for member in self.members)
+
+    @property
     def warnings(self) -> list[str]:
         """What does not stop the mirror and should be mended; a line each."""
         devices = [m.health.device for m in self.members if m.health.device is not None]

@@ -20,8 +20,9 @@ from stor.worker import first_failure, settle, settle_within, within
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-#: A disk that takes longer for one step is treated as failed; what it still does is undone.
-STEP_SECONDS = 30.0
+#: A disk that takes longer for one step is treated as failed; what it still does is undone. With
+#: what is waited for before and after it, clients are not left without an answer for 30 s.
+STEP_SECONDS = 15.0
 
 #: How long an upload waits for the last disk to give back what it holds before it is answered.
 DISCARD_SECONDS = 5.0
@@ -71,6 +72,11 @@ class Slot:
     def used(self) -> bool:
         """Whether any step was begun."""
         return self._last is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has not ended yet."""
+        return self._last is not None and not self._last.called
 
     def stage(self, length: int | None) -> Room:
         """Make the staged file, once; what is left on the disk after it. Runs in a thread."""
@@ -203,16 +209,17 @@ class MirrorWrite:
     async def discard(self) -> None:
         """Leave nothing behind on any disk. Never raises.
 
-        A disk that hangs is cleaned when it answers again; this waits `DISCARD_SECONDS` at most.
+        A disk that hangs is cleaned when it answers again: one that was given up is not waited for,
+        any other for `DISCARD_SECONDS` at most.
         """
         self.release()
         used = [] if self._ended else [slot for slot in self._slots if slot.used]
         self._ended = True
-        if used:
-            clock = used[0].member.clock
-            await settle_within(
-                clock, DISCARD_SECONDS, [slot.give_back(slot.discard) for slot in used]
-            )
+        waited_for = [slot for slot in used if not slot.busy]
+        discarding = {slot: slot.give_back(slot.discard) for slot in used}
+        if waited_for:
+            clock = waited_for[0].member.clock
+            await settle_within(clock, DISCARD_SECONDS, [discarding[s] for s in waited_for])
 
     async def over(self) -> None:
         """Wait until no disk has anything left to do for this, however late. Never raises."""
