@@ -18,8 +18,9 @@ from stor.worker import Unanswered, within
 
 T = TypeVar("T")
 
-#: How long a client waits for a stored sample to be made whole before it is told to come again.
-MEND_SECONDS = 30.0
+#: How long a client waits for a stored sample to be made whole before it is told to come again;
+#: none waits for 30 s without hearing anything.
+MEND_SECONDS = 15.0
 
 #: What an upload has written so far is moved to another set in pieces of this size.
 _MOVE_BYTES = 1024 * 1024
