@@ -61,8 +61,19 @@ class Disk:
         _run("umount", "--lazy", self.point)
 
     def remount(self, option):
-        """Change how it is mounted there, such as to `ro` (mount(8), remount)."""
-        _run("mount", "-o", f"remount,bind,{option}", self.point)
+        """Change how it is mounted there, such as to `ro` (mount(8), remount).
+
+        While a file there is open for writing it is busy (mount(2), EBUSY); under a load that comes
+        and goes.
+        """
+
+        def remounted():
+            error = _error_of("mount", "-o", f"remount,bind,{option}", self.point)
+            if error and "busy" not in error:
+                pytest.fail(error, pytrace=False)
+            return not error
+
+        poll(remounted, what=f"a moment in which {self.point} is not busy")
 
     def assert_bare_untouched(self):
         """Nothing is, or ever was, in the directory below the mount point.
@@ -223,8 +234,16 @@ def _mounted(point):
 
 
 def _run(program_path, *arguments):
+    error = _error_of(program_path, *arguments)
+    if error:
+        pytest.fail(error, pytrace=False)
+
+
+def _error_of(program_path, *arguments):
+    """Run it; what it says when it fails, else `None`."""
     name = program(program_path, "mount")
     done = subprocess.run([name, *map(str, arguments)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        command = " ".join([program_path, *map(str, arguments)])
-        pytest.fail(f"{command}: {done.stderr.strip()}", pytrace=False)
+    if not done.returncode:
+        return None
+    command = " ".join([program_path, *map(str, arguments)])
+    return f"{command}: {done.stderr.strip()}"
