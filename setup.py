@@ -18,10 +18,11 @@ setup(
     license="Artistic-1.0-Perl OR GPL-1.0-or-later",
     packages=[
         "stor",
-        "stor.disks",
+        "stor.disk",
+        "stor.http",
+        "stor.mirror",
         "stor.processes",
         "stor.s3",
-        "stor.web",
         "twisted.plugins",
     ],
     package_data={"stor": ["py.typed"]},

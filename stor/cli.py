@@ -9,9 +9,9 @@ import attrs
 
 from stor import __version__
 from stor.config import Config, ConfigError, load
-from stor.disks.disk import Disk, DiskAway
-from stor.disks.files import Files
-from stor.disks.marker import BadMarker, Marker, read_marker, write_marker
+from stor.disk.disk import Disk, DiskAway
+from stor.disk.identity import BadMarker, Marker, read_marker, write_marker
+from stor.disk.syscalls import Syscalls
 from stor.options import endpoint_fault
 
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.command == "check-config":
             print(check(config))
         else:
-            print(adopt(config, os.path.normpath(given.root), Files()))
+            print(adopt(config, os.path.normpath(given.root), Syscalls()))
     except ConfigError as error:
         for fault in error.faults:
             print(f"stor: {fault}", file=sys.stderr)
@@ -69,7 +69,7 @@ def _endpoint_fault(description: str) -> str | None:
     return None if description.startswith("systemd:") else endpoint_fault(description, None)
 
 
-def adopt(config: Config, root: str, files: Files) -> str:
+def adopt(config: Config, root: str, files: Syscalls) -> str:
     """Write the marker that gives the disk at `root` its place; a line that says what was done.
 
     Raises `ConfigError` when no set has that root, `DiskAway`, `OSError`.

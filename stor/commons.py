@@ -5,12 +5,12 @@ from functools import partial
 
 from stor.count import Count
 from stor.digest import Digest
-from stor.disks.condemned import Condemned
-from stor.disks.health import Health
-from stor.disks.mirror import Reserved
-from stor.disks.repair import Mending
+from stor.http.status import Overview
+from stor.mirror.corrupt import CorruptCopies
+from stor.mirror.health import Health
+from stor.mirror.mirror import Reserved
+from stor.mirror.repair import Mending
 from stor.turns import NoTurns, Turns
-from stor.web.overview import Overview
 
 
 class Commons:
@@ -32,11 +32,11 @@ class Commons:
         """The health of a disk."""
         return Health(clock, writable)
 
-    def condemned(self, root: str) -> Condemned:
+    def corrupt(self, root: str) -> CorruptCopies:
         """The bad copies on a disk."""
-        condemned = Condemned()
-        condemned.told = partial(self.told_of_copy, root)
-        return condemned
+        corrupt = CorruptCopies()
+        corrupt.told = partial(self.told_of_copy, root)
+        return corrupt
 
     def told_of_copy(self, storage: str, digest: Digest, bad: bool) -> None:
         """A copy on a disk or in S3 was found to be bad, or good again."""

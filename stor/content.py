@@ -7,10 +7,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from stor.conduit import Conduit
 from stor.digest import Digest, Hasher
 from stor.errors import Damaged, Unavailable
-from stor.worker import within
+from stor.threads import within
+from stor.zero_copy import SplicePipe
 
 #: A copy whose disk takes longer for one read is left for the next copy.
 READ_SECONDS = 10.0
@@ -40,10 +40,10 @@ class Source(Protocol):
         bytes is not the sample's.
         """
 
-    def send(self, conduit: Conduit, offset: int, length: int) -> Deferred[bool]:
+    def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:
         """Send from 1 to `length` bytes from `offset` of a `proven` copy, past memory.
 
-        `False` when they have to be read instead. `Conduit.newly_sent` says how many were sent,
+        `False` when they have to be read instead. `SplicePipe.newly_sent` says how many were sent,
         also when it fails.
         """
 
@@ -63,7 +63,7 @@ class Copies(Protocol[S]):
     async def twin(self, source: S) -> S | None:
         """Another copy that is kept beside `source`, as `next` gives them."""
 
-    def condemn(self, source: S, reason: str) -> None:
+    def mark_corrupt(self, source: S, reason: str) -> None:
         """The copy is bad: not to be served again."""
 
     def suspect(self, source: S) -> None:
@@ -123,10 +123,10 @@ class Content(Generic[S]):
         """Whether the next bytes can be sent without being read."""
         return self._source is not None and self._source.proven
 
-    async def send(self, conduit: Conduit, offset: int, length: int) -> bool:
+    async def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> bool:
         """Send up to `length` bytes from `offset` as far as the client takes them.
 
-        `False`: the conduit is of no more use. Where it has ended to send, the next one goes on
+        `False`: the splice_pipe is of no more use. Where it has ended to send, the next one goes on
         while the content is `proven`, or else `read`. Raises `Damaged` when the file was changed
         since the first bytes of it were sent: those that are still on their way are its pages,
         and may have changed with it.
@@ -136,8 +136,8 @@ class Content(Generic[S]):
             return False
         if source is not self._passed_by:
             self._passed_by, self._passed_from = source, offset
-        sending = source.send(conduit, offset, length)
-        conduit.lend(sending)
+        sending = source.send(splice_pipe, offset, length)
+        splice_pipe.lend(sending)
         try:
             source.proven = await within(self._clock, READ_SECONDS, sending)
         except Exception as error:
@@ -167,7 +167,7 @@ class Content(Generic[S]):
                 data = await self._read_from(source, begin, count, hasher)
             except Damaged as error:
                 if source.whole is None:
-                    self._copies.condemn(source, str(error))
+                    self._copies.mark_corrupt(source, str(error))
                 if hasher is not None and begin + count == self.size and begin:
                     self._condemn_givers(source)
                     raise
@@ -249,7 +249,7 @@ class Content(Generic[S]):
         """One of the copies that gave bytes is bad: none is served before all are looked at."""
         for giver in self._givers:
             if giver is not last:
-                self._copies.condemn(giver, f"{giver.place}: gave a part of a wrong whole")
+                self._copies.mark_corrupt(giver, f"{giver.place}: gave a part of a wrong whole")
 
     async def _next_source(self) -> None:
         if self._source is not None:

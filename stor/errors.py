@@ -1,7 +1,7 @@
 """What can go wrong with a request, in words that its caller can act on.
 
 Each message is the one line that the client is sent. What status each one has is
-`stor.web.answer`'s business.
+`stor.http.answer`'s business.
 """
 
 from collections.abc import Sequence

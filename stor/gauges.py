@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from stor.disks.health import State
-from stor.disks.mirrors import Mirrors
+from stor.http.upload import Uploads
+from stor.mirror.health import State
+from stor.mirror.mirrors import Mirrors
 from stor.store import Store
-from stor.web.upload import Uploads
-from stor.worker import ThreadWorker
+from stor.threads import ThreadPool
 
 
 class DiskGauges:
@@ -36,7 +36,7 @@ class DiskGauges:
             "stor_disk_free_bytes", "Left for Stor, as last seen.", labels=["root"]
         )
         inodes = GaugeMetricFamily(
-            "stor_disk_free_inodes", "Files that can still be made.", labels=["root"]
+            "stor_disk_free_inodes", "Syscalls that can still be made.", labels=["root"]
         )
         errors = CounterMetricFamily("stor_disk_errors", "I/O errors.", labels=["root"])
         rebuilt = GaugeMetricFamily(
@@ -95,7 +95,7 @@ class WorkGauges:
         mirrors: Mirrors,
         store: Store,
         uploads: Uploads,
-        workers: Mapping[str, ThreadWorker],
+        workers: Mapping[str, ThreadPool],
     ) -> None:
         """`workers` by the name of what they do."""
         self._mirrors = mirrors

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from stor.disks.mirror import Mirror
 from stor.errors import Damaged, NotFound, StorError, Unavailable
+from stor.mirror.mirror import Mirror
 
 
 class Search(Protocol):
@@ -33,7 +33,7 @@ class Search(Protocol):
     async def twin(self, source: Any) -> Any | None:
         """Another copy that is kept beside `source`."""
 
-    def condemn(self, source: Any, reason: str) -> None:
+    def mark_corrupt(self, source: Any, reason: str) -> None:
         """The copy is bad."""
 
     def suspect(self, source: Any) -> None:
@@ -85,9 +85,9 @@ class Lookup:
             self._givers[twin] = search
         return twin
 
-    def condemn(self, source: Any, reason: str) -> None:
-        """See `Search.condemn`."""
-        self._givers[source].condemn(source, reason)
+    def mark_corrupt(self, source: Any, reason: str) -> None:
+        """See `Search.mark_corrupt`."""
+        self._givers[source].mark_corrupt(source, reason)
 
     def suspect(self, source: Any) -> None:
         """See `Search.suspect`."""

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stor.worker import Busy, Unanswered, Worker, within
+from stor.threads import Busy, Pool, Unanswered, within
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -60,7 +60,7 @@ class Memcached:
 
     log = Logger()
 
-    def __init__(self, name: str, client: Client, worker: Worker, clock: IReactorTime) -> None:
+    def __init__(self, name: str, client: Client, worker: Pool, clock: IReactorTime) -> None:
         """`name` decides, with those of the other servers, which keys are asked of this one.
 
         `worker` has one thread: pymemcache's client is for one, and a server that hangs takes

@@ -34,7 +34,7 @@ _STORED = {
 
 
 class Answered(Protocol):
-    """A request that is over, as `stor.web.access.Served` has it."""
+    """A request that is over, as `stor.http.access.Served` has it."""
 
     @property
     def method(self) -> str:

@@ -14,19 +14,19 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from stor.assembly import Assembly
+from stor.app import App
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
-from stor.disks.member import PROBE_INTERVAL_SECONDS
-from stor.front import DRAIN_SECONDS, Face, Front
 from stor.garbage import settle_down
 from stor.logs import observer_for
+from stor.mirror.member import PROBE_INTERVAL_SECONDS
 from stor.notify import Notifier
 from stor.options import Options, configuration
-from stor.ports import CannotListen
 from stor.processes.supervisor import Supervisor
 from stor.quickstart import greeting
-from stor.worker import Outcomes, ThreadWorker
+from stor.server import DRAIN_SECONDS, Face, Server
+from stor.sockets import CannotListen
+from stor.threads import Outcomes, ThreadPool
 
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0
@@ -67,17 +67,17 @@ class StorService(Service):
         self._stopping = False
         self._reloading: Deferred[None] | None = None
         # A hung disk holds up the look at its path, and nothing else.
-        self._loading = ThreadWorker(Outcomes(reactor), "configuration", 1)
+        self._loading = ThreadPool(Outcomes(reactor), "configuration", 1)
         self._observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
         self._face: Face
         if chosen.workers == 1:
-            self._assembly = Assembly(chosen, reactor)
-            self._face = Front(self._assembly, reactor, chosen, self._observer)
+            self._app = App(chosen, reactor)
+            self._face = Server(self._app, reactor, chosen, self._observer)
         else:
             speaks = options.logs_to_output
             supervisor = Supervisor(reactor, chosen, os.environ, speaks=speaks)
-            self._assembly = Assembly(chosen, reactor, supervisor.commons)
-            supervisor.attend(self._assembly)
+            self._app = App(chosen, reactor, supervisor.commons)
+            supervisor.attend(self._app)
             self._face = supervisor
         self._probing = LoopingCall(self._probe)
         self._watchdog = LoopingCall(notifier.send, WATCHDOG=1)
@@ -126,12 +126,12 @@ class StorService(Service):
         for loop in (self._probing, self._watchdog):
             if loop.running:
                 loop.stop()
-        self._assembly.stop()
+        self._app.stop()
         self._loading.stop()
 
     async def _reload(self) -> None:
         """Read the configuration again; a bad one is refused, and the old one stays."""
-        await self._assembly.ready
+        await self._app.ready
         if self._stopping:
             return
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
@@ -142,7 +142,7 @@ class StorService(Service):
             if self._stopping:
                 return
             await self._face.prepare(chosen)
-            await self._assembly.reconfigure(chosen)
+            await self._app.reconfigure(chosen)
             await self._face.put_in_force(chosen)
         except ConfigError as error:
             for fault in error.faults:
@@ -169,7 +169,7 @@ class StorService(Service):
         return Deferred.fromCoroutine(self._look_after()).addErrback(self._bug)
 
     async def _look_after(self) -> None:
-        await self._assembly.look_after()
+        await self._app.look_after()
         self._face.storages_seen()
 
     def _begin(self) -> None:
@@ -181,11 +181,11 @@ class StorService(Service):
             Deferred.fromCoroutine(self._greet()).addErrback(self._bug)
 
     async def _greet(self) -> None:
-        await self._assembly.begin()
+        await self._app.begin()
         await self._face.start()
         settle_down()
-        self._assembly.ready.callback(None)
-        status = self._assembly.store.status()
+        self._app.ready.callback(None)
+        status = self._app.store.status()
         for problem in (*status.problems, *status.warnings):
             self.log.warn("{problem}", problem=problem)
         self._notifier.send(READY=1)

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.config import Statsite
-from stor.worker import Worker
+from stor.threads import Pool
 
 #: Lines wait so long for others that go with them.
 FLUSH_SECONDS = 0.2
@@ -64,7 +64,7 @@ class Statsd(StatsClientBase):
         self,
         statsite: Statsite,
         clock: IReactorTime,
-        worker: Worker,
+        worker: Pool,
         *,
         resolve: Callable[[str, int], Address] = resolve,
         open_socket: Callable[[int], Socket] = open_socket,

@@ -9,21 +9,21 @@ from twisted.internet.defer import Deferred
 from stor import location
 from stor.content import Content
 from stor.digest import Digest
-from stor.disks.incoming import Arrivals as DiskArrivals
-from stor.disks.member import Member
-from stor.disks.mirror import Mirror
-from stor.disks.mirrors import Mirrors
 from stor.errors import NotFound, StorError
 from stor.hot import HotContent, HotSamples
 from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
+from stor.mirror.member import Member
+from stor.mirror.mirror import Mirror
+from stor.mirror.mirrors import Mirrors
+from stor.mirror.put import Puts as DiskPuts
 from stor.s3.bucket import Bucket
 from stor.s3.queue import CopyQueue
 from stor.s3.search import S3Search
 
 
-class Incoming(Protocol):
+class Put(Protocol):
     """One upload of a sample: `stored`, `begin`, `add` …, `commit`; in the end always `leave`."""
 
     async def stored(self) -> list[str] | None:
@@ -42,10 +42,10 @@ class Incoming(Protocol):
         """The end, good or bad: what is not committed leaves nothing behind. Never raises."""
 
 
-class Arrivals(Protocol):
+class Puts(Protocol):
     """The samples that are being put."""
 
-    def expect(self, digest: Digest, length: int | None) -> Incoming:
+    def expect(self, digest: Digest, length: int | None) -> Put:
         """Begin to put a sample; `length` in bytes when it is known."""
 
 
@@ -80,7 +80,7 @@ class Store:
         self._metrics = metrics
         self._ready = ready
         #: Where new samples go.
-        self.arrivals: Arrivals = DiskArrivals(mirrors, ready, mirrors.turns)
+        self.puts: Puts = DiskPuts(mirrors, ready, mirrors.turns)
         #: Copies that are still to be sent to S3, where they are.
         self.copies: CopyQueue | None = None
         #: The bucket, where there is one, and the order in which the tiers are asked.
@@ -131,9 +131,9 @@ class Store:
             self.hot.add(digest, source.whole, source.modified_ns, source.place, source.storage)
         return Content(digest, source, lookup, self._mirrors.clock)
 
-    def expect(self, digest: Digest, length: int | None) -> Incoming:
+    def expect(self, digest: Digest, length: int | None) -> Put:
         """Begin to take a sample; `length` in bytes when it is known."""
-        return self.arrivals.expect(digest, length)
+        return self.puts.expect(digest, length)
 
     def know_places(self, places: Mapping[str, Mirror]) -> None:
         """From now on these are the mirrors that the places of `locations` are."""

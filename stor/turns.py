@@ -7,7 +7,7 @@ from stor.digest import Digest
 
 
 class Change(Protocol):
-    """Something that is done to a sample's names, as `stor.disks.writing.MirrorWrite` does it."""
+    """Something that is done to a sample's names, as `stor.mirror.write.MirrorWrite` does it."""
 
     async def over(self) -> None:
         """Wait until no disk has anything left to do for it. Never raises."""
@@ -16,7 +16,7 @@ class Change(Protocol):
 class Turns(Protocol):
     """Which process of a Stor may look at a sample's names, or change them.
 
-    Uploads of one process know of each other (`stor.disks.incoming`), and share its turn.
+    Uploads of one process know of each other (`stor.mirror.put`), and share its turn.
     """
 
     async def take(self, digest: Digest) -> None:

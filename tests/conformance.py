@@ -142,7 +142,7 @@ def without_nameless_files(label="", log=None):
 
 
 def release(held, index):
-    """Do one job of a `HeldWorker`, not the oldest but the one at `index`."""
+    """Do one job of a `HeldPool`, not the oldest but the one at `index`."""
     held.held.rotate(-index)
     held.release(1)
 

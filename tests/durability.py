@@ -12,8 +12,8 @@ import attrs
 from stor.digest import Digest
 from tests.conformance import QuickFiles, put
 from tests.support.files import Call
+from tests.support.pools import InlinePool
 from tests.support.rig import Rig
-from tests.support.workers import InlineWorker
 
 
 @attrs.frozen
@@ -199,7 +199,7 @@ class Recorded:
 
     def __init__(self, path, disks, files=QuickFiles, worker=None, sets=1, commits=None):
         self.log = []
-        worker = worker or InlineWorker()
+        worker = worker or InlinePool()
         self.rig = Rig(
             path,
             (disks,) * sets,

@@ -3,7 +3,7 @@
 import pytest
 from twisted.internet.task import Clock
 
-from stor.web.access import Afterwards, Served
+from stor.http.access import Afterwards, Served
 
 
 @pytest.fixture

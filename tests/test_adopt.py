@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from stor.cli import main
-from stor.disks.health import State
+from stor.mirror.health import State
 from tests.support.rig import Rig
 
 SAMPLES = [b"", b"hello", b"x" * 300_000, *(b"sample %d" % n for n in range(50))]

@@ -10,12 +10,12 @@ from twisted.internet.task import Clock
 
 from stor.errors import Unauthorized
 from stor.htpasswd import HtpasswdError, read_htpasswd
-from stor.web.accounts import ANSWER_SECONDS, LOOK_SECONDS, REMEMBERED_SECONDS, Accounts
-from stor.web.auth import Authenticator
-from stor.worker import Busy
+from stor.http.accounts import ANSWER_SECONDS, LOOK_SECONDS, REMEMBERED_SECONDS, Accounts
+from stor.http.auth import Authenticator
+from stor.threads import Busy
 from tests.support.http import AUTHORIZED, assert_one_line, no_bug_logged
+from tests.support.pools import HeldPool, InlinePool
 from tests.support.rig import Rig
-from tests.support.workers import HeldWorker, InlineWorker
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +87,8 @@ class Users:
         self.path = path
         self.clock = Clock()
         self.write(anna=hashed(b"one"), bert=hashed(b"two", b"2y"), carl=hashed(b"3", b"2a"))
-        self.hashing = CountingWorker(hashing or InlineWorker())
-        self.looking = CountingWorker(looking or InlineWorker())
+        self.hashing = CountingPool(hashing or InlinePool())
+        self.looking = CountingPool(looking or InlinePool())
         known = read_htpasswd(str(path))
         accounts = Accounts(known, self.hashing, self.looking, self.clock)
         self.authenticator = Authenticator([], accounts)
@@ -103,7 +103,7 @@ class Users:
         return outcome(self.authenticator, credentials)
 
 
-class CountingWorker:
+class CountingPool:
     """Counts what another worker is given."""
 
     def __init__(self, inner):
@@ -166,7 +166,7 @@ class TestUsersOfAFile:
         assert base64.b64encode(b"anna:one").decode() not in kept
 
     def test_many_who_ask_the_same_wait_for_one_hash(self, tmp_path):
-        held = HeldWorker()
+        held = HeldPool()
         users = Users(tmp_path / "users", hashing=held)
         passed = []
         for _ in range(100):
@@ -223,7 +223,7 @@ class TestAFileThatChanges:
         assert users.outcome(b"dora:four") == "passed"
 
     def test_that_hangs_holds_up_a_request_for_a_while(self, tmp_path):
-        held = HeldWorker()
+        held = HeldPool()
         users = Users(tmp_path / "users", looking=held)
         users.clock.advance(LOOK_SECONDS)
         passed = []

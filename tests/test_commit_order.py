@@ -29,8 +29,8 @@ from tests.durability import (
     assert_survives_power_loss,
     history,
 )
+from tests.support.pools import HeldPool, SteppingPool
 from tests.support.rig import AUTHORIZATION, request_bytes
-from tests.support.workers import HeldWorker, SteppingWorker
 
 BODIES = {"empty": b"", "small": sample(5000), "large": sample(3 * MIB)}
 FILES = {"nameless": QuickFiles, "named": without_nameless_files}
@@ -43,7 +43,7 @@ FILES = {"nameless": QuickFiles, "named": without_nameless_files}
 def test_a_sample_is_durable_on_every_disk_when_it_is_answered(
     tmp_path, kind, body, disks, directories
 ):
-    held, content = HeldWorker(), BODIES[body]
+    held, content = HeldPool(), BODIES[body]
     stor = Recorded(tmp_path, disks, FILES[kind], held)
     if directories == "by hand":
         for root in stor.rig.roots:
@@ -66,7 +66,7 @@ def test_a_sample_is_durable_on_every_disk_when_it_is_answered(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_order_of_the_jobs_makes_no_difference(tmp_path, seed):
-    rng, held = random.Random(seed), HeldWorker()
+    rng, held = random.Random(seed), HeldPool()
     stor = Recorded(tmp_path, 3, worker=held)
     start(stor.put(sample(2 * MIB)))
     while held.held:
@@ -75,7 +75,7 @@ def test_the_order_of_the_jobs_makes_no_difference(tmp_path, seed):
 
 
 def test_no_201_is_sent_before_everything_is_synced(tmp_path):
-    held, content = HeldWorker(), sample(MIB + 1)
+    held, content = HeldPool(), sample(MIB + 1)
     stor = Recorded(tmp_path, 2, worker=held)
     connection = stor.rig.connect()
     path, headers = f"/{Digest.of(content)}", [("Authorization", AUTHORIZATION)]
@@ -115,7 +115,7 @@ class Stepping(QuickFiles):
 
 def stepping(path, files=Stepping):
     """A Stor of one disk, all that its threads can be interrupted at, and the disk's calls."""
-    held = SteppingWorker()
+    held = SteppingPool()
     stor = Recorded(path, 1, files, held)
     calls = stor.rig.members[0].disk.files
     calls.pause = held.pause
@@ -203,7 +203,7 @@ def test_what_one_upload_undoes_was_never_another_ones_answer(tmp_path, call):
 
 @pytest.mark.parametrize("seed", range(100))
 def test_what_one_upload_undoes_on_a_pair_was_never_another_ones_answer(tmp_path, seed):
-    rng, held = random.Random(seed), HeldWorker()
+    rng, held = random.Random(seed), HeldPool()
     stor = Recorded(tmp_path, 2, Failing, held)
     files = stor.rig.members[seed % 2].disk.files
     files.call, files.path, files.times = "name", Digest.of(b"content").disk_path, 1
@@ -219,7 +219,7 @@ def test_what_one_upload_undoes_on_a_pair_was_never_another_ones_answer(tmp_path
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("jobs", range(24))
 def test_a_copy_that_is_put_back_is_durable_when_the_sample_counts_as_stored(tmp_path, jobs, lost):
-    held = SteppingWorker()
+    held = SteppingPool()
     stor = Recorded(tmp_path, 2, Stepping, held)
     digest, disk = Digest.of(b"content"), stor.rig.members[lost].disk
     start(put(stor.rig.store, b"content"))

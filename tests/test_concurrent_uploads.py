@@ -11,10 +11,10 @@ from twisted.internet.defer import fail
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disks.claims import Claims
-from stor.disks.disk import Disk
+from stor.disk.claims import Claims
+from stor.disk.disk import Disk
 from stor.errors import StorError
-from stor.worker import Busy
+from stor.threads import Busy
 from tests.conformance import (
     MIB,
     QuickFiles,
@@ -26,9 +26,9 @@ from tests.conformance import (
     sample,
     start,
 )
+from tests.support.pools import HeldPool, InlinePool
 from tests.support.rig import AUTHORIZATION, Rig, request_bytes
 from tests.support.staging import begin, name, sync_directories
-from tests.support.workers import HeldWorker, InlineWorker
 
 #: Nothing here takes long; this ends a test that would hang.
 PATIENCE_SECONDS = 30
@@ -39,7 +39,7 @@ class Crowd:
 
     def __init__(self, path, sets=(2, 2), seed=0, files=QuickFiles):
         self.rng = random.Random(seed)
-        self.held = HeldWorker()
+        self.held = HeldPool()
         self.rig = Rig(path, sets, files=files, worker=lambda: self.held, seed=seed)
         self.descriptors = descriptors()
         self.connections = []
@@ -94,7 +94,7 @@ def assert_nothing_left(rig):
     assert not rig.staged()
     for mirror in rig.mirrors.mirrors:
         assert mirror.reserved.total() == (0, 0)
-    assert rig.store.arrivals._contests == {}
+    assert rig.store.puts._contests == {}
     assert rig.uploads.buffered_bytes == 0
 
 
@@ -184,7 +184,7 @@ def test_a_wrong_body_never_wins_in_any_order(tmp_path, first):
     bodies = [right, wrong] if first == "right" else [wrong, right]
 
     def scenario(choose):
-        held = HeldWorker()
+        held = HeldPool()
         path = tmp_path / str(next(numbers))
         rig = Rig(path, (1,), files=QuickFiles, worker=lambda: held)
         clients = [rig.connect() for _ in bodies]
@@ -365,7 +365,7 @@ def test_a_name_that_is_being_taken_away_is_not_relied_on_and_holds_up_no_other(
     assert order == ["unlinked", "relied on"]
 
 
-class BusyWorker(InlineWorker):
+class BusyPool(InlinePool):
     """Accepts nothing from its `first` job on for so many `jobs`; the others are done at once."""
 
     def __init__(self, first, jobs):
@@ -387,10 +387,8 @@ def content(request):
 def busy(request, tmp_path):
     """A Stor of one pair whose second disk has too much to do for a while."""
     # Each disk is given its worker for reading, then its worker for writing.
-    workers = [InlineWorker(), InlineWorker(), InlineWorker(), BusyWorker(*request.param)]
-    return Rig(
-        tmp_path, (2,), files=QuickFiles, worker=lambda: workers.pop(0), scout=InlineWorker()
-    )
+    workers = [InlinePool(), InlinePool(), InlinePool(), BusyPool(*request.param)]
+    return Rig(tmp_path, (2,), files=QuickFiles, worker=lambda: workers.pop(0), scout=InlinePool())
 
 
 def test_a_disk_with_too_much_to_do_costs_no_acknowledged_sample(busy, content):

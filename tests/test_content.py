@@ -45,22 +45,22 @@ class FakeSource:
             return self.hanging
         return execute(self._read, offset, length, hasher)
 
-    def send(self, conduit, offset, length):
+    def send(self, splice_pipe, offset, length):
         assert not self.closed
         if offset in self.hangs:
             self.hanging = Deferred()
             return self.hanging
-        return execute(self._send, conduit, offset, length)
+        return execute(self._send, splice_pipe, offset, length)
 
     def close(self):
         self.closed += 1
 
-    def _send(self, conduit, offset, length):
+    def _send(self, splice_pipe, offset, length):
         if offset in self.fails:
             raise OSError(errno.EIO, "Input/output error")
         if offset >= len(self.data):
             raise Damaged(f"{self.place} was changed")
-        conduit.sent += self.data[offset : offset + length]
+        splice_pipe.sent += self.data[offset : offset + length]
         return True
 
     def _read(self, offset, length, hasher):
@@ -82,7 +82,7 @@ class FakeCopies:
 
     def __init__(self, *sources):
         self.sources = list(sources)
-        self.condemned = []
+        self.corrupt = []
         self.suspected = []
         self.twins = 0
         self.closed = 0
@@ -94,8 +94,8 @@ class FakeCopies:
         self.twins += 1
         return await self.next()
 
-    def condemn(self, source, reason):
-        self.condemned.append(source.place)
+    def mark_corrupt(self, source, reason):
+        self.corrupt.append(source.place)
 
     def suspect(self, source):
         self.suspected.append(source.place)
@@ -140,7 +140,7 @@ def test_a_good_copy_is_read_from_the_first_byte_to_the_last(length):
     reading = Reading(FakeSource(), FakeSource())
     assert reading.read_all(length) == SAMPLE
     reading.close()
-    assert (reading.copies.condemned, reading.copies.suspected) == ([], [])
+    assert (reading.copies.corrupt, reading.copies.suspected) == ([], [])
     assert reading.sources[1].reads == []
 
 
@@ -157,7 +157,7 @@ def test_a_read_error_at_byte_k_goes_on_at_byte_k_from_the_next_copy(offset):
     assert bad.reads == [k for k in OFFSETS if k <= offset]
     assert good.reads == [k for k in OFFSETS if k >= offset]
     assert reading.copies.suspected == ["bad"]
-    assert reading.copies.condemned == []
+    assert reading.copies.corrupt == []
     reading.close()
 
 
@@ -201,7 +201,7 @@ def test_with_a_wrong_hash_the_last_part_is_withheld(place):
     with pytest.raises(Damaged):
         reading.read_all()
     assert len(reading.given) == 9000
-    assert reading.copies.condemned == ["bad"]
+    assert reading.copies.corrupt == ["bad"]
     reading.close()
 
 
@@ -211,7 +211,7 @@ def test_every_copy_that_gave_a_part_of_a_wrong_whole_is_condemned():
     reading = Reading(first, second, third)
     with pytest.raises(Damaged):
         reading.read_all()
-    assert sorted(reading.copies.condemned) == ["first", "second", "third"]
+    assert sorted(reading.copies.corrupt) == ["first", "second", "third"]
     assert len(reading.given) == 9000
 
 
@@ -219,7 +219,7 @@ def test_every_copy_that_gave_a_part_of_a_wrong_whole_is_condemned():
 def test_a_copy_that_is_wrong_in_its_only_read_is_left_for_the_next(place):
     reading = Reading(FakeSource("bad", flipped(place)), FakeSource("good"))
     assert reading.read_all(len(SAMPLE)) == SAMPLE
-    assert reading.copies.condemned == ["bad"]
+    assert reading.copies.corrupt == ["bad"]
     reading.close()
 
 
@@ -227,7 +227,7 @@ def test_a_copy_that_is_wrong_in_its_only_read_is_left_for_the_next(place):
 def test_a_copy_that_was_read_whole_already_goes_on_as_any_other(offset):
     reading = Reading(FakeSource("bad", fails=[offset]), FakeSource("good", whole=SAMPLE))
     assert reading.read_all() == SAMPLE
-    assert (reading.copies.condemned, reading.sources[1].reads) == ([], [])
+    assert (reading.copies.corrupt, reading.sources[1].reads) == ([], [])
     reading.close()
 
 
@@ -237,14 +237,14 @@ def test_a_good_whole_tells_that_a_part_given_out_before_was_bad():
     with pytest.raises(Damaged):
         reading.read_all()
     assert len(reading.given) == 9000
-    assert reading.copies.condemned == ["bad"]
+    assert reading.copies.corrupt == ["bad"]
     reading.close()
 
 
 def test_a_copy_that_ends_too_early_is_left_for_the_next():
     reading = Reading(FakeSource("short", SAMPLE[:5500], size=len(SAMPLE)), FakeSource("good"))
     assert reading.read_all() == SAMPLE
-    assert reading.copies.condemned == ["short"]
+    assert reading.copies.corrupt == ["short"]
     reading.close()
 
 
@@ -273,7 +273,7 @@ def test_with_nothing_but_damaged_copies_it_is_damaged():
     reading = Reading(*copies)
     with pytest.raises(Damaged):
         reading.read_all(len(SAMPLE))
-    assert reading.copies.condemned == ["0", "1", "2"]
+    assert reading.copies.corrupt == ["0", "1", "2"]
     reading.close()
 
 
@@ -310,7 +310,7 @@ def test_a_part_that_differs_between_copies_is_not_given():
     with pytest.raises(Unavailable, match="one and two differ"):
         read_part(reading, 5000, 1)
     assert reading.copies.suspected == ["one"]
-    assert reading.copies.condemned == []
+    assert reading.copies.corrupt == []
     reading.close()
 
 
@@ -356,9 +356,9 @@ class Passing(Reading):
         offset = len(self.given)
         length = min(length, len(SAMPLE) - offset)
         if self.content.proven:
-            conduit = FakeConduit()
-            result_of(self.content.send(conduit, offset, length))
-            self.given += conduit.sent
+            splice_pipe = FakeConduit()
+            result_of(self.content.send(splice_pipe, offset, length))
+            self.given += splice_pipe.sent
         else:
             self.given += result_of(self.content.read(offset, length))
 
@@ -383,7 +383,7 @@ def test_an_error_at_byte_k_of_a_proven_copy_goes_on_at_byte_k(offset, proven):
     reading = Passing(bad, good)
     assert reading.all() == SAMPLE
     assert reading.copies.suspected == ["bad"]
-    assert reading.copies.condemned == []
+    assert reading.copies.corrupt == []
     # What is read is hashed from the first byte on.
     rest = [k for k in OFFSETS if k >= offset]
     assert good.reads == ([] if proven else [0, *rest] if offset else rest)
@@ -397,7 +397,7 @@ def test_after_a_proven_copy_another_is_verified_as_a_whole(place):
     with pytest.raises(Damaged):
         reading.all()
     assert len(reading.given) == 9000
-    assert reading.copies.condemned == ["bad"]
+    assert reading.copies.corrupt == ["bad"]
     reading.close()
 
 
@@ -415,11 +415,11 @@ def test_a_proven_copy_that_hangs_is_left_for_the_next():
     reading = Passing(hung, FakeSource("good"))
     for _ in range(3):
         reading.pass_or_read()
-    conduit = FakeConduit()
-    answer = start(reading.content.send(conduit, 3000, PIECE_BYTES))
+    splice_pipe = FakeConduit()
+    answer = start(reading.content.send(splice_pipe, 3000, PIECE_BYTES))
     reading.clock.advance(READ_SECONDS)
     assert answer == [False]
-    assert conduit.lent == [hung.hanging]
+    assert splice_pipe.lent == [hung.hanging]
     assert reading.all() == SAMPLE
     hung.hanging.callback(True)
     reading.close()

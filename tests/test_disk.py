@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from stor.digest import Digest
-from stor.disks.copy import OpenCopy
-from stor.disks.disk import SMALL_BYTES, Disk, DiskAway
-from stor.disks.files import Files
-from stor.disks.probe import sweep
-from stor.disks.staged import StagedCopy
+from stor.disk.copy import OpenCopy
+from stor.disk.disk import SMALL_BYTES, Disk, DiskAway
+from stor.disk.probe import sweep
+from stor.disk.staged import StagedCopy
+from stor.disk.syscalls import Syscalls
 from stor.errors import Damaged
 from tests.conformance import QuickFiles, descriptors, sample, without_nameless_files
 from tests.support.staging import begin, name, sync_directories
@@ -227,7 +227,7 @@ def test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written(root):
 
 
 def test_a_file_system_that_makes_inodes_as_it_goes_has_enough(root):
-    class NoCount(Files):
+    class NoCount(Syscalls):
         def fstatvfs(self, fd):
             fields = list(super().fstatvfs(fd))
             fields[5:8] = [0, 0, 0]

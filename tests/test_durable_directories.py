@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stor.digest import Digest
-from stor.disks.durable import Blocks, DurableDirectories
+from stor.disk.durable import Blocks, DurableDirectories
 
 #: Few enough that some share a directory, and others only its parent.
 digests = st.binary(min_size=3, max_size=3).map(lambda begin: Digest(begin + bytes(29)))

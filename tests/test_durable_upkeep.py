@@ -6,9 +6,9 @@ import os
 import pytest
 
 from stor.digest import Digest
-from stor.disks.disk import Disk
-from stor.disks.files import Files
-from stor.disks.probe import try_writing
+from stor.disk.disk import Disk
+from stor.disk.probe import try_writing
+from stor.disk.syscalls import Syscalls
 from tests.conformance import QuickFiles, sample
 from tests.support.rig import FaultyRig
 from tests.support.staging import begin, name
@@ -110,7 +110,7 @@ def test_a_sync_is_the_kernel_s():
     """fsync(2) of a pipe is EINVAL, which nobody is told who does not ask."""
     ends = os.pipe()
     with pytest.raises(OSError, match="Invalid argument") as refused:
-        Files().sync(ends[0])
+        Syscalls().sync(ends[0])
     assert refused.value.errno == errno.EINVAL
     for end in ends:
         os.close(end)

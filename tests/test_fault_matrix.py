@@ -11,7 +11,7 @@ from itertools import count
 
 import pytest
 
-from stor.disks.health import State
+from stor.mirror.health import State
 from tests.conformance import MIB, QuickFiles, descriptors, sample, without_nameless_files
 from tests.durability import assert_durable_order, history
 from tests.support.files import Call
@@ -75,7 +75,7 @@ class Trial:
         assert not rig.staged()
         for mirror in rig.mirrors.mirrors:
             assert mirror.reserved.total() == (0, 0)
-        assert rig.store.arrivals._contests == {}
+        assert rig.store.puts._contests == {}
         assert rig.uploads.buffered_bytes == 0
         assert rig.mirrors.repairs.waiting == 0
         assert descriptors() == self.descriptors

@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 
-from stor.disks.files import Files
-from stor.disks.group_commit import (
+from stor.disk.syscalls import Syscalls
+from stor.errors import NoRoom, Unavailable
+from stor.mirror.group_commit import (
     REST_SECONDS,
     STUCK_SECONDS,
     UNWRITTEN_BYTES,
@@ -20,8 +21,7 @@ from stor.disks.group_commit import (
     reports_errors,
     unwritten_bytes,
 )
-from stor.errors import NoRoom, Unavailable
-from stor.worker import Busy
+from stor.threads import Busy
 from tests.conformance import (
     QuickFiles,
     descriptors,
@@ -33,7 +33,7 @@ from tests.conformance import (
     without_nameless_files,
 )
 from tests.durability import JUDGES, Recorded, history
-from tests.support.workers import HeldWorker, InlineOutcomes, InlineWorker
+from tests.support.pools import HeldPool, InlineOutcomes, InlinePool
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT)
 CONTENTS = [*neighbours(4), sample(60_000, 1), b"", sample(1000, 2)]
@@ -43,12 +43,12 @@ class Shared(Recorded):
     """A Stor whose uploads share syncs; what they do waits until the test releases it."""
 
     def __init__(self, path, disks=2, files=QuickFiles, sets=1):
-        self.held, self.unwritten = HeldWorker(), 0
+        self.held, self.unwritten = HeldPool(), 0
         super().__init__(path, disks, files, sets=sets, commits=self._commits)
 
     def _commits(self, disk):
         return GroupCommit(
-            Alone(disk, InlineWorker()),
+            Alone(disk, InlinePool()),
             self.held,
             lambda: self.unwritten,
             InlineOutcomes(),
@@ -255,14 +255,14 @@ def test_a_step_that_fails_does_not_fail_the_others(tmp_path):
 
 
 def test_who_waits_is_told_in_the_reactor_s_own_time(tmp_path):
-    disk, held, told, calls = Shared(tmp_path, 1).rig.members[0].disk, HeldWorker(), [], []
+    disk, held, told, calls = Shared(tmp_path, 1).rig.members[0].disk, HeldPool(), [], []
 
     class Kept:
         def put(self, tell, outcome, *, last):
             assert last
             calls.append((tell, outcome))
 
-    commits = GroupCommit(Alone(disk, InlineWorker()), held, lambda: 0, Kept())
+    commits = GroupCommit(Alone(disk, InlinePool()), held, lambda: 0, Kept())
     for n in range(5):
         step = Step(lambda root_fd, n=n: n, lambda root_fd: None)
         commits.run(step).addCallback(told.append)
@@ -298,19 +298,19 @@ def test_the_judges_miss_no_shared_sync_that_is_left_out(tmp_path):
 
 def test_a_sync_of_everything_says_what_the_kernel_says(tmp_path):
     with open(tmp_path / "file", "wb") as file:
-        Files().sync_all(file.fileno())
+        Syscalls().sync_all(file.fileno())
         fd = file.fileno()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        Files().sync_all(fd)
+        Syscalls().sync_all(fd)
 
 
 def test_the_type_of_a_file_system_is_that_of_stat(tmp_path):
     told = subprocess.check_output(["stat", "--file-system", "--format=%t", tmp_path], text=True)
-    fd = Files().open_directory(str(tmp_path))
-    assert Files().type_of(fd) == int(told, 16)
-    Files().close(fd)
+    fd = Syscalls().open_directory(str(tmp_path))
+    assert Syscalls().type_of(fd) == int(told, 16)
+    Syscalls().close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        Files().type_of(fd)
+        Syscalls().type_of(fd)
 
 
 def test_what_waits_to_be_written_is_counted(tmp_path):

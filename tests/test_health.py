@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from stor.disks.health import State
+from stor.mirror.health import State
 from tests.conformance import MIB, QuickFiles, sample
 from tests.support.http import assert_one_line, no_bug_logged
 from tests.support.rig import FaultyRig, digest_of

@@ -203,5 +203,5 @@ def test_each_is_told_of_as_it_is_the_ordinary_way(rig, method):
     rig.get(SMALL)
     for headers in ([("Cookie", "not plain")], []):
         assert rig.get(SMALL, headers, method=method).status == 200
-    ordinary, express = (served._replace(seconds=0) for served in rig.served[-2:])
-    assert ordinary == express
+    ordinary, fast_path = (served._replace(seconds=0) for served in rig.served[-2:])
+    assert ordinary == fast_path

@@ -6,12 +6,12 @@ import random
 import pytest
 
 from stor.digest import Digest
-from stor.web.upload import BUFFER_BYTES
+from stor.http.upload import BUFFER_BYTES
 from tests.support.files import FaultyFiles
 from tests.support.http import (
     CHUNKED,
     Disks,
-    HeldWorkers,
+    HeldPools,
     assert_nothing_kept,
     chunked,
     no_bug_logged,
@@ -32,7 +32,7 @@ def _no_bug():
 
 @pytest.fixture
 def workers():
-    return HeldWorkers()
+    return HeldPools()
 
 
 @pytest.fixture

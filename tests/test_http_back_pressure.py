@@ -6,14 +6,14 @@ import random
 import pytest
 
 from stor.digest import Digest
-from stor.web.channel import LINGER_IDLE_SECONDS
-from stor.web.upload import BUFFER_BYTES
+from stor.http.channel import LINGER_IDLE_SECONDS
+from stor.http.upload import BUFFER_BYTES
 from tests.support.files import FaultyFiles
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
     Disks,
-    HeldWorkers,
+    HeldPools,
     assert_nothing_kept,
     assert_stored,
     chunked,
@@ -22,8 +22,8 @@ from tests.support.http import (
     no_bug_logged,
     upload_head,
 )
+from tests.support.pools import HeldPool
 from tests.support.rig import Rig, request_bytes
-from tests.support.workers import HeldWorker
 
 BODY = random.Random(4).randbytes(4_000_000)
 #: What one read of a socket may bring beyond any limit.
@@ -41,7 +41,7 @@ def _no_bug():
 
 @pytest.fixture
 def workers():
-    return HeldWorkers()
+    return HeldPools()
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_socket_waits_whenever_the_disks_do(rig, workers, framing):
 
 
 def test_a_slow_hash_makes_the_socket_wait_too(tmp_path):
-    hashing = HeldWorker()
+    hashing = HeldPool()
     rig = Rig(tmp_path, sets=(2,), hashing=hashing)
     connection = rig.connect()
     connection.send(sent("length"))
@@ -276,7 +276,7 @@ def test_that_an_answer_is_taken_is_no_reason_to_read_on(tmp_path, rig, workers,
 def test_bounds_hold_in_any_order_of_events(tmp_path, seed):
     """Six clients and two disks take turns at random; some clients lie and some go away."""
     rng = random.Random(seed)
-    workers = HeldWorkers()
+    workers = HeldPools()
     budget = rng.choice([200_000, 1_500_000])
     rig = Rig(tmp_path, sets=(2,), worker=workers, total_buffer_bytes=budget)
     before = descriptors()

@@ -5,11 +5,11 @@ import random
 import pytest
 
 from stor.digest import Digest
-from stor.web.download import PIECE_BYTES, STALL_SECONDS
+from stor.http.download import PIECE_BYTES, STALL_SECONDS
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
-    HeldWorkers,
+    HeldPools,
     assert_stored,
     chunked,
     cuts,
@@ -95,7 +95,7 @@ def test_ten_requests_in_random_pieces_are_answered_in_order(rig, seed):
 def test_ten_requests_are_answered_in_order_by_slow_disks(tmp_path):
     quick = Rig(tmp_path, sets=(2,))
     quick.put(LARGE)
-    workers = HeldWorkers()
+    workers = HeldPools()
     connection = Rig(tmp_path, sets=(2,), worker=workers).connect()
     connection.send(b"".join(data for _, data, _ in TEN))
     while workers.held:
@@ -106,7 +106,7 @@ def test_ten_requests_are_answered_in_order_by_slow_disks(tmp_path):
 
 def test_a_request_waits_for_the_answer_before_it(tmp_path):
     """So far it may be read, but a body of 10 MB is not taken into memory."""
-    workers = HeldWorkers()
+    workers = HeldPools()
     rig = Rig(tmp_path, sets=(2,), worker=workers)
     connection = rig.connect()
     connection.send(get(SHA))
@@ -222,7 +222,7 @@ def test_a_client_that_goes_away_with_more_requests_on_their_way(rig):
 @pytest.mark.parametrize("request_of", [get, upload], ids=["download", "upload"])
 def test_a_client_that_goes_away_while_a_disk_is_busy(tmp_path, request_of, jobs):
     Rig(tmp_path, sets=(2,)).put(LARGE)
-    workers = HeldWorkers()
+    workers = HeldPools()
     rig = Rig(tmp_path, sets=(2,), worker=workers)
     before = descriptors()
     connection = rig.connect()
@@ -272,7 +272,7 @@ def test_an_idle_connection_ends(rig, sent):
 
 
 def test_no_answer_of_a_slow_disk_times_out(tmp_path):
-    workers = HeldWorkers()
+    workers = HeldPools()
     rig = Rig(tmp_path, sets=(1,), worker=workers)
     connection = rig.connect()
     connection.send(get(SHA))

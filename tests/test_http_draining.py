@@ -5,8 +5,8 @@ import random
 import pytest
 
 from stor.digest import Digest
-from stor.web.channel import LINGER_IDLE_SECONDS
-from stor.web.site import LAST_REQUEST_SECONDS
+from stor.http.channel import LINGER_IDLE_SECONDS
+from stor.http.site import LAST_REQUEST_SECONDS
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
@@ -18,8 +18,8 @@ from tests.support.http import (
     take_all,
     upload_head,
 )
+from tests.support.pools import HeldPool
 from tests.support.rig import Rig, request_bytes
-from tests.support.workers import HeldWorker
 
 HELLO = b"hello"
 SHA = str(Digest.of(HELLO))
@@ -148,7 +148,7 @@ def test_a_request_that_is_half_there_is_answered(rig, cut):
 
 
 def test_an_answer_that_waits_for_a_disk_says_that_the_connection_ends(tmp_path):
-    worker = HeldWorker()
+    worker = HeldPool()
     rig = Rig(tmp_path, sets=(1,), worker=lambda: worker)
     connection = rig.connect()
     connection.send(request_bytes("GET", f"/{SHA}"))
@@ -247,7 +247,7 @@ def test_cut_ends_a_drain(rig):
 
 
 def test_cut_while_a_disk_is_busy_keeps_nothing(tmp_path):
-    worker = HeldWorker()
+    worker = HeldPool()
     rig = Rig(tmp_path, sets=(2,), worker=lambda: worker)
     connection = rig.connect()
     connection.send(upload_head(HELLO, ("Content-Length", "5")) + HELLO[:4])

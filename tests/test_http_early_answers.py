@@ -5,12 +5,12 @@ import tracemalloc
 import pytest
 
 from stor.digest import Digest
-from stor.web.channel import LINGER_IDLE_SECONDS, LINGER_SECONDS
-from stor.web.request import UNWANTED_BODY_BYTES
+from stor.http.channel import LINGER_IDLE_SECONDS, LINGER_SECONDS
+from stor.http.request import UNWANTED_BODY_BYTES
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
-    HeldWorkers,
+    HeldPools,
     assert_nothing_kept,
     assert_stored,
     chunked,
@@ -188,7 +188,7 @@ def test_a_stored_sample_is_answered_with_its_paths_before_the_body(tmp_path):
 
 @pytest.mark.parametrize("framing", [("Content-Length", "5"), CHUNKED], ids=["length", "chunked"])
 def test_100_continue_is_sent_after_admission_and_before_the_body(tmp_path, framing):
-    workers = HeldWorkers()
+    workers = HeldPools()
     rig = Rig(tmp_path, worker=workers)
     connection = rig.connect()
     connection.send(upload_head(HELLO, framing, EXPECT))

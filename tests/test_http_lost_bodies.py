@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from stor.digest import Digest
-from stor.web.channel import LINGER_IDLE_SECONDS
+from stor.http.channel import LINGER_IDLE_SECONDS
 from tests.support.files import FaultyFiles
 from tests.support.http import (
     AUTHORIZED,

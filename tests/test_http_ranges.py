@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stor.digest import Digest
-from stor.web.conditions import Unsatisfiable, Validators, select_range
+from stor.http.conditions import Unsatisfiable, Validators, select_range
 from tests.support.http import descriptors, no_bug_logged
 from tests.support.rig import Rig, request_bytes
 

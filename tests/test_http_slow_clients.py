@@ -2,7 +2,7 @@
 
 import pytest
 
-from stor.web.pace import HEAD_SECONDS, WINDOW_BYTES, WINDOW_SECONDS
+from stor.http.pace import HEAD_SECONDS, WINDOW_BYTES, WINDOW_SECONDS
 from tests.conformance import sample
 from tests.support.http import (
     AUTHORIZED,

@@ -9,8 +9,8 @@ import pytest
 from stor import __version__
 from tests.support.files import FaultyFiles, RecordingFiles
 from tests.support.http import Disks, no_bug_logged
+from tests.support.pools import HeldPool
 from tests.support.rig import Rig
-from tests.support.workers import HeldWorker
 
 JSON = [("Accept", "application/json")]
 
@@ -150,7 +150,7 @@ def test_the_whole_picture_of_trouble(tmp_path, method):
 def test_no_disk_is_asked(tmp_path, headers):
     """A hung disk cannot hold up an answer that does not ask it."""
     disks = Disks(RecordingFiles)
-    rig = Rig(tmp_path, files=disks, worker=HeldWorker)
+    rig = Rig(tmp_path, files=disks, worker=HeldPool)
     before = {label: len(files.calls) for label, files in disks.items()}
     assert rig.request("GET", "/status", headers).status == 200
     assert {label: len(files.calls) for label, files in disks.items()} == before

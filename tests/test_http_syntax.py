@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from stor.digest import Digest
-from stor.web.channel import LINGER_IDLE_SECONDS
+from stor.http.channel import LINGER_IDLE_SECONDS
 from tests.support.http import assert_nothing_kept, assert_one_line, descriptors, no_bug_logged
 from tests.support.rig import AUTHORIZATION, Rig, request_bytes
 

@@ -5,11 +5,11 @@ import json
 import pytest
 from twisted.internet.defer import Deferred
 
-from stor.disks.health import State
-from stor.disks.incoming import MEND_SECONDS
-from stor.disks.member import ANSWER_SECONDS, PROBE_DEADLINE_SECONDS, SLOW_SECONDS
-from stor.disks.search import HEDGE_SECONDS
-from stor.disks.writing import STEP_SECONDS
+from stor.mirror.health import State
+from stor.mirror.member import ANSWER_SECONDS, PROBE_DEADLINE_SECONDS, SLOW_SECONDS
+from stor.mirror.put import MEND_SECONDS
+from stor.mirror.search import HEDGE_SECONDS
+from stor.mirror.write import STEP_SECONDS
 from tests.conformance import MIB, QuickFiles, descriptors, sample
 from tests.support.http import assert_one_line, no_bug_logged
 from tests.support.rig import AUTHORIZATION, FaultyRig, digest_of, request_bytes

@@ -20,41 +20,41 @@ ORDER = [
     "quickstart",
     "notify",
     "logs",
-    "worker",
+    "threads",
     "count",
-    "conduit",
+    "zero_copy",
     "statsd",
     "prometheus",
     "metrics",
     "content",
     "turns",
-    "disks.files",
-    "disks.claims",
-    "disks.durable",
-    "disks.verified",
-    "disks.copy",
-    "disks.disk",
-    "disks.staged",
-    "disks.marker",
-    "disks.probe",
-    "disks.roster",
-    "disks.health",
-    "disks.placement",
-    "disks.condemned",
-    "disks.group_commit",
-    "disks.member",
-    "disks.mirror",
-    "disks.chooser",
-    "disks.writing",
-    "disks.notes",
-    "disks.repair",
-    "disks.rebuild",
-    "disks.scout",
-    "disks.ranking",
-    "disks.search",
-    "disks.outbox",
-    "disks.mirrors",
-    "disks.incoming",
+    "disk.syscalls",
+    "disk.claims",
+    "disk.durable",
+    "disk.verified",
+    "disk.copy",
+    "disk.disk",
+    "disk.staged",
+    "disk.identity",
+    "disk.probe",
+    "disk.roster",
+    "disk.notes",
+    "mirror.health",
+    "mirror.placement",
+    "mirror.corrupt",
+    "mirror.group_commit",
+    "mirror.member",
+    "mirror.mirror",
+    "mirror.chooser",
+    "mirror.write",
+    "mirror.repair",
+    "mirror.rebuild",
+    "mirror.scout",
+    "mirror.ranking",
+    "mirror.search",
+    "mirror.outbox",
+    "mirror.mirrors",
+    "mirror.put",
     "s3.boto",
     "s3.client",
     "s3.http",
@@ -71,28 +71,28 @@ ORDER = [
     "hot",
     "lookup",
     "store",
-    "web.answer",
-    "web.access",
-    "web.rates",
-    "web.accounts",
-    "web.auth",
-    "web.conditions",
-    "web.upload",
-    "web.page",
-    "web.overview",
-    "web.download",
-    "web.pace",
-    "web.express",
-    "web.request",
-    "web.channel",
-    "web.site",
-    "web.routes",
+    "http.answer",
+    "http.access",
+    "http.rates",
+    "http.accounts",
+    "http.auth",
+    "http.conditions",
+    "http.upload",
+    "http.page",
+    "http.status",
+    "http.download",
+    "http.pace",
+    "http.fast_path",
+    "http.request",
+    "http.channel",
+    "http.site",
+    "http.api",
     "options",
-    "ports",
+    "sockets",
     "gauges",
     "commons",
-    "assembly",
-    "front",
+    "app",
+    "server",
     "processes.called",
     "processes.wire",
     "processes.board",
@@ -112,24 +112,12 @@ ORDER = [
     "cli",
 ]
 
-#: The rooms of the disks that wait for blocking work. All others do it, and know no Twisted.
-ASYNCHRONOUS_DISKS = [
-    "group_commit",
-    "member",
-    "mirror",
-    "chooser",
-    "writing",
-    "repair",
-    "rebuild",
-    "scout",
-    "search",
-    "ranking",
-    "outbox",
-    "mirrors",
-    "incoming",
-]
+#: The rooms of `mirror/` that only decide: like all of `disk/` they know no Twisted.
+BLOCKING_MIRROR = ("mirror.health", "mirror.placement", "mirror.corrupt")
 
-WINGS = ("disks", "s3", "web")
+WINGS = ("disk", "mirror", "s3", "http")
+
+TIERS = ("disk.", "mirror.", "s3.")
 
 MODULES = {
     ".".join(path.relative_to(STOR).with_suffix("").parts): path
@@ -184,18 +172,14 @@ def test_imports_run_one_way(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_file_stays_under_400_lines(module):
+def test_a_file_stays_under_600_lines(module):
     lines = len(MODULES[module].read_text().splitlines())
-    assert lines < 400, f"stor/{module}: {lines} lines; a second noun is hiding in it"
+    assert lines < 600, f"stor/{module}: {lines} lines; a second noun is hiding in it"
 
 
 @pytest.mark.parametrize(
     "module",
-    [
-        name
-        for name in MODULES
-        if name.startswith("disks.") and name.removeprefix("disks.") not in ASYNCHRONOUS_DISKS
-    ],
+    [name for name in MODULES if name.startswith("disk.") or name in BLOCKING_MIRROR],
 )
 def test_blocking_work_on_disks_knows_no_twisted(module):
     guilty = sorted(name for name in reached(module) if knows(MODULES[name], "twisted"))
@@ -207,15 +191,18 @@ def test_only_what_a_process_begins_with_imports_the_reactor():
     assert sorted(users) == ["processes.worker", "service"]
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("web.")])
-def test_the_web_wing_knows_no_disk_and_no_s3(module):
-    assert not {name for name in own(MODULES[module]) if name.startswith(("disks.", "s3."))}
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("http.")])
+def test_the_http_wing_knows_no_disk_and_no_s3(module):
+    assert not {
+        name for name in own(MODULES[module]) if name.startswith(("disk.", "mirror.", "s3."))
+    }
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(("disks.", "s3."))])
-def test_the_wings_of_the_tiers_do_not_know_each_other_nor_the_web(module):
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(TIERS)])
+def test_the_wings_of_the_tiers_do_not_know_each_other_nor_http(module):
     wing = module.partition(".")[0]
-    others = tuple(f"{other}." for other in WINGS if other != wing)
+    below = {"disk": ("disk",), "mirror": ("disk", "mirror"), "s3": ("s3",)}[wing]
+    others = tuple(f"{other}." for other in WINGS if other not in below)
     assert not {name for name in own(MODULES[module]) if name.startswith(others)}
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from stor.config import parse
 from stor.descriptors import needed, raise_limit, shortage
-from stor.web.channel import TURNED_AWAY_SECONDS
-from stor.web.site import MAX_TURNED_AWAY
+from stor.http.channel import TURNED_AWAY_SECONDS
+from stor.http.site import MAX_TURNED_AWAY
 from tests.support.http import (
     assert_nothing_kept,
     assert_one_line,

@@ -12,10 +12,10 @@ from twisted.internet.task import Clock
 from stor.digest import Digest
 from stor.location import S3, Locations, mirror_place
 from stor.memcached import LIFETIME_SECONDS, REST_SECONDS, WAIT_SECONDS, Memcached
-from stor.worker import Busy
+from stor.threads import Busy
 from tests.conformance import result_of, start
 from tests.support.memcached import MemoryClient
-from tests.support.workers import HeldWorker, InlineWorker
+from tests.support.pools import HeldPool, InlinePool
 
 HERE = mirror_place("host", ["/mnt/a", "/mnt/b"])
 THERE = mirror_place("host", ["/mnt/c"])
@@ -30,7 +30,7 @@ def digests(count):
     return [Digest.of(str(number).encode()) for number in range(count)]
 
 
-class CrowdedWorker(InlineWorker):
+class CrowdedPool(InlinePool):
     """Refuses all work as long as it is `crowded`."""
 
     crowded = True
@@ -44,7 +44,7 @@ class Rig:
     """Locations over one memcached, whose thread works when the test says so."""
 
     client: MemoryClient = attrs.Factory(MemoryClient)
-    worker: object = attrs.Factory(HeldWorker)
+    worker: object = attrs.Factory(HeldPool)
     clock: Clock = attrs.Factory(Clock)
     recent_limit: int = 1000
     locations: Locations = None
@@ -123,7 +123,7 @@ def test_only_places_that_there_are_can_be_remembered():
 
 
 def test_what_one_process_remembers_another_finds():
-    first = Rig(worker=InlineWorker())
+    first = Rig(worker=InlinePool())
     first.locations.remember(DIGEST, HERE)
     second = another(first)
     assert second.where() == HERE
@@ -135,7 +135,7 @@ def test_what_one_process_remembers_another_finds():
     ("place", "value"), [(HERE, VALUE), (THERE, b"2:host:/mnt/c"), (S3, b"2:s3")]
 )
 def test_keys_and_values_are_as_documented_and_do_not_stay_for_ever(place, value):
-    rig = Rig(worker=InlineWorker())
+    rig = Rig(worker=InlinePool())
     rig.locations.remember(DIGEST, place)
     assert rig.client.values == {KEY: value}
     # memcached takes a longer time for a date.
@@ -167,7 +167,7 @@ def test_a_place_with_odd_bytes_in_its_paths_is_a_place():
     values = {}
     for _ in range(2):
         client = MemoryClient(values)
-        server = Memcached("cache", client, InlineWorker(), Clock())
+        server = Memcached("cache", client, InlinePool(), Clock())
         locations = Locations([odd], [server], Clock())
         found = result_of(locations.where(DIGEST))
         locations.remember(DIGEST, odd)
@@ -175,7 +175,7 @@ def test_a_place_with_odd_bytes_in_its_paths_is_a_place():
 
 
 def test_a_place_is_written_once():
-    rig = Rig(worker=InlineWorker())
+    rig = Rig(worker=InlinePool())
     for _ in range(3):
         rig.locations.remember(DIGEST, HERE)
     second = another(rig)
@@ -191,7 +191,7 @@ def test_a_place_is_written_once():
 
 @pytest.mark.parametrize(("forgotten", "left"), [(HERE, None), (THERE, HERE)])
 def test_a_place_is_forgotten_unless_another_one_is_known(forgotten, left):
-    rig = Rig(worker=InlineWorker())
+    rig = Rig(worker=InlinePool())
     rig.locations.remember(DIGEST, HERE)
     rig.locations.forget(DIGEST, forgotten)
     assert result_of(rig.locations.where(DIGEST)) == left
@@ -323,7 +323,7 @@ def test_an_error_is_tried_again_on_a_new_connection_and_then_the_server_is_left
 
 def test_a_server_with_too_much_to_do_is_asked_again():
     """It answers all the time; only this question has no room."""
-    rig = Rig(client=MemoryClient({KEY: VALUE}), worker=CrowdedWorker())
+    rig = Rig(client=MemoryClient({KEY: VALUE}), worker=CrowdedPool())
     rig.locations.remember(digests(1)[0], HERE)
     assert result_of(rig.locations.where(DIGEST)) is None
     rig.worker.crowded = False
@@ -377,7 +377,7 @@ def test_whatever_memcached_does_nothing_fails_and_nothing_takes_longer(steps):
 # Several servers.
 
 
-def several(names, clock=None, worker=InlineWorker):
+def several(names, clock=None, worker=InlinePool):
     """Locations over servers with these names, and their clients by name."""
     clock = clock or Clock()
     clients = {name: MemoryClient() for name in names}
@@ -412,7 +412,7 @@ def test_a_server_that_fails_takes_no_other_along():
     for digest in digests(300):
         locations.remember(digest, HERE)
     clock = Clock()
-    servers = [Memcached(name, clients[name], InlineWorker(), clock) for name in "abc"]
+    servers = [Memcached(name, clients[name], InlinePool(), clock) for name in "abc"]
     clients["b"].errors = [ConnectionRefusedError()] * 1000
     fresh = Locations(PLACES, servers, clock)
     found = Counter(result_of(fresh.where(digest)) for digest in digests(300))
@@ -448,7 +448,7 @@ def test_lookups_are_counted_and_timed():
 def test_the_end_closes_the_connections_and_ends_the_threads():
     stopped = []
 
-    class Stopping(InlineWorker):
+    class Stopping(InlinePool):
         def stop(self):
             stopped.append(self)
 

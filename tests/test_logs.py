@@ -9,8 +9,8 @@ import tempfile
 import pytest
 from twisted.logger import Logger, LogLevel
 
+from stor.http.access import AccessLog, Served
 from stor.logs import LineObserver, journal_line, json_line, observer_for
-from stor.web.access import AccessLog, Served
 
 SERVED = Served("192.0.2.1", "GET", "/x", 206, 10, 0, 0.0125, "cut", "/mnt/data1")
 

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from stor.disks.health import State
-from stor.disks.roster import Roster
+from stor.disk.roster import Roster
+from stor.mirror.health import State
 from tests.conformance import QuickFiles
 from tests.support.host import CHANGING, LABELS, SAMPLES, Host, member, states
 from tests.support.http import no_bug_logged

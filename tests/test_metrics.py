@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from stor.digest import Digest
-from stor.disks.health import State
+from stor.http.download import STALL_SECONDS
 from stor.location import S3, Locations, mirror_place
+from stor.mirror.health import State
 from stor.statsd import FLUSH_SECONDS
-from stor.web.download import STALL_SECONDS
 from tests.conformance import sample
 from tests.support.bucket import MemoryBucket
 from tests.support.files import FaultyFiles
-from tests.support.http import AUTHORIZED, Disks, HeldWorkers, no_bug_logged, upload_head
+from tests.support.http import AUTHORIZED, Disks, HeldPools, no_bug_logged, upload_head
 from tests.support.metrics import Exported, Received, assert_agree, disk_name, expectations
 from tests.support.rig import Rig, request_bytes
 from tests.support.statsd import Network
@@ -215,7 +215,7 @@ class TestAClientThatGoesAway:
         assert seconds >= STALL_SECONDS
 
     def test_before_an_answer(self, tmp_path):
-        disks = HeldWorkers()
+        disks = HeldPools()
         rig = Watched(tmp_path, worker=disks)
         connection = rig.connect()
         connection.send(request_bytes("GET", f"/{UNKNOWN}"))
@@ -241,7 +241,7 @@ class TestAClientThatGoesAway:
 
     def test_while_its_sample_is_made_durable(self, tmp_path):
         """It was never told that its sample is stored, which it is."""
-        disks = HeldWorkers()
+        disks = HeldPools()
         rig = Watched(tmp_path, worker=disks)
         connection = rig.connect()
         connection.send(request_bytes("POST", f"/{Digest.of(HELLO)}", [AUTHORIZED], HELLO))
@@ -254,7 +254,7 @@ class TestAClientThatGoesAway:
 
 class TestTheDisks:
     def test_operations_and_their_time(self, tmp_path):
-        disks = HeldWorkers()
+        disks = HeldPools()
         rig = Watched(tmp_path, (1,), worker=disks)
         root = str(rig.roots[0])
         connection = rig.connect()
@@ -333,7 +333,7 @@ class TestThePage:
         assert int(head.headers["content-length"]) > len(response.body) // 2
 
     def test_asks_no_disk(self, tmp_path):
-        disks = HeldWorkers()
+        disks = HeldPools()
         rig = Watched(tmp_path, worker=disks)
         rig.exported()
         assert disks.held == 0

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from stor.disks.disk import SMALL_BYTES
+from stor.disk.disk import SMALL_BYTES
 from tests.conformance import descriptors, sample
 from tests.support.chance import Chance, Unreliable
 from tests.support.http import no_bug_logged, upload_head
@@ -209,7 +209,7 @@ class Model(RuleBasedStateMachine):
         for mirror in self.rig.mirrors.mirrors:
             assert mirror.reserved.total() == (0, 0)
         assert self.rig.uploads.buffered_bytes == 0
-        assert self.rig.store.arrivals._contests == {}
+        assert self.rig.store.puts._contests == {}
         self.figures["steps of the model"] += 1
 
     def teardown(self):
@@ -316,7 +316,7 @@ class Model(RuleBasedStateMachine):
     def in_use(self, label, name):
         """Whether a disk is asked for its copy of a sample."""
         member = self.member(label)
-        asked = member.health.readable and DIGESTS[name] not in member.condemned
+        asked = member.health.readable and DIGESTS[name] not in member.corrupt
         return asked and label not in self.away
 
     def sure(self, name):

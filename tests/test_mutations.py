@@ -46,8 +46,8 @@ def test_every_function_that_syncs_is_mutated():
 
 @pytest.mark.parametrize("old", ["no such line", "Mirror"])
 def test_a_mutation_without_its_one_place_is_refused(old):
-    mutation = attrs.evolve(MUTATIONS[0], file="stor/disks/mirror.py", old=old)
-    with pytest.raises(ValueError, match="times in stor/disks/mirror"):
+    mutation = attrs.evolve(MUTATIONS[0], file="stor/mirror/mirror.py", old=old)
+    with pytest.raises(ValueError, match="times in stor/mirror/mirror"):
         mutation.apply((REPOSITORY / mutation.file).read_text())
 
 

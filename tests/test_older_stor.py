@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from stor.digest import Digest
-from stor.web.upload import BUFFER_BYTES
+from stor.http.upload import BUFFER_BYTES
 from tests.conformance import MIB, QuickFiles, sample
 from tests.support.files import RecordingFiles
 from tests.support.http import (
     AUTHORIZED,
     Disks,
-    HeldWorkers,
+    HeldPools,
     assert_nothing_kept,
     assert_one_line,
     assert_stored,
     no_bug_logged,
     upload_head,
 )
+from tests.support.pools import HeldPool, InlinePool
 from tests.support.rig import FaultyRig, Rig, request_bytes
-from tests.support.workers import HeldWorker, InlineWorker
 
 CONTENT = sample(5000)
 SHA = str(Digest.of(CONTENT))
@@ -169,7 +169,7 @@ def test_100_continue_is_sent(tmp_path):
 
 def test_a_body_is_not_held_in_memory(quick_path):
     """Twice the body was, and kept."""
-    workers = HeldWorkers()
+    workers = HeldPools()
     rig, content = Rig(quick_path, worker=workers, files=QuickFiles), sample(20 * MIB)
     connection = rig.connect()
     connection.send(upload_head(content, ("Content-Length", str(len(content)))) + content)
@@ -185,8 +185,8 @@ def test_a_body_is_not_held_in_memory(quick_path):
 
 def test_an_upload_does_not_hold_other_clients(tmp_path):
     """One of 400 MiB held them for 4.6 s: hashing and writing are not done where clients wait."""
-    hashing, writing = HeldWorker(), HeldWorker()
-    held = InlineWorker(), writing, InlineWorker()
+    hashing, writing = HeldPool(), HeldPool()
+    held = InlinePool(), writing, InlinePool()
     rig = Rig(tmp_path, workers=lambda label: held, hashing=hashing)
     for root in rig.roots[:2]:
         path = root / Digest.of(CONTENT).disk_path

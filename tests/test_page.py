@@ -10,8 +10,8 @@ import attrs
 import pytest
 
 from stor import __version__
+from stor.http.page import Moment, page, wants_page
 from stor.store import Status
-from stor.web.page import Moment, page, wants_page
 from tests.support.http import no_bug_logged, upload_head
 from tests.support.rig import Rig
 

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from twisted.internet.defer import Deferred
 
-from stor.disks.chooser import WEIGHED_SECONDS
-from stor.disks.disk import Room
-from stor.disks.member import HANGS_SECONDS
-from stor.disks.placement import PLENTY_BYTES, RESERVE_INODES, Candidate, choose, on_disk
+from stor.disk.disk import Room
+from stor.mirror.chooser import WEIGHED_SECONDS
+from stor.mirror.member import HANGS_SECONDS
+from stor.mirror.placement import PLENTY_BYTES, RESERVE_INODES, Candidate, choose, on_disk
 from tests.support.rig import Rig
 
 GB = 1_000_000_000
@@ -156,7 +156,7 @@ class Hanging(Deferred):
     """Commits that are not done before they are told to be."""
 
     def run(self, step):
-        """See `stor.disks.group_commit.Commits.run`."""
+        """See `stor.mirror.group_commit.Commits.run`."""
         return self
 
 

@@ -13,10 +13,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from stor.digest import Digest
-from stor.disks.disk import Room
-from stor.disks.health import State
-from stor.disks.repair import Absent
+from stor.disk.disk import Room
 from stor.errors import NotFound, Unavailable
+from stor.mirror.health import State
+from stor.mirror.repair import Absent
 from stor.processes.board import SUBJECTS, Board, BoardFull, Subjects
 from stor.processes.crew import (
     LONGEST_PAUSE_SECONDS,

@@ -3,8 +3,8 @@
 import pytest
 from twisted.internet.task import Clock
 
-from stor.web.access import Served
-from stor.web.rates import PerSecond, Rates
+from stor.http.access import Served
+from stor.http.rates import PerSecond, Rates
 
 NOTHING = PerSecond(0, 0, 0, 0)
 

@@ -8,11 +8,11 @@ import shutil
 import pytest
 from twisted.internet.defer import Deferred
 
-from stor.disks.health import State
-from stor.disks.repair import RETRY_SECONDS
+from stor.mirror.health import State
+from stor.mirror.repair import RETRY_SECONDS
 from tests.conformance import MIB, QuickFiles, descriptors, sample
 from tests.support.host import LABELS, member
-from tests.support.http import HeldWorkers, assert_one_line, no_bug_logged
+from tests.support.http import HeldPools, assert_one_line, no_bug_logged
 from tests.support.rig import FaultyRig, Rig, digest_of
 
 SIZES = [0, 5000, 3 * MIB]
@@ -128,7 +128,7 @@ def test_one_repair_at_a_time_on_each_mirror(quick_path):
     for content in contents:
         first.put(content)
         first.copies(content)[0].unlink()
-    workers = HeldWorkers()
+    workers = HeldPools()
     rig = Rig(quick_path, (2, 2), worker=workers)
     for content in contents:
         rig.mirrors.repairs.report(digest_of(content), _mirror_of(rig, content))

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from stor.disks.disk import DiskAway
-from stor.disks.files import Files
-from stor.disks.health import State
+from stor.disk.disk import DiskAway
+from stor.disk.syscalls import Syscalls
+from stor.mirror.health import State
 from tests.conformance import QuickFiles, sample
 from tests.support.host import CHANGING, LABELS, SAMPLES, Host, member, states
 from tests.support.http import assert_one_line, no_bug_logged
@@ -188,7 +188,7 @@ def test_a_disk_that_was_emptied_while_its_sibling_was_away_is_found_out(host):
 
 
 class Unmounted(QuickFiles):
-    """Files of a disk in whose place another file system is, from its call `at` on."""
+    """Syscalls of a disk in whose place another file system is, from its call `at` on."""
 
     at = 2**62
 
@@ -240,7 +240,7 @@ def test_a_disk_that_is_unmounted_under_a_look_does_not_say_that_nothing_is_ther
     rig = host.start(kind=Unmounted)
     disk, asked = member(rig, "set0/disk0").disk, []
 
-    class Leaving(Files):
+    class Leaving(Syscalls):
         def stat(self, *args):
             asked.append(args)
             status = super().stat(*args)

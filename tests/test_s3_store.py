@@ -10,9 +10,9 @@ import pytest
 from twisted.internet.task import Clock
 
 from stor.digest import Digest
-from stor.disks.outbox import Outbox
 from stor.errors import NotFound, Unavailable
-from stor.s3.incoming import S3Arrivals
+from stor.mirror.outbox import Outbox
+from stor.s3.incoming import S3Puts
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
 from stor.turns import NoTurns
@@ -26,10 +26,10 @@ from tests.conformance import (
     result_of,
     sample,
 )
+from tests.support.pools import InlinePool
 from tests.support.rig import FaultyRig, Rig
 from tests.support.s3 import MemoryS3
 from tests.support.turns import SharedTurns
-from tests.support.workers import InlineWorker
 
 
 def with_s3(rig, s3):
@@ -51,8 +51,8 @@ class TestS3Alone(WritableStoreConformance):
     def holding(self, tmp_path):
         def build(contents):
             store = with_s3(Rig(tmp_path, ()), filled(contents))
-            spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
-            store.arrivals = S3Arrivals(store.bucket, spool, NoTurns())
+            spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
+            store.puts = S3Puts(store.bucket, spool, NoTurns())
             return store
 
         return build
@@ -80,8 +80,8 @@ class TestPairBesideS3(WritableStoreConformance):
 def test_large_samples_are_sent_in_parts(tmp_path, size):
     s3, content = MemoryS3(), sample(size)
     store = with_s3(Rig(tmp_path, ()), s3)
-    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
-    store.arrivals = S3Arrivals(store.bucket, spool, NoTurns())
+    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
+    store.puts = S3Puts(store.bucket, spool, NoTurns())
     assert result_of(put(store, content))[1]
     assert s3.objects == {Digest.of(content).s3_key: content}
     assert ("begin" in dict(s3.calls)) == (size > 8 * MIB)
@@ -101,9 +101,9 @@ def test_of_several_processes_one_has_made_the_sample(tmp_path, order):
     uploads = []
     for process in range(3):
         bucket = s3.bucket_over(Clock())
-        spool = Spool(str(tmp_path / f"spool{process}"), 100 * MIB, InlineWorker())
-        arrivals = S3Arrivals(bucket, spool, turns.of(process))
-        uploads.append(arrivals.expect(Digest.of(content), len(content)))
+        spool = Spool(str(tmp_path / f"spool{process}"), 100 * MIB, InlinePool())
+        puts = S3Puts(bucket, spool, turns.of(process))
+        uploads.append(puts.expect(Digest.of(content), len(content)))
         assert result_of(uploads[-1].stored()) is None  # all have looked before the first is stored
     for upload in uploads:
         result_of(upload.begin())
@@ -123,8 +123,8 @@ def test_a_process_that_takes_long_over_a_sample_keeps_it_from_nobody(tmp_path):
 
     s3, content = MemoryS3(), sample(1000)
     store = with_s3(Rig(tmp_path, ()), s3)
-    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlineWorker())
-    store.arrivals = S3Arrivals(store.bucket, spool, Away())
+    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
+    store.puts = S3Puts(store.bucket, spool, Away())
     assert result_of(put(store, content))[1]
 
 

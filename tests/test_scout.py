@@ -5,15 +5,15 @@ import errno
 import pytest
 from twisted.internet.defer import Deferred
 
-from stor.disks.health import ERRORS_UNTIL_SUSPECT, State
-from stor.disks.member import ANSWER_SECONDS
-from stor.disks.scout import COLD_SECONDS, PATIENCE_SECONDS, TOUR_SECONDS, Scouts
 from stor.errors import NotFound, Unavailable
+from stor.mirror.health import ERRORS_UNTIL_SUSPECT, State
+from stor.mirror.member import ANSWER_SECONDS
+from stor.mirror.scout import COLD_SECONDS, PATIENCE_SECONDS, TOUR_SECONDS, Scouts
 from tests.conformance import QuickFiles, descriptors, sample
 from tests.support.files import FaultyFiles
 from tests.support.http import no_bug_logged
+from tests.support.pools import HeldPool, InlinePool
 from tests.support.rig import FaultyRig, Rig, digest_of
-from tests.support.workers import HeldWorker, InlineWorker
 
 SETS = (2, 2, 2, 2)
 ABSENT = digest_of(b"absent")
@@ -34,7 +34,7 @@ def rig(quick_path):
 @pytest.fixture
 def held(tmp_path):
     """A rig whose scout sets out when the test says so; all else is done at once."""
-    rig = Rig(tmp_path, SETS, files=FaultyFiles, scout=HeldWorker())
+    rig = Rig(tmp_path, SETS, files=FaultyFiles, scout=HeldPool())
     rig.scout = rig.mirrors.scouts._worker
     return rig
 
@@ -187,11 +187,11 @@ def test_an_error_that_a_scout_saw_is_in_the_survey(tmp_path):
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_copy_that_is_gone_when_it_is_opened_was_not_found(tmp_path, lost):
     content = sample(100, 1)
-    rig = Rig(tmp_path, SETS, scout=HeldWorker())
+    rig = Rig(tmp_path, SETS, scout=HeldPool())
     scout = rig.mirrors.scouts._worker
     Deferred.fromCoroutine(rig.mirrors.survey(ABSENT, 1))
     scout.release()
-    rig.mirrors.scouts._worker = InlineWorker()
+    rig.mirrors.scouts._worker = InlinePool()
     assert rig.put(content).status == 201
     rig.mirrors.scouts._worker = scout
     rig.store.locations = None
@@ -238,7 +238,7 @@ def test_disks_that_must_be_read_from_are_left_to_their_own_threads(tmp_path, un
             return super().stat(*args)
 
     rig.members[2].disk.files = Cold()
-    scouts = Scouts(InlineWorker(), 4, rig.clock, lambda: next(device_reads))
+    scouts = Scouts(InlinePool(), 4, rig.clock, lambda: next(device_reads))
 
     def seen():
         reports = []

@@ -7,12 +7,12 @@ from collections import Counter
 import pytest
 
 from stor.digest import Digest
-from stor.disks.mirror import Reserved
+from stor.mirror.mirror import Reserved
 from tests.conformance import MIB, QuickFiles, release, sample
 from tests.support.files import FaultyFiles
+from tests.support.pools import HeldPool
 from tests.support.rig import AUTHORIZATION, Rig, request_bytes
 from tests.support.turns import SharedTurns
-from tests.support.workers import HeldWorker
 
 PROCESSES = 3
 
@@ -22,7 +22,7 @@ class Crew:
 
     def __init__(self, path, seed, sets=(2, 2), files=QuickFiles, processes=PROCESSES):
         self.rng = random.Random(seed)
-        self.held = HeldWorker()
+        self.held = HeldPool()
         self.turns = SharedTurns()
         self.rigs = [
             Rig(

@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from stor.statsd import DATAGRAM_BYTES, FLUSH_SECONDS, RENEW_SECONDS, RETRY_SECONDS
 from tests.support.http import logged_events
 from tests.support.metrics import Received
+from tests.support.pools import HeldPool
 from tests.support.statsd import ADDRESS, Network
-from tests.support.workers import HeldWorker
 
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -78,7 +78,7 @@ def test_what_is_counted_meanwhile_is_one_line(statsd, network, clock):
 
 def test_nobody_is_asked_before_the_reactor_runs(network, clock):
     """A process that goes into the background (twistd without -n) loses its threads."""
-    worker = HeldWorker()
+    worker = HeldPool()
     network.statsd(clock, worker)
     assert not worker.held
     clock.advance(0)
@@ -144,7 +144,7 @@ def test_a_network_that_takes_nothing_has_no_effect(statsd, network, clock, faul
 
 
 def test_a_name_that_takes_for_ever_holds_up_nothing(network, clock):
-    worker = HeldWorker()
+    worker = HeldPool()
     statsd = network.statsd(clock, worker)
     clock.advance(0)
     for n in range(1000):
@@ -175,7 +175,7 @@ def test_a_server_that_moves_is_found_again(statsd, network, clock):
 
 @pytest.mark.parametrize("resolved", [True, False])
 def test_the_end_sends_what_waits_and_leaves_nothing(network, clock, resolved):
-    worker = HeldWorker()
+    worker = HeldPool()
     statsd = network.statsd(clock, worker)
     clock.advance(0)
     if resolved:

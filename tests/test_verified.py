@@ -8,11 +8,11 @@ import socket
 import pytest
 from twisted.internet.task import Clock
 
-from stor.conduit import PIPE_BYTES, Conduits
 from stor.digest import Digest
-from stor.disks.disk import Disk
-from stor.disks.verified import FRESH_SECONDS, Mark, Verified
+from stor.disk.disk import Disk
+from stor.disk.verified import FRESH_SECONDS, Mark, Verified
 from stor.errors import Damaged
+from stor.zero_copy import PIPE_BYTES, SplicePipes
 from tests.conformance import sample
 from tests.support.files import FaultyFiles
 
@@ -48,21 +48,21 @@ def sent_by(opened):
     ours.setblocking(False)
     received, error = b"", None
     with ours, theirs:
-        conduit = Conduits().take(ours.fileno())
-        conduit.release()
+        splice_pipe = SplicePipes().take(ours.fileno())
+        splice_pipe.release()
         offset = 0
         while offset < len(LARGE) and error is None:
             try:
-                assert opened.send(conduit, offset, len(LARGE) - offset)
+                assert opened.send(splice_pipe, offset, len(LARGE) - offset)
             except (Damaged, OSError) as raised:
                 error = raised
-            sent = conduit.newly_sent()
+            sent = splice_pipe.newly_sent()
             offset += sent
             while sent:
                 data = theirs.recv(sent)
                 received += data
                 sent -= len(data)
-        conduit.close()
+        splice_pipe.close()
     return received, error
 
 
@@ -154,6 +154,6 @@ def test_one_that_was_cut_sends_nothing_more(opened, path, size):
 
 def test_where_it_cannot_be_done_it_says_so(disk, opened):
     disk.files.fail_always("splice", errno.EINVAL)
-    conduit = Conduits().take(0)
-    assert opened.send(conduit, 0, 10) is False
-    conduit.close()
+    splice_pipe = SplicePipes().take(0)
+    assert opened.send(splice_pipe, 0, 10) is False
+    splice_pipe.close()

@@ -15,7 +15,7 @@ from stor.processes.forks import Forks
 from stor.processes.order import Order
 from stor.processes.snapshot import Snapshot
 from stor.processes.wire import Messages, Wire
-from stor.worker import Shared, settle
+from stor.threads import Shared, settle
 
 #: How long a worker may take to serve as it was told, to take no more connections, and to say
 #: what it knows of its work.
@@ -132,7 +132,7 @@ class Crew:
         # Its place is filled when its socket says so, too.
         if not self._stopping:
             self.log.error(
-                "Worker {number} (pid {pid}) has ended: {how}",
+                "Pool {number} (pid {pid}) has ended: {how}",
                 number=process,
                 pid=pid,
                 how=f"signal {status & 0x7F}" if status & 0x7F else f"status {status >> 8}",
@@ -156,10 +156,10 @@ class Crew:
         )
         if isinstance(outcome, Failure):
             number, error = hand.number, str(outcome.value)
-            self.log.error("Worker {number} does not serve: {error}", number=number, error=error)
+            self.log.error("Pool {number} does not serve: {error}", number=number, error=error)
             wire.close()
         elif hand.failures:
-            self.log.info("Worker {number} is back", number=hand.number)
+            self.log.info("Pool {number} is back", number=hand.number)
 
     def _lost(self, hand: Hand, wire: Wire) -> None:
         if hand.wire is not wire:
@@ -209,7 +209,7 @@ class Crew:
         hand.pinged = False
         if hand.wire is wire:  # not when it has ended in the meantime
             self.log.error(
-                "Worker {number} hangs, and is ended: {error}",
+                "Pool {number} hangs, and is ended: {error}",
                 number=hand.number,
                 error=str(failure.value),
             )

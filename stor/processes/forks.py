@@ -65,7 +65,7 @@ class Forks:
                 os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        """Let the nursery end. Workers stay."""
+        """Let the nursery end. DiskPools stay."""
         self._stopping = True
         if self._line is not None:
             self._line.transport.loseConnection()

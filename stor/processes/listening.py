@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from stor.ports import BACKLOG, Ports
+from stor.sockets import BACKLOG, Ports
 
 #: So long a worker with more connections than another leaves a new one to that.
 YIELD_SECONDS = 0.002

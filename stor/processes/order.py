@@ -6,7 +6,7 @@ import attrs
 
 from stor.config import Config
 from stor.digest import Digest
-from stor.disks.health import Picture
+from stor.mirror.health import Picture
 from stor.processes.listening import Listener
 
 

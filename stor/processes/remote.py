@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 
 from stor.digest import Digest
-from stor.disks.mirror import Mirror
+from stor.http.page import Moment
+from stor.mirror.mirror import Mirror
 from stor.processes.wire import Wire
 from stor.store import Status
-from stor.web.page import Moment
 
 #: A supervisor that has not answered by then has not answered. To put a copy back may take long,
 #: and who waits for that has a limit of its own.
@@ -17,7 +17,7 @@ MEND_SECONDS = 3600.0
 
 
 class RemoteMending:
-    """Copies are put back by the supervisor. Implements `stor.disks.repair.Mending`."""
+    """Copies are put back by the supervisor. Implements `stor.mirror.repair.Mending`."""
 
     mended_total = 0
     waiting = 0
@@ -44,7 +44,7 @@ class RemoteMending:
 
 
 class RemoteOverview:
-    """The supervisor knows the whole. Implements `stor.web.overview.Overview`."""
+    """The supervisor knows the whole. Implements `stor.http.status.Overview`."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from stor.commons import Commons
 from stor.count import Count
 from stor.digest import Digest
-from stor.disks.disk import Room
-from stor.disks.health import Health
-from stor.disks.mirror import Reserved
-from stor.disks.repair import Mending
+from stor.disk.disk import Room
+from stor.mirror.health import Health
+from stor.mirror.mirror import Reserved
+from stor.mirror.repair import Mending
 from stor.processes.board import Board, Subjects
 from stor.processes.turns import ProcessTurns
 from stor.processes.wire import Tell

@@ -5,10 +5,10 @@ from typing import Any
 
 import attrs
 
-from stor.assembly import Assembly
+from stor.app import App
+from stor.http.page import Moment
+from stor.http.rates import PerSecond
 from stor.processes.figures import Family, families
-from stor.web.page import Moment
-from stor.web.rates import PerSecond
 
 
 @attrs.frozen
@@ -20,12 +20,12 @@ class Snapshot:
     memcached: Sequence[dict[str, Any]]
 
     @classmethod
-    def of(cls, assembly: Assembly) -> "Snapshot":
+    def of(cls, app: App) -> "Snapshot":
         """That of this process, now."""
-        locations = assembly.store.locations
+        locations = app.store.locations
         return cls(
-            families(assembly.metrics.figures.metrics()),
-            assembly.own_overview.moment_now(),
+            families(app.metrics.figures.metrics()),
+            app.own_overview.moment_now(),
             [] if locations is None else locations.servers,
         )
 

@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
 
-from stor.assembly import Assembly
+from stor.app import App
 from stor.commons import Commons
 from stor.config import Config
 from stor.digest import Digest
-from stor.disks.member import Member
-from stor.disks.mirror import Mirror
 from stor.errors import Unavailable
-from stor.front import DRAIN_SECONDS
+from stor.http.page import Moment
+from stor.mirror.member import Member
+from stor.mirror.mirror import Mirror
 from stor.processes.board import Board, Subjects
 from stor.processes.crew import Crew, Hand
 from stor.processes.figures import Collected, Family, families, lasting, summed
@@ -26,8 +26,8 @@ from stor.processes.order import Order, Storages
 from stor.processes.shared import COUNTS, SharedCommons, set_subject
 from stor.processes.snapshot import memcached_of, moment_of
 from stor.processes.turns import ProcessTurns
+from stor.server import DRAIN_SECONDS
 from stor.store import Status
-from stor.web.page import Moment
 
 #: What the workers have after the time in which they end by themselves.
 _LAST_SECONDS = 5.0
@@ -47,7 +47,7 @@ class Supervisor:
         self._board = Board(board_fd, 0, processes)
         self._subjects = Subjects()
         self._name_subjects(chosen)
-        #: What the assembly of this process is to be made with.
+        #: What the app of this process is to be made with.
         self.commons: Commons = SharedCommons(
             self._board,
             self._subjects,
@@ -63,14 +63,14 @@ class Supervisor:
             speaks=speaks,
         )
         self._crew = Crew(chosen.workers, forks, reactor, self._messages(), self._worker_ended)
-        self._assembly: Assembly | None = None
+        self._app: App | None = None
         self._telling = False
         self._departed: list[Family] = []
 
-    def attend(self, assembly: Assembly) -> None:
-        """Look after the storages of this assembly, which was made with `commons`."""
-        self._assembly = assembly
-        self._watch(assembly)
+    def attend(self, app: App) -> None:
+        """Look after the storages of this app, which was made with `commons`."""
+        self._app = app
+        self._watch(app)
 
     # The face of Stor.
 
@@ -157,11 +157,11 @@ class Supervisor:
             member.health.operation_passed()
 
     def _heard_of_copy(self, storage: str, digest: Digest, bad: bool) -> None:
-        for condemned in self._own().condemned_on(storage):
+        for corrupt in self._own().corrupt_on(storage):
             if bad:
-                condemned.add(digest)
+                corrupt.add(digest)
             else:
-                condemned.discard(digest)
+                corrupt.discard(digest)
 
     def _status(self) -> Status:
         own = self._own().store.status()
@@ -189,16 +189,16 @@ class Supervisor:
         bad = [
             (member.root, digest)
             for member in self._own().mirrors.members
-            for digest in member.condemned
+            for digest in member.corrupt
         ]
         places = dict(self._subjects.places)
         return Order(self._chosen, listeners, self._storages(), bad, places), descriptors
 
     def _storages(self) -> Storages:
-        assembly = self._own()
-        bucket = assembly.store.bucket
+        app = self._own()
+        bucket = app.store.bucket
         return Storages(
-            {member.root: member.health.picture() for member in assembly.mirrors.members},
+            {member.root: member.health.picture() for member in app.mirrors.members},
             None if bucket is None else bucket.fault,
         )
 
@@ -215,8 +215,8 @@ class Supervisor:
     def _tell_all(self, message: str, *arguments: object) -> None:
         self._crew.tell(message, *arguments)
 
-    def _watch(self, assembly: Assembly) -> None:
-        for member in assembly.mirrors.members:
+    def _watch(self, app: App) -> None:
+        for member in app.mirrors.members:
             member.health.changed = self._storages_changed
 
     def _worker_ended(self, hand: Hand) -> None:
@@ -224,10 +224,10 @@ class Supervisor:
         self._board.wipe(hand.number, list(self._subjects.places.values()))
         if hand.snapshot is not None:
             self._departed = summed([self._departed, lasting(hand.snapshot.figures)])
-        assembly = self._own()
-        for member in assembly.mirrors.members:
+        app = self._own()
+        for member in app.mirrors.members:
             member.sweep_again()
-        Deferred.fromCoroutine(assembly.recall_copies())
+        Deferred.fromCoroutine(app.recall_copies())
 
     def _name_subjects(self, chosen: Config) -> None:
         roots = [root for roots in chosen.sets for root in roots]
@@ -240,10 +240,10 @@ class Supervisor:
     def _member(self, root: str) -> Member | None:
         return next((m for m in self._own().mirrors.members if m.root == root), None)
 
-    def _own(self) -> Assembly:
-        if self._assembly is None:
-            raise ValueError("a supervisor is used before it attends an assembly")
-        return self._assembly
+    def _own(self) -> App:
+        if self._app is None:
+            raise ValueError("a supervisor is used before it attends an app")
+        return self._app
 
 
 def _nobody() -> IProtocolFactory:

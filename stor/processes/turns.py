@@ -12,8 +12,8 @@ from twisted.internet.task import deferLater
 
 from stor.digest import Digest
 from stor.errors import Unavailable
+from stor.threads import settle
 from stor.turns import Change
-from stor.worker import settle
 
 #: A process whose turn it is not asks again after so long.
 RETRY_SECONDS = 0.005

@@ -12,9 +12,9 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from stor.disks.repair import Absent, Unmendable
 from stor.errors import NoRoom, StorError, Unavailable
-from stor.worker import within
+from stor.mirror.repair import Absent, Unmendable
+from stor.threads import within
 
 #: What a reply may be that is a failure; any other is `Unavailable` for who has asked.
 _FAILURES: dict[str, type[StorError]] = {

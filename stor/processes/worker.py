@@ -10,11 +10,10 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
-from stor.assembly import Assembly
+from stor.app import App
 from stor.config import Config
 from stor.descriptors import raise_limit
 from stor.digest import Digest
-from stor.front import Front
 from stor.logs import LineObserver, observer_for
 from stor.processes.board import Board, Subjects
 from stor.processes.called import call_process
@@ -25,6 +24,7 @@ from stor.processes.shared import WorkerCommons
 from stor.processes.snapshot import Snapshot
 from stor.processes.turns import ProcessTurns
 from stor.processes.wire import Wire
+from stor.server import Server
 
 
 def run(process: int, control: int, processes: int, board: int, turns: int) -> None:
@@ -56,8 +56,8 @@ class WorkerProcess:
         self._board = board
         self._turns = turns
         self._subjects = Subjects()
-        self._assembly: Assembly | None = None
-        self._front: Front | None = None
+        self._app: App | None = None
+        self._front: Server | None = None
         self._ports: InheritedPorts | None = None
         self.wire = Wire(
             {
@@ -77,17 +77,17 @@ class WorkerProcess:
         descriptors, self.wire.descriptors = self.wire.descriptors, []
         self._subjects.places.update(order.subjects)
         chosen = order.config
-        if self._assembly is None:
+        if self._app is None:
             self._begin(chosen)
         else:
-            self._assembly.follow(chosen)
-        assembly, front, ports = self._parts()
+            self._app.follow(chosen)
+        app, front, ports = self._parts()
         front.site.max_connections = chosen.max_connections
         self._hear(order.storages)
         for root, digest in order.bad:
             self._learn_of_copy(root, digest, True)
-        if not assembly.ready.called:
-            assembly.ready.callback(None)
+        if not app.ready.called:
+            app.ready.callback(None)
         await ports.inherit(order.listeners, descriptors)
 
     def _begin(self, chosen: Config) -> None:
@@ -97,42 +97,42 @@ class WorkerProcess:
             self._board, self._subjects, self._turns, RemoteMending(wire), wire.tell
         )
         commons.overview = RemoteOverview(wire)
-        self._assembly = Assembly(chosen, self._reactor, commons)
-        self._front = Front(self._assembly, self._reactor, chosen, log, commons)
+        self._app = App(chosen, self._reactor, commons)
+        self._front = Server(self._app, self._reactor, chosen, log, commons)
         self._ports = InheritedPorts(
             self._front.site, self._reactor, lambda: commons.connections.ahead
         )
 
     def _hear(self, storages: Storages) -> None:
         """The supervisor has looked at the storages."""
-        assembly, _, _ = self._parts()
-        for member in assembly.mirrors.members:
+        app, _, _ = self._parts()
+        for member in app.mirrors.members:
             picture = storages.disks.get(member.root)
             if picture is not None:
                 member.hear(picture)
-        if assembly.store.bucket is not None:
-            assembly.store.bucket.hear(storages.s3_fault)
+        if app.store.bucket is not None:
+            app.store.bucket.hear(storages.s3_fault)
 
     def _learn_of_copy(self, storage: str, digest: Digest, bad: bool) -> None:
         """Another process has found a copy to be bad, or good again."""
-        assembly, _, _ = self._parts()
-        for condemned in assembly.condemned_on(storage):
-            condemned.learn(digest, bad)
+        app, _, _ = self._parts()
+        for corrupt in app.corrupt_on(storage):
+            corrupt.learn(digest, bad)
 
     def _snapshot(self) -> Snapshot:
-        assembly, _, _ = self._parts()
-        return Snapshot.of(assembly)
+        app, _, _ = self._parts()
+        return Snapshot.of(app)
 
     async def _leave(self) -> None:
         """Take no more connections; the process ends when what runs has finished."""
-        assembly, front, ports = self._parts()
+        app, front, ports = self._parts()
         await front.last_call()
         await ports.stop()
-        Deferred.fromCoroutine(self._finish(front, assembly)).addErrback(self._bug)
+        Deferred.fromCoroutine(self._finish(front, app)).addErrback(self._bug)
 
-    async def _finish(self, front: Front, assembly: Assembly) -> None:
+    async def _finish(self, front: Server, app: App) -> None:
         await front.drain()
-        assembly.stop()
+        app.stop()
         self._reactor.stop()
 
     def _orphaned(self) -> None:
@@ -146,10 +146,10 @@ class WorkerProcess:
         self.log.failure("Ending", failure)
         self._reactor.stop()
 
-    def _parts(self) -> tuple[Assembly, Front, InheritedPorts]:
-        if self._assembly is None or self._front is None or self._ports is None:
+    def _parts(self) -> tuple[App, Server, InheritedPorts]:
+        if self._app is None or self._front is None or self._ports is None:
             raise ValueError("a worker is used before it was told to serve")
-        return self._assembly, self._front, self._ports
+        return self._app, self._front, self._ports
 
 
 def _new_reactor() -> Any:

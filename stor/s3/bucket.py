@@ -21,7 +21,7 @@ from stor.errors import Unavailable
 from stor.s3.body import Body
 from stor.s3.client import S3Client, S3Failed, Stat
 from stor.s3.source import S3Source
-from stor.worker import Worker
+from stor.threads import Pool
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _TRIES = 2
 _ERROR_BYTES = 4096
 
 
-class Condemned:
+class CorruptCopies:
     """Samples that are known to be bad; each for a while, since others may mend them."""
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -85,8 +85,8 @@ class Bucket:
     def __init__(
         self,
         client: S3Client,
-        worker: Worker,
-        signer: Worker,
+        worker: Pool,
+        signer: Pool,
         http: HTTPClient,
         clock: IReactorTime,
     ) -> None:
@@ -98,7 +98,7 @@ class Bucket:
         self.worker = worker
         self.fault: str | None = "s3: not asked yet"
         #: Samples whose copy is known to be bad.
-        self.condemned = Condemned(clock)
+        self.corrupt = CorruptCopies(clock)
         self.requests = 0
         self.errors = 0
         self._signer = signer

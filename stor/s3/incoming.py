@@ -27,7 +27,7 @@ class _Contest:
     seen: int = 0
 
 
-class S3Arrivals:
+class S3Puts:
     """The samples that are being put into a bucket, so that many uploads of one leave one."""
 
     def __init__(self, bucket: Bucket, spool: Spool, turns: Turns) -> None:
@@ -51,18 +51,18 @@ class S3Arrivals:
 
 
 class S3Incoming:
-    """Implements `stor.store.Incoming`. The body is spooled until its hash is known to be right."""
+    """Implements `stor.store.Put`. The body is spooled until its hash is known to be right."""
 
     def __init__(
         self,
-        arrivals: S3Arrivals,
+        puts: S3Puts,
         bucket: Bucket,
         spool: Spool,
         digest: Digest,
         length: int | None,
         contest: _Contest,
     ) -> None:
-        self._arrivals = arrivals
+        self._puts = puts
         self._bucket = bucket
         self._spool = spool
         self._digest = digest
@@ -78,7 +78,7 @@ class S3Incoming:
         await contest.looking.acquire()
         try:
             if not contest.looked:
-                contest.seen = self._arrivals.turns.seen(self._digest)
+                contest.seen = self._puts.turns.seen(self._digest)
                 contest.found = await self._bucket.look(self._digest)
                 contest.looked = True
         finally:
@@ -88,7 +88,7 @@ class S3Incoming:
         found = contest.found
         if found is None:
             return None
-        self._replace = self._digest in self._bucket.condemned or (
+        self._replace = self._digest in self._bucket.corrupt or (
             self._length is not None and found.size != self._length
         )
         return None if self._replace else self._paths
@@ -123,7 +123,7 @@ class S3Incoming:
 
         Engines that do not know `If-None-Match` tell each of two that it was the first.
         """
-        turns = self._arrivals.turns
+        turns = self._puts.turns
         try:
             await turns.take(self._digest)
         except Unavailable:
@@ -139,9 +139,7 @@ class S3Incoming:
     async def _is_there(self) -> bool:
         found = await self._bucket.look(self._digest)
         size = self._begun().size
-        return (
-            found is not None and found.size == size and self._digest not in self._bucket.condemned
-        )
+        return found is not None and found.size == size and self._digest not in self._bucket.corrupt
 
     async def _send(self) -> bool:
         body = self._begun()
@@ -154,7 +152,7 @@ class S3Incoming:
         self._left = True
         if self._body is not None:
             self._body.close()
-        self._arrivals.ended(self._digest)
+        self._puts.ended(self._digest)
 
     @property
     def _paths(self) -> list[str]:

@@ -10,7 +10,7 @@ from stor.s3.source import S3Source
 
 
 class S3Search:
-    """The one copy of a sample that S3 has or has not. The same face as `stor.disks.search`."""
+    """The one copy of a sample that S3 has or has not. The same face as `stor.mirror.search`."""
 
     log = Logger()
     tier = "s3"
@@ -44,7 +44,7 @@ class S3Search:
             return await self._bucket.open(self._digest, part=self._part)
         except Damaged as error:
             self.damaged.append(str(error))
-            self._bucket.condemned.add(self._digest)
+            self._bucket.corrupt.add(self._digest)
             self.log.error("Damaged: {error}", error=str(error))
         except Exception as error:
             self.unanswered = str(error)
@@ -53,10 +53,10 @@ class S3Search:
     async def twin(self, source: S3Source) -> None:
         """There is no second copy."""
 
-    def condemn(self, source: S3Source, reason: str) -> None:
+    def mark_corrupt(self, source: S3Source, reason: str) -> None:
         """The copy has turned out to be bad: it is not served again for a while."""
         self.log.error("Damaged: {reason}", reason=reason)
-        self._bucket.condemned.add(self._digest)
+        self._bucket.corrupt.add(self._digest)
 
     def suspect(self, source: S3Source) -> None:
         """The copy could not be read. The log has said so."""
@@ -69,7 +69,7 @@ class S3Search:
             return True
         self._asked = True
         self.attempts += 1
-        if self._digest in self._bucket.condemned:
+        if self._digest in self._bucket.corrupt:
             self.damaged.append(f"s3: the copy of {self._digest} is known to be bad")
             return True
         return False

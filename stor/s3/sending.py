@@ -35,7 +35,7 @@ async def send(
         raise Unavailable(str(error)) from error
     if stat is None or stat.size != size:
         raise Unavailable(f"s3: {digest} was stored, and is not there with its {size} bytes")
-    bucket.condemned.discard(digest)
+    bucket.corrupt.discard(digest)
     return created
 
 

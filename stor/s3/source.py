@@ -5,12 +5,12 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from stor.conduit import Conduit
 from stor.digest import Digest, Hasher
 from stor.errors import Damaged
 from stor.metrics import S3_STORAGE
 from stor.s3.body import Body
 from stor.s3.client import S3Failed
+from stor.zero_copy import SplicePipe
 
 #: One read gives at most so much; a read may give less than was asked for.
 _PIECE_BYTES = 64 * 1024
@@ -54,7 +54,7 @@ class S3Source:
         """See `stor.content.Source.read`."""
         return Deferred.fromCoroutine(self._read(offset, length, hasher))
 
-    def send(self, conduit: Conduit, offset: int, length: int) -> Deferred[bool]:
+    def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:
         """See `stor.content.Source.send`."""
         return succeed(False)
 

@@ -8,7 +8,7 @@ from typing import BinaryIO, TypeVar
 from twisted.internet.defer import Deferred
 
 from stor.errors import NoRoom, Unavailable
-from stor.worker import Worker
+from stor.threads import Pool
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Spool:
     """A directory for bodies, bounded. What is in it has no name: a crash leaves nothing."""
 
-    def __init__(self, directory: str, limit_bytes: int, worker: Worker) -> None:
+    def __init__(self, directory: str, limit_bytes: int, worker: Pool) -> None:
         self._directory = directory
         self._limit_bytes = limit_bytes
         self._worker = worker
@@ -44,7 +44,7 @@ class Spool:
 class SpooledBody:
     """One body. Its operations are to be awaited one by one; `close` gives all of it back."""
 
-    def __init__(self, spool: Spool, worker: Worker, file: BinaryIO, reserved: int) -> None:
+    def __init__(self, spool: Spool, worker: Pool, file: BinaryIO, reserved: int) -> None:
         self.size = 0
         self._spool = spool
         self._worker = worker

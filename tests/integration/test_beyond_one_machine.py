@@ -50,7 +50,7 @@ def proxy(stors, tmp_path):
     file = tmp_path / "haproxy.cfg"
     file.write_text(text)
     run(["haproxy", "-c", "-f", file])
-    front = Front(port)
+    front = Server(port)
     process = Process(tmp_path, "haproxy", ["haproxy", "-db", "-f", file], front.answers)
     process.start()
     try:
@@ -60,7 +60,7 @@ def proxy(stors, tmp_path):
         process.kill()
 
 
-class Front(Stor):
+class Server(Stor):
     """What clients see: somebody answers at a port."""
 
     def __init__(self, port):

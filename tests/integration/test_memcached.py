@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from stor.digest import Digest
 from stor.location import Locations, mirror_place
 from stor.memcached import REST_SECONDS, WAIT_SECONDS, Memcached, connected
-from stor.worker import Outcomes, ThreadWorker
+from stor.threads import Outcomes, ThreadPool
 from tests.engines.memcached import Memcached as Server
 
 HERE = mirror_place("host", ["/mnt/a", "/mnt/b"])
@@ -45,7 +45,7 @@ class Host:
     def __init__(self, *addresses, patience=PATIENCE):
         self.clock = PatientClock(patience)
         outcomes = Outcomes(reactor)
-        self._workers = [ThreadWorker(outcomes, f"memcached {port}", 1) for _, port in addresses]
+        self._workers = [ThreadPool(outcomes, f"memcached {port}", 1) for _, port in addresses]
         servers = [
             Memcached(
                 f"{host}:{port}",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stor.assembly import DISK_READERS, DISK_WRITERS, S3_THREADS
+from stor.app import DISK_READERS, DISK_WRITERS, S3_THREADS
 from tests.engines.certificate import Certificate
 from tests.integration.bad_engine import BadEngine, start_over
 from tests.integration.load import percentile, timed

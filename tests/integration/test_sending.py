@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stor.conduit import MAX_CONDUITS
+from stor.zero_copy import MAX_SPLICE_PIPES
 from tests.integration.process import MIB, parse, poll, receive_all, sample_path, sha_of
 from tests.support.rig import request_bytes
 
@@ -132,9 +132,9 @@ def test_a_client_that_takes_its_time_gets_everything(stor):
 
 
 def test_more_at_once_than_there_are_conduits(stor):
-    socks = [ask(stor, receive_buffer_bytes=16 * 1024) for _ in range(MAX_CONDUITS + 8)]
+    socks = [ask(stor, receive_buffer_bytes=16 * 1024) for _ in range(MAX_SPLICE_PIPES + 8)]
     try:
-        assert poll(lambda: len([d for d in stor.descriptors() if "pipe:" in d]) > MAX_CONDUITS)
+        assert poll(lambda: len([d for d in stor.descriptors() if "pipe:" in d]) > MAX_SPLICE_PIPES)
         whole = []
 
         def take(sock):

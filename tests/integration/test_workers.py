@@ -54,7 +54,7 @@ def test_a_worker_that_is_killed_takes_its_requests_along_and_no_other(start, vi
         killed = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         poll(lambda: len(set(stor.workers) - {pid}) == WORKERS, 2.0, "a worker in its place")
-        poll(lambda: f"Worker {victim + 1} is back" in stor.log, 2.0, "one that serves")
+        poll(lambda: f"Pool {victim + 1} is back" in stor.log, 2.0, "one that serves")
         back = time.monotonic() - killed
         time.sleep(1.0)
         lost = load.lost - lost_before
@@ -65,7 +65,7 @@ def test_a_worker_that_is_killed_takes_its_requests_along_and_no_other(start, vi
     poll(lambda: stor.staged() == [], 20, "nothing that the dead worker has left")
     Audit(stor.roots).check(load.acknowledged, load.paths, copies=2)
     assert "(pid" in stor.log
-    assert f"Worker {victim + 1} (pid {pid}) has ended: signal 9" in stor.log
+    assert f"Pool {victim + 1} (pid {pid}) has ended: signal 9" in stor.log
     stor.signal()
     assert stor._process.wait(10) == 0
     stor.kill()

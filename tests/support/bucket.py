@@ -12,7 +12,7 @@ class MemoryBucket:
     def __init__(self, *contents):
         self.contents = {Digest.of(content): content for content in contents}
         self.fault = None
-        self.condemned = set()
+        self.corrupt = set()
         self.requests = self.errors = 0
         self.client = self
         self.bucket = "samples"

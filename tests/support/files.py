@@ -1,16 +1,16 @@
-"""`Files` that record what is called, and that fail when they are told to."""
+"""`Syscalls` that record what is called, and that fail when they are told to."""
 
 import inspect
 import os
 
 import attrs
 
-from stor.disks.files import Files
+from stor.disk.syscalls import Syscalls
 
 #: The names of all system calls.
 CALLS = tuple(
     name
-    for name, method in inspect.getmembers(Files, inspect.isfunction)
+    for name, method in inspect.getmembers(Syscalls, inspect.isfunction)
     if not name.startswith("_")
 )
 
@@ -24,7 +24,7 @@ class Call:
     args: tuple
 
 
-class RecordingFiles(Files):
+class RecordingFiles(Syscalls):
     """The real calls, each noted in `calls` when it has succeeded.
 
     With `log`, a list shared by several disks, calls are also noted there as `(label, Call)`, so
@@ -136,7 +136,7 @@ class FaultyFiles(RecordingFiles):
     def _raise(self, name, args, error):
         self.failed = name
         if name == "close":  # the descriptor is gone even then (close(2), "Dealing with errors")
-            Files.close(self, *args)
+            Syscalls.close(self, *args)
             self._record(name, args, None)
         raise OSError(error, os.strerror(error))
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from twisted.logger import LogLevel, globalLogPublisher
 
 from stor.digest import Digest
+from tests.support.pools import HeldPool
 from tests.support.rig import AUTHORIZATION, request_bytes
-from tests.support.workers import HeldWorker
 
 AUTHORIZED = ("Authorization", AUTHORIZATION)
 CHUNKED = ("Transfer-Encoding", "chunked")
@@ -39,7 +39,7 @@ def descriptors():
 
 
 class Disks(dict):
-    """Makes the `Files` of each disk, for a Rig, and keeps them by the disk's label."""
+    """Makes the `Syscalls` of each disk, for a Rig, and keeps them by the disk's label."""
 
     def __init__(self, kind):
         super().__init__()
@@ -49,14 +49,14 @@ class Disks(dict):
         return self.setdefault(label, self._kind(label))
 
 
-class HeldWorkers:
+class HeldPools:
     """Makes workers, for a Rig, whose jobs wait until they are released."""
 
     def __init__(self):
         self._made = []
 
     def __call__(self):
-        self._made.append(HeldWorker())
+        self._made.append(HeldPool())
         return self._made[-1]
 
     @property

@@ -10,29 +10,29 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from stor.digest import Digest
-from stor.disks.disk import Disk
-from stor.disks.files import Files
-from stor.disks.group_commit import Alone
-from stor.disks.health import Health
-from stor.disks.member import Member, Workers
-from stor.disks.mirror import Mirror
-from stor.disks.mirrors import Mirrors
-from stor.disks.roster import Roster
-from stor.disks.scout import Scouts
+from stor.disk.disk import Disk
+from stor.disk.roster import Roster
+from stor.disk.syscalls import Syscalls
 from stor.gauges import DiskGauges, WorkGauges
+from stor.http.access import together
+from stor.http.api import Api
+from stor.http.auth import Authenticator
+from stor.http.fast_path import FastPath
+from stor.http.rates import Rates
+from stor.http.site import StorSite
+from stor.http.status import OwnOverview
+from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.metrics import Metrics
+from stor.mirror.group_commit import Alone
+from stor.mirror.health import Health
+from stor.mirror.member import DiskPools, Member
+from stor.mirror.mirror import Mirror
+from stor.mirror.mirrors import Mirrors
+from stor.mirror.scout import Scouts
 from stor.store import Store
-from stor.web.access import together
-from stor.web.auth import Authenticator
-from stor.web.express import Express
-from stor.web.overview import OwnOverview
-from stor.web.rates import Rates
-from stor.web.routes import Api
-from stor.web.site import StorSite
-from stor.web.upload import TOTAL_BUFFER_BYTES, Uploads
 from tests.support.files import FaultyFiles
 from tests.support.network import Connection
-from tests.support.workers import HangingWorker, InlineWorker
+from tests.support.pools import HangingPool, InlinePool
 
 USER, PASSWORD = "writer", "writer_pass"
 AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -56,8 +56,8 @@ class Rig:
         path: Path,
         sets=(2, 2),
         *,
-        files=lambda label: Files(),
-        worker=InlineWorker,
+        files=lambda label: Syscalls(),
+        worker=InlinePool,
         workers=None,
         commits=None,
         scout=None,
@@ -90,8 +90,8 @@ class Rig:
                 disk = Disk(str(root), files(label), forbidden_device)
                 health = Health(self.clock.seconds, writable=(s, d) not in read_only)
                 meter = self.metrics.figures.disk(str(root))
-                three = workers(label) if workers else (worker(), worker(), InlineWorker())
-                own = Workers(*three, commits(disk) if commits else Alone(disk, three[1]))
+                three = workers(label) if workers else (worker(), worker(), InlinePool())
+                own = DiskPools(*three, commits(disk) if commits else Alone(disk, three[1]))
                 members.append(Member(disk, health, own, self.clock, roster, meter))
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
@@ -112,7 +112,7 @@ class Rig:
         self.uploads = Uploads(
             self.store,
             Authenticator([f"{USER}:{PASSWORD}"]),
-            hashing or InlineWorker(),
+            hashing or InlinePool(),
             max_upload_bytes=max_upload_bytes,
             max_uploads=max_uploads,
             total_buffer_bytes=total_buffer_bytes,
@@ -125,9 +125,9 @@ class Rig:
         self.store.hot.shrink(cache_bytes)
         self.served = []
         served = together(self.served.append, self.metrics.served, rates.served)
-        express = Express(self.store.hot, self.api.hot_head, self.clock.seconds, served)
+        fast_path = FastPath(self.store.hot, self.api.hot_head, self.clock.seconds, served)
         self.site = StorSite(
-            self.api.resource(), self.api, self.clock, served, express, max_connections
+            self.api.resource(), self.api, self.clock, served, fast_path, max_connections
         )
 
     def probe(self):
@@ -197,14 +197,14 @@ class FaultyRig(Rig):
         self.disks, self.log = {}, []
         self._kind = kind
         self._hanging = {}
-        self._scout = HangingWorker()
+        self._scout = HangingPool()
         if threads:
             options = {"workers": self._hanging_workers, "scout": self._scout, **options}
         super().__init__(path, sets, files=self._files, **options)
 
     def hang(self, label, n=0):
         """The disk's n-th call from now on is not answered, and none after it."""
-        self.disks[label].hang_at(n, HangingWorker.hang)
+        self.disks[label].hang_at(n, HangingPool.hang)
 
     def heal(self):
         """All disks answer again, and without errors; what was late ends."""
@@ -217,7 +217,7 @@ class FaultyRig(Rig):
         return self.disks.setdefault(label, self._kind(label, self.log))
 
     def _hanging_workers(self, label):
-        worker = self._hanging.setdefault(label, HangingWorker())
+        worker = self._hanging.setdefault(label, HangingPool())
         return worker, worker, worker
 
 

@@ -8,7 +8,7 @@ from twisted.web.http_headers import Headers
 
 from stor.s3.bucket import Bucket
 from stor.s3.client import Part, S3Failed, Stat
-from tests.support.workers import InlineWorker
+from tests.support.pools import InlinePool
 
 MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
 MODIFIED_NS = 784111777 * 10**9
@@ -32,7 +32,7 @@ class MemoryS3:
 
     def bucket_over(self, clock):
         """The bucket, looked at once."""
-        bucket = Bucket(self, InlineWorker(), InlineWorker(), self, clock)
+        bucket = Bucket(self, InlinePool(), InlinePool(), self, clock)
         Deferred.fromCoroutine(bucket.probe())
         return bucket
 

@@ -1,6 +1,6 @@
 """The steps of a staged copy, each on the disk's root as it is then."""
 
-from stor.disks.staged import StagedCopy
+from stor.disk.staged import StagedCopy
 
 
 def begin(disk, length=None):

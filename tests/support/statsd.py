@@ -4,7 +4,7 @@ import socket
 
 from stor.config import Statsite
 from stor.statsd import Statsd
-from tests.support.workers import InlineWorker
+from tests.support.pools import InlinePool
 
 ADDRESS = (socket.AF_INET, ("192.0.2.7", 8125))
 
@@ -25,7 +25,7 @@ class Network:
         return Statsd(
             statsite,
             clock,
-            worker or InlineWorker(),
+            worker or InlinePool(),
             resolve=self.resolve,
             open_socket=self.open_socket,
         )

@@ -4,7 +4,7 @@ from collections import Counter
 
 from twisted.internet.defer import Deferred
 
-from stor.worker import settle
+from stor.threads import settle
 
 
 class SharedTurns:

@@ -1,0 +1,392 @@
+"""The parts of a Stor, put together as a configuration says, and anew when it changes."""
+
+import os
+import random
+import socket
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.web.resource import IResource
+
+from stor.commons import Commons
+from stor.config import S3, Config, Statsite
+from stor.disk.disk import Disk
+from stor.disk.durable import Blocks
+from stor.disk.roster import Roster
+from stor.disk.syscalls import Syscalls
+from stor.gauges import DiskGauges, WorkGauges
+from stor.http.accounts import Accounts
+from stor.http.api import Api
+from stor.http.auth import Authenticator
+from stor.http.rates import Rates
+from stor.http.status import OwnOverview
+from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
+from stor.location import S3 as S3_PLACE
+from stor.location import Locations, mirror_place
+from stor.memcached import Memcached, connected
+from stor.metrics import Metrics
+from stor.mirror.corrupt import CorruptCopies
+from stor.mirror.group_commit import (
+    Alone,
+    Commits,
+    GroupCommit,
+    reports_errors,
+    unwritten_bytes,
+)
+from stor.mirror.member import DiskPools, Member
+from stor.mirror.mirror import Mirror
+from stor.mirror.mirrors import Mirrors
+from stor.mirror.outbox import Outbox
+from stor.mirror.scout import Scouts
+from stor.s3.bucket import Bucket
+from stor.s3.bucket import CorruptCopies as CorruptInS3
+from stor.s3.client import S3Client
+from stor.s3.http import http_client
+from stor.s3.incoming import S3Puts
+from stor.s3.queue import CopyQueue
+from stor.s3.spool import Spool
+from stor.statsd import Statsd
+from stor.store import Store
+from stor.threads import Outcomes, ThreadPool, settle
+from stor.zero_copy import MAX_SPLICE_PIPES, SplicePipes
+
+#: Threads a disk for reading: enough for its queue to be sorted.
+DISK_READERS = 4
+
+#: Uploads that write to a disk at once. They wait for fsync(2) most of the time, and a journal
+#: brings all that wait to stable storage together; more would be no faster.
+DISK_WRITERS = 16
+
+#: How far uploads take second place to what is answered at once, where the processor is short of
+#: both. With much more, on a host that is busy with other programs, a thread that has the
+#: interpreter's lock could be kept from running for long, and all others with it.
+WRITERS_NICE = 5
+
+#: Threads that look at all disks by turns. Each may be held by a disk that hangs.
+SCOUTS = 4
+
+#: Memory for what the disks know of their last directories: all that two of them can make use of.
+BLOCKS_BYTES = 4 * 1024 * 1024
+
+#: Threads for the calls of boto3. Bodies that are read need none.
+S3_THREADS = 8
+
+#: Threads for bodies that wait on a local disk until S3 has them.
+SPOOL_THREADS = 4
+
+#: Threads that hash passwords, and passwords that wait for them; for one more it is 503.
+PASSWORD_THREADS = 2
+WAITING_PASSWORDS = 8
+
+
+@attrs.frozen
+class Fleet:
+    """The disks of a configuration."""
+
+    mirrors: list[Mirror]
+    roster: Roster
+
+    @property
+    def members(self) -> list[Member]:
+        """Every disk."""
+        return [member for mirror in self.mirrors for member in mirror.members]
+
+
+class App:
+    """Everything that answers requests, but for the sockets."""
+
+    def __init__(self, chosen: Config, reactor: Any, commons: Commons | None = None) -> None:
+        """`commons` is what this process shares with the others of this Stor, if there are any."""
+        self._reactor = reactor
+        self._commons = commons = commons or Commons()
+        self._outcomes = outcomes = Outcomes(reactor)
+        self._files = Syscalls()
+        self._blocks = Blocks(BLOCKS_BYTES // commons.processes)
+        self._hashing = ThreadPool(outcomes, "hash", os.cpu_count() or 1)
+        self._scout_worker = ThreadPool(outcomes, "scout", SCOUTS)
+        self._s3_worker = ThreadPool(outcomes, "s3", S3_THREADS)
+        self._signer = ThreadPool(outcomes, "sign", 1)
+        self._spool_worker = ThreadPool(outcomes, "spool", SPOOL_THREADS)
+        self._password_worker = ThreadPool(
+            outcomes,
+            "passwords",
+            max(1, PASSWORD_THREADS // commons.processes),
+            WAITING_PASSWORDS,
+        )
+        self._htpasswd_worker = ThreadPool(outcomes, "htpasswd", 1)
+        self._resolving = ThreadPool(outcomes, "resolve", 1)
+        self._s3: S3 | None = None
+        self._known_places: object = None
+        self._statsite: Statsite | None = None
+        self._statsd: Statsd | None = None
+        #: What the requests count, too.
+        self.metrics = Metrics()
+        self._set_statsd(chosen.statsite)
+        # Every disk that ever was configured: one that comes back has its threads again, and what
+        # is still being written to it.
+        self._members: dict[str, Member] = {}
+        #: Fires when the disks' states are known first.
+        self.ready: Deferred[None] = Deferred()
+        fleet = self._fleet(chosen, [])
+        self.mirrors = Mirrors(
+            fleet.mirrors,
+            fleet.roster,
+            scouts=Scouts(self._scout_worker, SCOUTS, reactor),
+            reserve_bytes=chosen.reserve_bytes,
+            clock=reactor,
+            now_ns=time.time_ns,
+            rng=random.Random(),
+            turns=commons.turns,
+            mending=commons.mending,
+        )
+        self.store = Store(self.mirrors, self.ready, self.metrics)
+        self._disk_puts = self.store.puts
+        self.copies = CopyQueue(self.store.open_on_disk, reactor)
+        announce = commons.announcing(self.copies.add)
+        self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, announce)
+        self.copies.outbox = self._outbox
+        self._set_tiers(chosen)
+        self._uploads = Uploads(
+            self.store,
+            self._authenticator(chosen),
+            self._hashing,
+            max_upload_bytes=chosen.max_upload_bytes,
+            max_uploads=chosen.max_uploads,
+            total_buffer_bytes=TOTAL_BUFFER_BYTES // commons.processes,
+            active=commons.uploads,
+        )
+        pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
+        if commons.mending is None:
+            self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
+        self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self._uploads, pools))
+        #: How much is asked for at the moment; told of every request that is over.
+        self.rates = Rates(reactor.seconds)
+        #: What this process knows of the whole.
+        self.own_overview = OwnOverview(self.store, self._uploads, self.rates, self.metrics.figures)
+        self.api = Api(
+            self.store,
+            self._uploads,
+            reactor,
+            commons.overview or self.own_overview,
+            SplicePipes(MAX_SPLICE_PIPES // commons.processes),
+        )
+        self.api.read_auth = chosen.read_auth
+
+    def resource(self) -> IResource:
+        """What a Site serves."""
+        return self.api.resource()
+
+    async def reconfigure(self, chosen: Config) -> None:
+        """Put another configuration in force. Requests that are under way end under the old one.
+
+        A disk that stays keeps its state, its threads and what is being written to it; one that
+        is new, or comes back, is looked at first. The threads of one that is left out stay for
+        what they may still be asked for, idle.
+        """
+        before = self.mirrors.members
+        fleet = self._fleet(chosen, self.mirrors.mirrors)
+        for member in fleet.members:
+            if member in before:
+                fleet.roster.heed(member.root, member.health.marker)
+        new = [member for member in fleet.members if member not in before]
+        _adapt(new, chosen, fleet.roster)
+        for patient in (True, False):  # the first look may have to wait for what the others know
+            fleet.roster.patient = patient
+            await settle([m.probe() for m in new if patient or not m.health.readable])
+        self._put_in_force(chosen, fleet)
+        await self.begin()
+        if self.store.bucket is not None and self.store.bucket.fault is not None:
+            Deferred.fromCoroutine(self._look_at(self.store.bucket))
+
+    def follow(self, chosen: Config) -> None:
+        """Put another configuration in force, where another process looks after the disks."""
+        self._put_in_force(chosen, self._fleet(chosen, self.mirrors.mirrors))
+
+    def _put_in_force(self, chosen: Config, fleet: Fleet) -> None:
+        _adapt(fleet.members, chosen, fleet.roster)
+        for mirror in fleet.mirrors:
+            mirror.own_file_systems = chosen.require_mount
+        self.mirrors.reconfigure(fleet.mirrors, fleet.roster, chosen.reserve_bytes)
+        self._set_tiers(chosen)
+        self._uploads.authenticator = self._authenticator(chosen)
+        self._uploads.max_upload_bytes = chosen.max_upload_bytes
+        self._uploads.max_uploads = chosen.max_uploads
+        self.api.read_auth = chosen.read_auth
+        self._set_statsd(chosen.statsite)
+
+    async def begin(self) -> None:
+        """The first look is over: judge the disks that waited, and recall what is to be done."""
+        await self.mirrors.begin()
+        await self.recall_copies()
+
+    async def recall_copies(self) -> None:
+        """A process that was to have samples sent to S3 has ended: see what it has noted."""
+        if self.mirrors.outbox is not None:
+            await self._outbox.recall()
+
+    async def look_after(self) -> None:
+        """See how all storages are, and take up what waits for that. Never raises."""
+        probes = [Deferred.fromCoroutine(self.mirrors.probe())]
+        if self.store.bucket is not None:
+            probes.append(Deferred.fromCoroutine(self._look_at(self.store.bucket)))
+        await settle(probes)
+
+    async def _look_at(self, bucket: Bucket) -> None:
+        if await bucket.probe():
+            self.copies.resume()
+
+    def corrupt_on(self, storage: str) -> "list[CorruptCopies | CorruptInS3]":
+        """The bad copies on the disk with this root, or in S3 where `storage` is its place."""
+        found: list[CorruptCopies | CorruptInS3] = [
+            member.corrupt for member in self.mirrors.members if member.root == storage
+        ]
+        if storage == S3_PLACE and self.store.bucket is not None:
+            found.append(self.store.bucket.corrupt)
+        return found
+
+    def stop(self) -> None:
+        """Let all threads end once they are idle. Never waits for one."""
+        for member in self._members.values():
+            member.stop()
+        self._scout_worker.stop()
+        self._hashing.stop()
+        self.copies.stop()
+        if self.store.locations is not None:
+            self.store.locations.stop()
+        self._password_worker.stop()
+        self._htpasswd_worker.stop()
+        self._s3_worker.stop()
+        self._signer.stop()
+        self._spool_worker.stop()
+        self._set_statsd(None)
+        self._resolving.stop()
+
+    def _set_statsd(self, statsite: Statsite | None) -> None:
+        if statsite == self._statsite:
+            return
+        self._statsite = statsite
+        if self._statsd is not None:
+            self._statsd.stop()
+        new = None if statsite is None else Statsd(statsite, self._reactor, self._resolving)
+        self._statsd = self.metrics.statsd = new
+
+    def _set_tiers(self, chosen: Config) -> None:
+        store = self.store
+        store.order = chosen.lookup_order
+        store.hot.shrink(chosen.cache_bytes // self._commons.processes)
+        self._set_locations(chosen)
+        if chosen.s3 != self._s3:
+            self._s3 = chosen.s3
+            store.bucket = None
+            if chosen.s3 is not None:
+                client = S3Client(chosen.s3, S3_THREADS)
+                http = http_client(self._reactor, chosen.s3.ca_file)
+                store.bucket = Bucket(client, self._s3_worker, self._signer, http, self._reactor)
+                told = partial(self._commons.told_of_copy, S3_PLACE)
+                store.bucket.corrupt.told = told
+        copies = chosen.s3_write == "copy"
+        ours = copies and self._commons.mending is None
+        store.copies = self.copies if ours else None
+        self.copies.bucket = store.bucket if ours else None
+        self.mirrors.outbox = self._outbox if copies else None
+        if chosen.s3_write == "only" and store.bucket is not None:
+            limit = chosen.spool_bytes // self._commons.processes
+            spool = Spool(chosen.spool_directory, limit, self._spool_worker)
+            store.puts = S3Puts(store.bucket, spool, self._commons.turns)
+        else:
+            store.puts = self._disk_puts
+
+    def _set_locations(self, chosen: Config) -> None:
+        host = socket.gethostname()
+        places = {
+            mirror_place(host, [member.root for member in mirror.members]): mirror
+            for mirror in self.mirrors.mirrors
+        }
+        known = (chosen.memcached_servers, list(places), chosen.s3 is not None)
+        self.store.know_places(places)
+        if known == self._known_places:
+            return
+        self._known_places = known
+        if self.store.locations is not None:
+            self.store.locations.stop()
+        names = [*places, *([S3_PLACE] if chosen.s3 is not None else [])]
+        self.store.locations = None
+        if len(names) > 1:  # where there is one place to look, nobody has to remember it
+            self.store.locations = Locations(names, self._memcached(chosen), self._reactor)
+
+    def _memcached(self, chosen: Config) -> list[Memcached]:
+        reactor, outcomes = self._reactor, self._outcomes
+        names = [(f"{host}:{port}", host, port) for host, port in chosen.memcached_servers]
+        return [
+            Memcached(
+                name, connected(host, port), ThreadPool(outcomes, f"memcached {name}", 1), reactor
+            )
+            for name, host, port in names
+        ]
+
+    def _authenticator(self, chosen: Config) -> Authenticator:
+        known = [f"{one.user}:{one.password}" for one in chosen.credentials]
+        if chosen.htpasswd is None:
+            return Authenticator(known)
+        workers = self._password_worker, self._htpasswd_worker
+        return Authenticator(known, Accounts(chosen.htpasswd, *workers, self._reactor))
+
+    def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
+        roster = Roster(chosen.sets)
+        mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
+
+        def member(root: str) -> Member:
+            if root not in self._members:
+                self._members[root] = self._member(root, chosen, roster)
+            return self._members[root]
+
+        return Fleet(
+            [
+                mirrors.get(roots)
+                or Mirror(
+                    [member(root) for root in roots],
+                    own_file_systems=chosen.require_mount,
+                    reserved=self._commons.reserved(roots),
+                )
+                for roots in chosen.sets
+            ],
+            roster,
+        )
+
+    def _member(self, root: str, chosen: Config, roster: Roster) -> Member:
+        reactor, outcomes = self._reactor, self._outcomes
+        writable = bool(chosen.writable.search(root))
+        health = self._commons.health(root, reactor.seconds, writable=writable)
+        disk = Disk(root, self._files, _forbidden_device(chosen), self._blocks)
+        writers = ThreadPool(outcomes, f"write {root}", DISK_WRITERS, nice=WRITERS_NICE)
+        alone = Alone(disk, writers)
+        commits: Commits = alone
+        if reports_errors():
+            threads = ThreadPool(outcomes, f"commit {root}", 2, nice=WRITERS_NICE)
+            commits = GroupCommit(alone, threads, unwritten_bytes, outcomes)
+        workers = DiskPools(
+            readers=ThreadPool(outcomes, f"read {root}", DISK_READERS),
+            writers=writers,
+            prober=ThreadPool(outcomes, f"probe {root}", 1),
+            commits=commits,
+        )
+        member = Member(disk, health, workers, reactor, roster, self.metrics.figures.disk(root))
+        member.corrupt = self._commons.corrupt(root)
+        return member
+
+
+def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:
+    """Tell disks what a configuration says of them."""
+    for member in members:
+        member.roster = roster
+        member.disk.forbidden_device = _forbidden_device(chosen)
+        member.health.writable = bool(chosen.writable.search(member.root))
+
+
+def _forbidden_device(chosen: Config) -> int | None:
+    """The file system that no disk is on, with `require_mount`."""
+    return os.stat("/").st_dev if chosen.require_mount else None

@@ -1,0 +1,1 @@
+"""One disk: where its copies are, and the order that makes one durable. Blocking, no Twisted."""

@@ -1,0 +1,334 @@
+"""One storage root: looking up, opening, staging and freeing space on one plain disk."""
+
+import errno
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import attrs
+
+from stor.digest import Digest
+from stor.disk.claims import Claims
+from stor.disk.copy import Copy, OpenCopy
+from stor.disk.durable import Blocks, DurableDirectories
+from stor.disk.syscalls import Syscalls, is_regular
+from stor.disk.verified import Mark, Verified
+from stor.errors import Damaged
+
+T = TypeVar("T")
+
+OWN_DIRECTORY = ".stor"
+STAGING_DIRECTORY = f"{OWN_DIRECTORY}/tmp"
+QUARANTINE_DIRECTORY = f"{OWN_DIRECTORY}/quarantine"
+REPAIR_DIRECTORY = f"{OWN_DIRECTORY}/repair"
+#: What is still to be copied to S3.
+OUTBOX_DIRECTORY = f"{OWN_DIRECTORY}/s3"
+OWN_DIRECTORIES = (
+    OWN_DIRECTORY,
+    STAGING_DIRECTORY,
+    QUARANTINE_DIRECTORY,
+    REPAIR_DIRECTORY,
+    OUTBOX_DIRECTORY,
+)
+
+#: Samples up to this size are read and verified whole before their first byte is sent.
+SMALL_BYTES = 256 * 1024
+
+_VERIFY_CHUNK_BYTES = 1024 * 1024
+
+#: What one disk can make use of.
+_BLOCKS_BYTES = 2 * 1024 * 1024
+
+#: What a full disk says, and what one says that is mounted read-only or not ours to write.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSING = (errno.EROFS, errno.EACCES, errno.EPERM)
+#: What says that this process, not the disk, has too little of something.
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
+
+
+class DiskAway(Exception):
+    """The root is not the disk it should be: missing, not mounted. Nothing was read or written."""
+
+
+@attrs.frozen
+class Room:
+    """What a disk has left. Of two, the one with the higher `number` was measured later.
+
+    It is that of the monotonic clock, which all processes share (clock_gettime(2)).
+    """
+
+    free_bytes: int
+    free_inodes: int
+    block_bytes: int = 4096
+    number: int = 0
+    #: The size of the disk, 0 while it is not known.
+    total_bytes: int = 0
+
+
+def write_all(files: Syscalls, fd: int, data: bytes) -> None:
+    """Append all of `data` to an open file. Raises `OSError`."""
+    rest = memoryview(data)
+    while rest:
+        written = files.write(fd, rest)
+        if written <= 0:
+            raise OSError(errno.EIO, "write(2) wrote nothing")
+        rest = rest[written:]
+
+
+class Disk:
+    """Plain blocking Python; every method is called in one of the disk's own threads.
+
+    Every operation but `look` opens the root first, looks whether it is on the right file system,
+    and works relative to that descriptor: a disk that is unmounted at any moment cannot make a byte
+    land on the file system below it.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        files: Syscalls,
+        forbidden_device: int | None = None,
+        blocks: Blocks | None = None,
+    ) -> None:
+        """`forbidden_device`: the `st_dev` that means "not mounted", with `require_mount`.
+
+        `blocks` are those that the disk shares with others, to know its directories by.
+        """
+        self.root = root
+        #: What is mounted there, also where a symbolic link leads to it.
+        self._root_itself = f"{root}/."
+        self.files = files
+        self.forbidden_device = forbidden_device
+        self._device: int | None = None
+        self._nameless_files = True
+        self.claims = Claims()
+        self.verified = Verified()
+        self.durable_directories = DurableDirectories(blocks or Blocks(_BLOCKS_BYTES))
+
+    def identify(self, device: int) -> None:
+        """From now on the disk is the file system with this `st_dev` and no other."""
+        if device != self._device:
+            self.durable_directories.clear()
+            self._device = device
+
+    @contextmanager
+    def entered(self, *, probing: bool = False) -> Iterator[int]:
+        """The root as an open directory, on the right file system.
+
+        `probing` is for finding out which one it is. Raises `DiskAway`, or `OSError` when the
+        disk itself fails.
+        """
+        fd = self.enter(probing=probing)
+        try:
+            yield fd
+        finally:
+            # A directory is only read from: what close(2) says of it costs nobody what was opened.
+            with suppress(OSError):
+                self.files.close(fd)
+
+    def enter(self, *, probing: bool = False) -> int:
+        """Like `entered`; the caller closes the descriptor."""
+        try:
+            fd = self.files.open_directory(self.root)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._no_root() from error
+        try:
+            self._check_mount(self.files.fstat(fd).st_dev, probing)
+        except BaseException:
+            self.files.close(fd)
+            raise
+        return fd
+
+    def _check_root(self) -> None:
+        """Raise `DiskAway` unless the root is a directory of the right file system."""
+        try:
+            device = self.files.stat(self._root_itself).st_dev
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._no_root() from error
+        self._check_mount(device, False)
+
+    def _no_root(self) -> DiskAway:
+        return DiskAway(f"{self.root}: not a directory")
+
+    def _check_mount(self, device: int, probing: bool) -> None:
+        if device == self.forbidden_device:
+            raise DiskAway(
+                f"{self.root}: not mounted, it is on the file system of / "
+                "(mount the disk, or set require_mount to false)"
+            )
+        if not probing and device != self._device:
+            raise DiskAway(f"{self.root}: another file system is mounted there than before")
+
+    def look(self, digest: Digest) -> Copy | None:
+        """The disk's copy by its name, `None` when there is none. Does not read the content.
+
+        Raises `Damaged` when what has the name is no regular file, `DiskAway`, `OSError`.
+        """
+        # A miss asks every disk: two calls instead of four, which an open root would take.
+        status, trouble = None, None
+        try:
+            status = self.files.stat(self._path(digest))
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError as error:
+            trouble = error
+        # After the file: that nothing was there is the disk's word only if it has not gone before.
+        self._check_root()
+        if trouble is not None:
+            raise trouble
+        return None if status is None else self._copy(digest, status)
+
+    def open(self, digest: Digest) -> OpenCopy | None:
+        """The disk's copy, open; `None` when there is none. A small one is read whole and verified.
+
+        Raises `Damaged`, `DiskAway`, `OSError`; then nothing stays open.
+        """
+        with self.entered() as root_fd:
+            try:
+                fd = self.files.open_to_read(digest.disk_path, root_fd)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO):
+                    raise Damaged(f"{self._path(digest)}: not a regular file") from error
+                raise
+        copy = OpenCopy(self.files, digest, Copy("", 0, 0, self.root), fd)
+        try:
+            status = self.files.fstat(fd)
+            copy.copy = self._copy(digest, status)
+            if copy.copy.size > SMALL_BYTES:
+                copy.mark, copy.verified = Mark.of(status), self.verified
+                copy.proven = self.verified.knows(digest, copy.mark)
+                self.files.advise_sequential(fd)
+            else:
+                copy.whole = copy.read(0, copy.copy.size, hashlib.sha256())
+                copy.close()
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def check(self, digest: Digest, length: int | None) -> Copy | None:
+        """The disk's copy if it can be the sample, `length` bytes long; a small one is verified.
+
+        Raises `Damaged` when it can not, `DiskAway`, `OSError`.
+        """
+        copy: Copy | None
+        if length is not None and length > SMALL_BYTES:
+            copy = self.look(digest)
+        else:
+            opened = self.open(digest)
+            if opened is None:
+                return None
+            opened.close()
+            copy = opened.copy
+        if copy is not None and length is not None and copy.size != length:
+            raise Damaged(f"{copy.path}: has {copy.size} bytes, {length} were expected")
+        return copy
+
+    def verify(self, digest: Digest) -> Copy | None:
+        """Read the whole copy and compare its hash. Raises `Damaged`, `DiskAway`, `OSError`."""
+        opened = self.open(digest)
+        if opened is None:
+            return None
+        try:
+            if opened.whole is None:
+                hasher = hashlib.sha256()
+                for offset in range(0, opened.copy.size, _VERIFY_CHUNK_BYTES):
+                    length = min(_VERIFY_CHUNK_BYTES, opened.copy.size - offset)
+                    opened.read(offset, length, hasher)
+        finally:
+            opened.close()
+        return opened.copy
+
+    def room(self) -> Room:
+        """What is left for unprivileged use. Raises `DiskAway`, `OSError`."""
+        with self.entered() as root_fd:
+            return self.room_of(root_fd)
+
+    def room_of(self, fd: int) -> Room:
+        """What is left on the file system of an open file or directory."""
+        # What was allocated before this is seen by the next call, of whichever process.
+        number = time.monotonic_ns()
+        status = self.files.fstatvfs(fd)
+        # A file system that makes its inodes as it goes (btrfs) says 0 of 0.
+        free_inodes = status.f_favail if status.f_files else 2**63
+        block = status.f_frsize
+        free, total = status.f_bavail * block, status.f_blocks * block
+        return Room(free, free_inodes, block, number, total)
+
+    def open_staging(self, root_fd: int) -> tuple[int, str | None]:
+        """A new file that no crash can leave behind, and its temporary name if it needs one."""
+        if self._nameless_files:
+            try:
+                return self.in_own_directory(
+                    root_fd, lambda: self.files.open_nameless(STAGING_DIRECTORY, root_fd)
+                ), None
+            except OSError as error:
+                if error.errno not in _NO_NAMELESS_FILES:
+                    raise
+                self._nameless_files = False
+        name = f"{STAGING_DIRECTORY}/{secrets.token_hex(16)}"
+        fd = self.in_own_directory(root_fd, lambda: self.files.create(name, root_fd))
+        try:
+            self.files.lock(fd)
+        except BaseException:
+            with suppress(OSError):  # what was never written cannot be lost
+                self.files.close(fd)
+            self.files.unlink(name, root_fd)
+            raise
+        return fd, name
+
+    def quarantine(self, digest: Digest, reason: str, root_fd: int) -> None:
+        """Move what has the sample's name to `.stor/quarantine/`, durably, the reason beside it.
+
+        Nothing happens when the name is gone already. Raises `OSError`.
+        """
+        name = os.path.basename(digest.disk_path)
+        path = f"{QUARANTINE_DIRECTORY}/{name}.{secrets.token_hex(4)}"
+        fd = self.in_own_directory(root_fd, lambda: self.files.create(f"{path}.reason", root_fd))
+        try:
+            write_all(self.files, fd, f"{reason}\n".encode())
+            self.files.sync(fd)
+        finally:
+            self.files.close(fd)
+        try:
+            self.files.rename(digest.disk_path, path, root_fd)
+        except FileNotFoundError:
+            self.files.unlink(f"{path}.reason", root_fd)
+            return
+        for directory in (QUARANTINE_DIRECTORY, digest.directories[-1]):
+            self.sync_directory(directory, root_fd)
+
+    def sync_directory(self, path: str, root_fd: int) -> None:
+        """Make the entries of a directory below the root durable (fsync(2), second paragraph)."""
+        fd = self.files.open_directory(path, root_fd)
+        try:
+            self.files.sync(fd)
+        finally:
+            self.files.close(fd)
+
+    def in_own_directory(self, root_fd: int, use: Callable[[], T]) -> T:
+        """What `use` returns, after making Stor's own directories if it misses one."""
+        try:
+            return use()
+        except FileNotFoundError:
+            for path in OWN_DIRECTORIES:
+                with suppress(FileExistsError):
+                    self.files.make_directory(path, root_fd)
+            for path in (OWN_DIRECTORY, "."):
+                self.sync_directory(path, root_fd)
+            return use()
+
+    def _copy(self, digest: Digest, status: os.stat_result) -> Copy:
+        if not is_regular(status):
+            raise Damaged(f"{self._path(digest)}: not a regular file")
+        return Copy(self._path(digest), status.st_size, status.st_mtime_ns, self.root)
+
+    def _path(self, digest: Digest) -> str:
+        return f"{self.root}/{digest.disk_path}"

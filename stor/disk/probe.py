@@ -1,0 +1,121 @@
+"""Using a disk once, to learn what state it is in."""
+
+import re
+from contextlib import suppress
+
+import attrs
+
+from stor.disk.disk import FULL, OWN_DIRECTORY, REFUSING, STAGING_DIRECTORY, Disk, Room
+from stor.disk.identity import BadMarker, Marker, read_marker
+
+#: The operator makes this file to have a disk read and not written; it needs no content.
+READ_ONLY_PATH = f"{OWN_DIRECTORY}/read-only"
+
+_SAMPLE_DIRECTORY = re.compile(r"[0-9A-F]{2}")
+
+
+@attrs.frozen
+class Probe:
+    """What using a disk once has shown.
+
+    `device` is its `st_dev`; `empty` means that it holds no samples; `refused` says why it cannot
+    be written, if it cannot; `held` that the operator does not want it written.
+    """
+
+    room: Room
+    device: int = 0
+    marker: Marker | None = None
+    empty: bool = False
+    refused: str | None = None
+    held: bool = False
+
+
+def probe(disk: Disk) -> Probe:
+    """Look at a disk, and write nothing: it may be the wrong one.
+
+    Raises `DiskAway`, `BadMarker`, `OSError`.
+    """
+    with disk.entered(probing=True) as root_fd:
+        marker = read_marker(disk, root_fd)
+        return Probe(
+            disk.room_of(root_fd),
+            disk.files.fstat(root_fd).st_dev,
+            marker,
+            empty=marker is None and not _holds_samples(disk, root_fd),
+            held=_exists(disk, READ_ONLY_PATH, root_fd),
+        )
+
+
+def try_writing(disk: Disk) -> str | None:
+    """Write to a disk; why it refuses, or `None` when it does not. Raises `DiskAway`, `OSError`.
+
+    The byte has to reach the device: what the kernel holds in its cache says nothing about a disk
+    that hangs.
+    """
+    try:
+        with disk.entered() as root_fd:
+            fd, temporary = disk.open_staging(root_fd)
+            try:
+                disk.files.write(fd, b"\0")
+                disk.files.sync(fd)
+            finally:
+                with suppress(OSError):  # close(2) reports nothing that sync has not
+                    disk.files.close(fd)
+                if temporary is not None:
+                    disk.files.unlink(temporary, root_fd)
+    except OSError as error:
+        if error.errno in REFUSING:
+            return f"{disk.root}: cannot be written: {error.strerror}"
+        if error.errno not in FULL:
+            raise
+    return None
+
+
+def sweep(disk: Disk) -> int:
+    """Remove the staged files of processes that have ended; how many there were.
+
+    Only file systems without O_TMPFILE ever have any. A file that is still being written is
+    locked by its writer (`Disk.open_staging`) and stays. Raises `DiskAway`, `OSError`.
+    """
+    removed = 0
+    with disk.entered() as root_fd:
+        try:
+            staging_fd = disk.files.open_directory(STAGING_DIRECTORY, root_fd)
+        except FileNotFoundError:
+            return 0
+        try:
+            for name in disk.files.list(staging_fd):
+                removed += _sweep_one(disk, name, staging_fd)
+        finally:
+            disk.files.close(staging_fd)
+    return removed
+
+
+def _exists(disk: Disk, path: str, root_fd: int) -> bool:
+    try:
+        disk.files.stat(path, root_fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _holds_samples(disk: Disk, root_fd: int) -> bool:
+    return any(_SAMPLE_DIRECTORY.fullmatch(name) for name in disk.files.list(root_fd))
+
+
+def _sweep_one(disk: Disk, name: str, staging_fd: int) -> bool:
+    try:
+        fd = disk.files.open_to_read(name, staging_fd)
+    except OSError:
+        return False  # gone by now, or none of ours: a link, a socket
+    try:
+        disk.files.lock(fd)
+        disk.files.unlink(name, staging_fd)
+    except OSError:
+        return False  # still being written, gone by now, or none of ours: a directory
+    finally:
+        disk.files.close(fd)
+    return True
+
+
+__all__ = ["BadMarker", "Probe", "probe", "sweep", "try_writing"]

@@ -1,0 +1,220 @@
+"""One copy of a sample on its way onto one disk."""
+
+import errno
+from collections.abc import Iterable
+from contextlib import suppress
+
+import attrs
+
+from stor.digest import Digest
+from stor.disk.copy import read_exactly
+from stor.disk.disk import Disk, DiskAway, Room, write_all
+from stor.errors import Damaged
+
+#: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
+#: mkdir and link. The first attempt makes no directory that is known to be there.
+_LINK_ATTEMPTS = 4
+
+#: With so much written the kernel is told to begin to bring it to the disk.
+_SEND_BYTES = 8 * 1024 * 1024
+
+
+@attrs.define
+class StagedCopy:
+    """A file that has no final name yet. Plain blocking Python, called in the disk's threads.
+
+    Each step is given the disk's root, open: see `Disk.entered`.
+
+    The order that makes a copy durable, each step on every disk of the mirror before the next on
+    any: `write` …, `seal`, `sync`, `name`, `sync_directories`. Either sync may also be that of the
+    whole file system. A crash before `name` leaves nothing; after `name` it leaves the right bytes
+    or, where the directory had not reached the disk, nothing. After a failure of any step `discard`
+    leaves no name, no temporary and no space behind. A file whose fsync failed is never synced
+    again: the kernel reports a lost write once (fsync(2)).
+    """
+
+    disk: Disk
+    _fd: int
+    _temporary: str | None
+    _claimed: Digest | None = None
+    _made_name: bool = False
+    _made: list[str] = attrs.field(factory=list)
+    _open: bool = True
+    _written_bytes: int = 0
+    _sent_bytes: int = 0
+
+    @classmethod
+    def begin(cls, disk: Disk, root_fd: int, length: int | None) -> "StagedCopy":
+        """A new staged copy, with `length` bytes allocated when known.
+
+        Raises `OSError` (ENOSPC, EDQUOT: there is no room); then nothing stays.
+        """
+        staged = cls(disk, *disk.open_staging(root_fd))
+        try:
+            if length:
+                disk.files.allocate(staged._fd, length)
+        except BaseException:
+            staged.discard()
+            raise
+        return staged
+
+    def room(self) -> Room:
+        """What is left on the disk beside the copy. Raises `OSError`."""
+        return self.disk.room_of(self._fd)
+
+    def write(self, chunks: Iterable[bytes]) -> None:
+        """Append `chunks`. Raises `OSError`.
+
+        What is written is on its way to the disk before there is so much of it that the sync in the
+        end, or that of others on the same disk, would take long.
+        """
+        for chunk in chunks:
+            write_all(self.disk.files, self._fd, chunk)
+            self._written_bytes += len(chunk)
+        unsent_bytes = self._written_bytes - self._sent_bytes
+        if unsent_bytes >= _SEND_BYTES:
+            self.disk.files.begin_sync(self._fd, unsent_bytes, self._sent_bytes)
+            self._sent_bytes = self._written_bytes
+
+    def read_back(self, offset: int, length: int) -> bytes:
+        """`length` bytes of what has been written. Raises `Damaged`, `DiskAway`, `OSError`."""
+        if self._open or self._claimed is None:
+            return read_exactly(self.disk.files, self._fd, length, offset)
+        with self.disk.entered() as root_fd:
+            fd = self.disk.files.open_to_read(self._claimed.disk_path, root_fd)
+            try:
+                return read_exactly(self.disk.files, fd, length, offset)
+            finally:
+                self.disk.files.close(fd)
+
+    def seal(self, modified_ns: int) -> None:
+        """Say how old the content is, which is complete. Raises `OSError`."""
+        self.disk.files.set_modified(self._fd, modified_ns)
+
+    def sync(self) -> None:
+        """Bring content and times to stable storage. Raises `OSError`."""
+        self.disk.files.sync(self._fd)
+
+    def name(self, digest: Digest, root_fd: int) -> bool:
+        """Give the file its final name, atomically, never over a good copy; whether it got it.
+
+        What has the name already stays when it is the sample (it is synced, the staged file is
+        not used); else it goes to the quarantine first. Raises `OSError`.
+        """
+        self.disk.claims.begin(digest)
+        self._claimed = digest
+        try:
+            self._link(digest, root_fd)
+        except FileExistsError:
+            reason = self._unfit(digest, root_fd)
+            if reason is not None:
+                self.disk.quarantine(digest, reason, root_fd)
+                self._link(digest, root_fd)
+        if self._temporary is not None:
+            self.disk.files.unlink(self._temporary, root_fd)
+            self._temporary = None
+        return self._made_name
+
+    def sync_directories(self, digest: Digest, root_fd: int) -> None:
+        """Bring the name to stable storage, with every directory on the way. Raises `OSError`."""
+        missing = self.disk.durable_directories.missing(digest)
+        child: str | None = None
+        for path in reversed((".", *digest.directories)):
+            if child is None or child in missing:
+                self.disk.sync_directory(path, root_fd)
+            child = path
+
+    def published(self, digest: Digest) -> None:
+        """The name is on stable storage: no descriptor has to be open any more.
+
+        `keep` or `discard` is still to come.
+        """
+        self.disk.durable_directories.add(digest)
+        self._release()
+
+    def keep(self) -> None:
+        """A copy that has its name keeps it. Never waits for the disk."""
+        digest, self._claimed = self._claimed, None
+        if digest is not None:
+            self.disk.claims.succeed(digest)
+
+    def close(self) -> None:
+        """`keep`, and give the descriptors back, once."""
+        self.keep()
+        self._release()
+
+    def discard(self) -> None:
+        """Leave nothing behind: no name, no temporary, no directory, no open descriptor.
+
+        Never raises: a disk that fails here has failed before, and what could be kept of it is
+        only a nameless file; or a whole copy, where the disk went away after `published`.
+        """
+        if self._temporary is not None or self._claimed is not None or self._made:
+            with suppress(OSError, DiskAway), self.disk.entered() as root_fd:
+                self._undo(root_fd)
+        self.close()
+
+    def _undo(self, root_fd: int) -> None:
+        files = self.disk.files
+        digest, self._claimed = self._claimed, None
+        if digest is not None:
+            self.disk.durable_directories.forget(digest)
+            with suppress(OSError):
+                self.disk.claims.fail(digest, lambda: self._unlink(digest, root_fd))
+        if self._temporary is not None:
+            with suppress(OSError):
+                files.unlink(self._temporary, root_fd)
+        for path in reversed(self._made):
+            with suppress(OSError):
+                files.remove_directory(path, root_fd)
+
+    def _release(self) -> None:
+        if self._open:
+            self._open = False
+            with suppress(OSError):  # close(2) reports nothing that sync has not
+                self.disk.files.close(self._fd)
+
+    def _unlink(self, digest: Digest, root_fd: int) -> None:
+        self.disk.files.unlink(digest.disk_path, root_fd)
+        self.disk.sync_directory(digest.directories[-1], root_fd)
+
+    def _link(self, digest: Digest, root_fd: int) -> None:
+        self._name_file(digest, root_fd)
+        self.disk.claims.made(digest)
+        self._made_name = True
+
+    def _name_file(self, digest: Digest, root_fd: int) -> None:
+        for attempts_left in reversed(range(_LINK_ATTEMPTS)):
+            try:
+                self._make_directories(digest, root_fd)
+                self.disk.files.name(self._fd, digest.disk_path, root_fd)
+                return
+            except FileNotFoundError:
+                self.disk.durable_directories.forget(digest)
+                if not attempts_left:
+                    raise
+
+    def _make_directories(self, digest: Digest, root_fd: int) -> None:
+        for path in self.disk.durable_directories.missing(digest):
+            with suppress(FileExistsError):
+                self.disk.files.make_directory(path, root_fd)
+                self._made.append(path)
+
+    def _unfit(self, digest: Digest, root_fd: int) -> str | None:
+        """Why what has the sample's name is not the sample, `None` when it is, and is durable."""
+        try:
+            if self.disk.verify(digest) is None:
+                return "it was gone"
+        except Damaged as error:
+            return str(error)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return f"it could not be read: {error}"
+        files = self.disk.files
+        fd = files.open_to_read(digest.disk_path, root_fd)
+        try:
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        return None

@@ -1,0 +1,152 @@
+"""The few system calls that Stor makes on its disks."""
+
+import ctypes
+import fcntl
+import os
+import stat
+from typing import NoReturn
+
+__all__ = ["Syscalls", "is_regular"]
+
+#: For what Python's `os` does not have. Calls made through it let go of the interpreter's lock.
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE = 2
+#: More than a `struct statfs` has, of which the first is the type.
+_STATFS_LONGS = 32
+
+
+class Syscalls:
+    """Linux system calls as one object, so that a test can record them or make them fail.
+
+    Each method is the call of its name; `OSError` is what the kernel said. Paths are relative to
+    `directory_fd`, an open directory: a disk that is unmounted between two calls cannot make the
+    second one land on the file system below (openat(2), "Rationale").
+    """
+
+    def open_directory(self, path: str, directory_fd: int | None = None) -> int:
+        """open(2) of a directory, which fsync(2) also accepts."""
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
+
+    def open_to_read(self, path: str, directory_fd: int) -> int:
+        """open(2) of a regular file; a symbolic link is ELOOP, a FIFO does not block."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(path, flags, dir_fd=directory_fd)
+
+    def open_nameless(self, path: str, directory_fd: int) -> int:
+        """open(2) with O_TMPFILE: a file without a name, gone with its last descriptor."""
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        return os.open(path, flags, 0o644, dir_fd=directory_fd)
+
+    def create(self, path: str, directory_fd: int) -> int:
+        """open(2) with O_CREAT and O_EXCL: EEXIST rather than an existing file."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path, flags, 0o644, dir_fd=directory_fd)
+
+    def close(self, fd: int) -> None:
+        """close(2)."""
+        os.close(fd)
+
+    def stat(self, path: str, directory_fd: int | None = None) -> os.stat_result:
+        """fstatat(2) with AT_SYMLINK_NOFOLLOW; without `directory_fd` lstat(2)."""
+        return os.stat(path, dir_fd=directory_fd, follow_symlinks=False)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """fstat(2)."""
+        return os.fstat(fd)
+
+    def fstatvfs(self, fd: int) -> os.statvfs_result:
+        """fstatvfs(3)."""
+        return os.fstatvfs(fd)
+
+    def read(self, fd: int, length: int, offset: int) -> bytes:
+        """pread(2): up to `length` bytes, fewer only at the end of the file or on a signal."""
+        return os.pread(fd, length, offset)
+
+    def splice(self, fd: int, length: int, offset: int, pipe_fd: int) -> int:
+        """splice(2): move up to `length` bytes of a file into a pipe, as pages, not as copies."""
+        return os.splice(fd, pipe_fd, length, offset_src=offset)
+
+    def advise_sequential(self, fd: int) -> None:
+        """posix_fadvise(2) POSIX_FADV_SEQUENTIAL: read ahead twice as far."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """write(2): how many bytes were written, possibly fewer than given."""
+        return os.write(fd, data)
+
+    def allocate(self, fd: int, length: int) -> None:
+        """posix_fallocate(3): ENOSPC now rather than in the middle of the body."""
+        os.posix_fallocate(fd, 0, length)
+
+    def set_modified(self, fd: int, modified_ns: int) -> None:
+        """futimens(3): both times, nanoseconds since the epoch."""
+        os.utime(fd, ns=(modified_ns, modified_ns))
+
+    def sync(self, fd: int) -> None:
+        """fsync(2), of a file or of a directory."""
+        os.fsync(fd)
+
+    def type_of(self, fd: int) -> int:
+        """fstatfs(2): the magic number of the file system that an open file is on."""
+        status = (ctypes.c_long * _STATFS_LONGS)()
+        if _LIBC.fstatfs(fd, status):
+            _raise_errno()
+        return int(status[0])
+
+    def begin_sync(self, fd: int, length: int, offset: int) -> None:
+        """sync_file_range(2) with SYNC_FILE_RANGE_WRITE: begin to write a part, wait for nothing.
+
+        It does not say whether the part has reached the disk.
+        """
+        arguments = (ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
+        if _LIBC.sync_file_range(fd, *arguments):
+            _raise_errno()
+
+    def sync_all(self, fd: int) -> None:
+        """syncfs(2): everything on the file system that an open file or directory is on.
+
+        From Linux 5.8 on it fails when any write there has failed since `fd` was opened.
+        """
+        if _LIBC.syncfs(fd):
+            _raise_errno()
+
+    def name(self, fd: int, path: str, directory_fd: int) -> None:
+        """linkat(2): give the open file a name; EEXIST rather than over an existing one.
+
+        Through /proc/self/fd, which unlike AT_EMPTY_PATH needs no capability (open(2), O_TMPFILE).
+        """
+        os.link(f"/proc/self/fd/{fd}", path, dst_dir_fd=directory_fd, follow_symlinks=True)
+
+    def make_directory(self, path: str, directory_fd: int) -> None:
+        """mkdirat(2)."""
+        os.mkdir(path, 0o755, dir_fd=directory_fd)
+
+    def remove_directory(self, path: str, directory_fd: int) -> None:
+        """unlinkat(2) with AT_REMOVEDIR: ENOTEMPTY unless empty."""
+        os.rmdir(path, dir_fd=directory_fd)
+
+    def unlink(self, path: str, directory_fd: int) -> None:
+        """unlinkat(2)."""
+        os.unlink(path, dir_fd=directory_fd)
+
+    def rename(self, path: str, new_path: str, directory_fd: int) -> None:
+        """renameat(2), within one disk."""
+        os.rename(path, new_path, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+
+    def list(self, directory_fd: int) -> list[str]:
+        """getdents(2): the names in an open directory."""
+        return os.listdir(directory_fd)
+
+    def lock(self, fd: int) -> None:
+        """flock(2), exclusive: `BlockingIOError` rather than waiting. Ends with the descriptor."""
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _raise_errno() -> NoReturn:
+    error = ctypes.get_errno()
+    raise OSError(error, os.strerror(error))
+
+
+def is_regular(status: os.stat_result) -> bool:
+    """Whether `status` is that of a regular file."""
+    return stat.S_ISREG(status.st_mode)

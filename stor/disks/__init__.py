@@ -1,1 +1,0 @@
-"""Local disks: where samples are kept, how they are written so that none is lost."""

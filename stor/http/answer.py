@@ -1,0 +1,99 @@
+"""What a client is told: one line of plain text, or an array of paths."""
+
+import json
+from collections.abc import Mapping
+
+import attrs
+
+from stor.digest import MalformedDigest
+from stor.errors import (
+    Damaged,
+    Mismatch,
+    NoRoom,
+    NotFound,
+    StorError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+from stor.threads import Busy
+
+
+@attrs.frozen
+class Answer:
+    """A whole response. `headers` come on top of Content-Type and Content-Length.
+
+    `causes` say why it is no better one, a word each, for what counts them.
+    """
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    causes: tuple[str, ...] = ()
+
+    @classmethod
+    def line(cls, status: int, line: str, **headers: str) -> "Answer":
+        """One line of text; a header's name is written with underscores."""
+        named = {name.replace("_", "-").title(): value for name, value in headers.items()}
+        return cls(status, f"{' '.join(line.split())}\n".encode(), headers=named)
+
+    @classmethod
+    def paths(cls, status: int, paths: list[str]) -> "Answer":
+        """Where a sample is, as a JSON array."""
+        return cls(status, json.dumps(paths).encode(), "application/json")
+
+
+#: The one table from failures to status codes. A malformed sha is 412 where a body is put.
+STATUS: dict[type[Exception], int] = {
+    MalformedDigest: 404,
+    NotFound: 404,
+    Unauthorized: 401,
+    Mismatch: 412,
+    TooLarge: 413,
+    NoRoom: 507,
+    Unavailable: 503,
+    Busy: 503,
+    Damaged: 500,
+}
+
+#: Why, in a word, for what counts them.
+_CAUSES: dict[type[Exception], str] = {
+    MalformedDigest: "malformed_sha",
+    Unauthorized: "unauthorized",
+    Mismatch: "bad_sha",
+    TooLarge: "too_large",
+    NoRoom: "no_space",
+    Unavailable: "unavailable",
+    Busy: "busy",
+    Damaged: "damaged",
+}
+
+INTERNAL_ERROR = attrs.evolve(
+    Answer.line(500, "internal error: it was logged"), causes=("internal",)
+)
+
+
+def answer_to(error: BaseException | None) -> Answer | None:
+    """The answer for a known failure, `None` for one that is a bug."""
+    answer = _answer_to(error)
+    return None if answer is None else attrs.evolve(answer, causes=causes_of(error))
+
+
+def causes_of(error: BaseException | None) -> tuple[str, ...]:
+    """Why a request failed: a word, or one for each tier that was asked in vain."""
+    if isinstance(error, NotFound):
+        return tuple(f"not_found_{tier}" for tier in error.tiers)
+    return (next((word for kind, word in _CAUSES.items() if isinstance(error, kind)), "internal"),)
+
+
+def _answer_to(error: BaseException | None) -> Answer | None:
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), None)
+    if status is None:
+        return Answer.line(500, str(error)) if isinstance(error, StorError) else None
+    if status == 401:
+        return Answer.line(status, str(error), www_authenticate='Basic realm="stor"')
+    if status == 503:
+        seconds = error.retry_after_seconds if isinstance(error, Unavailable) else 1
+        return Answer.line(status, str(error), retry_after=str(seconds))
+    return Answer.line(status, str(error))

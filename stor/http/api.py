@@ -1,0 +1,272 @@
+"""The routes."""
+
+import base64
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from stor import __version__
+from stor.content import Content
+from stor.digest import Digest
+from stor.hot import HotContent, HotSample
+from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
+from stor.http.conditions import Conditions, Unsatisfiable, Validators, select_range
+from stor.http.download import Sender
+from stor.http.page import page, wants_page
+from stor.http.request import PAGES, StorRequest
+from stor.http.site import shield
+from stor.http.status import Overview
+from stor.http.upload import Upload, Uploads
+from stor.prometheus import CONTENT_TYPE
+from stor.store import Store
+from stor.zero_copy import SplicePipes
+
+_READING = ("GET", "HEAD")
+_STORING = ("POST", "PUT")
+
+
+class Api:
+    """What Stor answers, from the path and the method to the last header."""
+
+    log = Logger()
+    app = Klein()
+
+    def __init__(
+        self,
+        store: Store,
+        uploads: Uploads,
+        clock: IReactorTime,
+        overview: Overview,
+        splice_pipes: SplicePipes | None = None,
+    ) -> None:
+        """`splice_pipes` bounds how many large samples are sent past memory at once."""
+        self._store = store
+        self._uploads = uploads
+        self._overview = overview
+        self._clock = clock
+        self._conduits = splice_pipes or SplicePipes()
+        #: Set when the service is about to end: `/status` says so to load balancers.
+        self.stopping = False
+        #: Whether samples are for those alone who may store them.
+        self.read_auth = False
+
+    def resource(self) -> IResource:
+        """The routes for a Site."""
+        return self.app.resource()
+
+    def receive(self, request: StorRequest) -> Upload | Answer | None:
+        """Decide on a request whose body is still to come. See `stor.http.request.Reception`.
+
+        An upload begins here, and no route has a part in it.
+        """
+        method = request.method.decode("ascii")
+        if method not in _allowed(request):
+            return _not_allowed(request)
+        if method in _STORING:
+            return self._uploads.receive(request.head(), request)
+        return None
+
+    def answer(self, request: StorRequest) -> Deferred[bytes] | None:
+        """See `stor.http.request.Reception`.
+
+        To read a sample: what the route below does, without Klein on the way, which takes longer
+        to come to it than all that is done there.
+        """
+        if request.name in PAGES or request.method not in (b"GET", b"HEAD"):
+            return None
+        getting = Deferred.fromCoroutine(self._get(request))
+        return getting.addErrback(lambda failure: self._failed(request, failure))
+
+    @app.route("/", methods=_READING)
+    def root(self, request: StorRequest) -> Deferred[bytes]:
+        """Say who answers; to people with a browser, how the storages are."""
+        return _run(self._root(request))
+
+    async def _root(self, request: StorRequest) -> bytes:
+        if wants_page(_list(request, b"accept")):
+            status, moment = await self._overview.status(), await self._overview.moment()
+            now = self._clock.seconds()
+            return request.apply(page(status, moment, now, stopping=self.stopping))
+        line = f"This is Stor {__version__}".encode()
+        return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
+
+    @app.route("/status", methods=_READING)
+    def status(self, request: StorRequest) -> Deferred[bytes]:
+        """Say whether all storages are available, from what is known: no disk is asked."""
+        return _run(self._status(request))
+
+    async def _status(self, request: StorRequest) -> bytes:
+        status = await self._overview.status()
+        problems = ["stopping"] if self.stopping else status.problems
+        code = 503 if problems else 200
+        headers = {"Cache-Control": "no-store"}
+        if code == 503:
+            headers["Retry-After"] = "15"
+        if b"application/json" in (request.getHeader(b"accept") or b""):
+            picture = {
+                "version": __version__,
+                "available": not problems,
+                "problems": problems,
+                "warnings": status.warnings,
+                "sets": status.sets,
+                "repairs": status.repairs,
+                "s3": status.s3,
+                "memcached": status.memcached,
+            }
+            body = json.dumps(picture, indent=2).encode() + b"\n"
+            return request.apply(Answer(code, body, "application/json", headers))
+        text = "".join(f"{problem}\n" for problem in problems) or "OK"
+        # A path may have bytes that are no text.
+        body = text.encode(errors="backslashreplace")
+        return request.apply(Answer(code, body, headers=headers))
+
+    @app.route("/metrics", methods=_READING)
+    def metrics(self, request: StorRequest) -> Deferred[bytes]:
+        """Give all figures to Prometheus, from what is known: no disk is asked."""
+        return _run(self._metrics(request))
+
+    async def _metrics(self, request: StorRequest) -> bytes:
+        figures = await self._overview.exposition()
+        headers = {"Cache-Control": "no-store"}
+        return request.apply(Answer(200, figures, CONTENT_TYPE, headers))
+
+    @app.route("/<name>", methods=_READING)
+    def get_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
+        """Send a sample."""
+        return _run(self._get(request))
+
+    @app.handle_errors(Exception)
+    def failed(self, request: StorRequest, failure: Failure) -> bytes:
+        """Give the status of a known failure, and log any other."""
+        return self._failed(request, failure)
+
+    def _failed(self, request: StorRequest, failure: Failure) -> bytes:
+        answer = answer_to(failure.value)
+        if answer is None:
+            self.log.failure("{method} {path}", failure, method=request.method, path=request.path)
+        if request.startedWriting:
+            request.abort()
+            return b""
+        return request.apply(answer or INTERNAL_ERROR)
+
+    async def _get(self, request: StorRequest) -> bytes:
+        digest = Digest.parse(request.name)
+        if self.read_auth:
+            await self._uploads.authenticator.check(request.getHeader(b"authorization"))
+        conditions = _conditions(request)
+        if conditions.present or request.method == b"HEAD":
+            found = await self._store.find(digest)
+            request.storage = found.storage
+            now = self._validators(digest, found.modified_ns)
+            code = conditions.evaluate(now)
+            if code == 304:
+                headers = self._headers(now)
+                return request.apply(Answer(304, b"", headers=headers))
+            if code == 412:
+                return request.apply(Answer.line(412, "precondition failed: the sample is another"))
+            if request.method == b"HEAD":
+                request.set_head(200, self._sample_headers(digest, now, found.size))
+                return b""
+        part = request.getHeader(b"range") is not None
+        content = await self._store.open(digest, part=part)
+        request.source, request.storage = content.place, content.storage
+        return await self._send(request, content)
+
+    def hot_head(self, sample: HotSample) -> bytes | None:
+        """What stands after the Date in the head of a 200 with a whole sample.
+
+        `None` when it is not to be had without credentials.
+        """
+        if self.read_auth:
+            return None
+        if sample.head is None:
+            now = self._validators(sample.digest, sample.modified_ns)
+            headers = self._sample_headers(sample.digest, now, len(sample.content))
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            sample.head = f"{lines}\r\n".encode("ascii")
+        return sample.head
+
+    async def _send(self, request: StorRequest, content: Content[Any] | HotContent) -> bytes:
+        now = self._validators(content.digest, content.modified_ns)
+        wanted, if_range = request.getHeader(b"range"), request.getHeader(b"if-range")
+        try:
+            part = select_range(wanted, if_range, content.size, now)
+        except Unsatisfiable:
+            content.close()
+            line = f"range not satisfiable: the sample has {content.size} bytes"
+            return request.apply(Answer.line(416, line, content_range=f"bytes */{content.size}"))
+        begin, end = part or (0, content.size)
+        headers = self._sample_headers(content.digest, now, end - begin)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{content.size}"
+        if request.gone:
+            content.close()
+            return b""
+        request.set_head(206 if part else 200, headers)
+        if (begin, end) != (0, content.size):
+            content.take_part()
+        if isinstance(content, HotContent) or content.whole is not None:
+            return (content.whole or b"")[begin:end]
+        await Sender(request, self._clock, self._conduits).send(content, begin, end)
+        return b""
+
+    def _validators(self, digest: Digest, modified_ns: int) -> Validators:
+        # A time in the future would be later than Date, which RFC 9110, 8.8.2.1, rules out.
+        modified_seconds = min(modified_ns // 10**9, int(self._clock.seconds()))
+        return Validators(f'"{digest}"'.encode(), modified_seconds)
+
+    def _headers(self, now: Validators) -> dict[str, str]:
+        """What is true of a sample whichever part of it is sent."""
+        # A cache that many share gives what is public to those without credentials (RFC 9111, 3.5).
+        scope = "private" if self.read_auth else "public"
+        return {
+            "ETag": now.etag.decode("ascii"),
+            "Last-Modified": now.last_modified.decode("ascii"),
+            "Cache-Control": f"{scope}, max-age=31536000, immutable",
+        }
+
+    def _sample_headers(self, digest: Digest, now: Validators, length: int) -> dict[str, str]:
+        return self._headers(now) | {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(length),
+            "Accept-Ranges": "bytes",
+            "X-Content-Type-Options": "nosniff",
+            # RFC 9530: of the whole sample, also when a part of it is sent.
+            "Repr-Digest": f"sha-256=:{base64.b64encode(digest.raw).decode('ascii')}:",
+        }
+
+
+def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:
+    return shield(Deferred.fromCoroutine(answering))
+
+
+def _allowed(request: StorRequest) -> tuple[str, ...]:
+    return _READING if request.name in PAGES else _READING + _STORING
+
+
+def _not_allowed(request: StorRequest) -> Answer:
+    allowed = ", ".join(_allowed(request))
+    method = request.method.decode("ascii")
+    return Answer.line(405, f"{method} is not allowed here, only {allowed}", allow=allowed)
+
+
+def _conditions(request: StorRequest) -> Conditions:
+    return Conditions(
+        _list(request, b"if-match"),
+        request.getHeader(b"if-unmodified-since"),
+        _list(request, b"if-none-match"),
+        request.getHeader(b"if-modified-since"),
+    )
+
+
+def _list(request: StorRequest, name: bytes) -> bytes | None:
+    """A header that is a list and may stand in several lines (RFC 9110, 5.3)."""
+    values = request.requestHeaders.getRawHeaders(name)
+    return None if values is None else b", ".join(values)

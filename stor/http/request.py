@@ -1,0 +1,295 @@
+"""A request: decided as soon as its headers are complete, its body never stored.
+
+Twisted reads a body into memory or `$TMPDIR` before anybody is asked (twisted#4688).
+"""
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any, Protocol
+from urllib.parse import quote, unquote_to_bytes
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import datetimeToString
+from twisted.web.http_headers import Headers
+from twisted.web.server import Request
+
+from stor import __version__
+from stor.http.access import Served
+from stor.http.answer import Answer
+from stor.http.upload import Head, Upload
+from stor.zero_copy import SplicePipe, SplicePipes
+
+#: A body that nobody asked for (of a GET) is read up to this size.
+UNWANTED_BODY_BYTES = 1024 * 1024
+
+#: The paths that are no samples, without their slash, and what each is called.
+PAGES = {"": "root", "status": "status", "metrics": "metrics"}
+
+SERVER = f"Stor/{__version__}".encode()
+
+
+class Reception(Protocol):
+    """What decides on a request as soon as its headers are complete."""
+
+    def receive(self, request: "StorRequest") -> Upload | Answer | None:
+        """An upload to give the body to, an answer to give at once, or `None`: wait for the end."""
+
+    def answer(self, request: "StorRequest") -> Deferred[bytes] | None:
+        """What a complete request is answered with past the routes, never a failure.
+
+        `None` when the routes have to be asked.
+        """
+
+
+class StorRequest(Request):
+    """A request whose body is never stored, and that can be answered before its body has ended."""
+
+    log = Logger()
+    defaultContentType = None
+
+    def __init__(self, channel: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(channel, *args, **kwargs)
+        self.upload: Upload | None = None
+        self.complete = False
+        self.aborted = False
+        self._decided: Answer | None = None
+        self._unwanted_bytes = 0
+        self._length: int | None = 0
+        self._awaits_continue = False
+        #: Where the sample came from, and on which storage that is, for who is told of it.
+        self.source = "-"
+        self.storage: str | None = None
+        self._causes: tuple[str, ...] = ()
+        self._begun_seconds = 0.0
+        self._received_bytes = 0
+        self._peer = "-"
+        self._told = True
+
+    @property
+    def name(self) -> str:
+        """The path as text, percent-decoded, without the slash before it and one after it."""
+        # Latin-1 gives every byte a character, so that no path fails before it is looked at.
+        path = self.path[1:]
+        return unquote_to_bytes(path.removesuffix(b"/") or path).decode("latin-1")
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has disconnected."""
+        return bool(self._disconnected)
+
+    def begin(self, method: bytes, target: bytes, version: bytes, length: int | None) -> None:
+        """The headers are complete: decide before the body comes."""
+        self.method, self.uri, self.clientproto = method, target, version
+        self.path = path_of(target) or b"/"
+        self.content = BytesIO()
+        self.site = self.channel.site
+        self._begun_seconds = self.site.clock.seconds()
+        self._peer = getattr(self.channel.getPeer(), "host", "-")
+        self._told = False
+        self.complete = length == 0
+        self._length = length
+        expect = self.requestHeaders.getRawHeaders(b"Expect", [])
+        self._awaits_continue = (
+            expect[:1] != []
+            and expect[0].lower() == b"100-continue"
+            and version == b"HTTP/1.1"
+            and not self.complete
+        )
+        decision = self.site.reception.receive(self)
+        if isinstance(decision, Upload):
+            self.upload = decision
+            decision.answer.addCallback(self._answered)
+            decision.start()
+        elif isinstance(decision, Answer):
+            self._decided = decision
+            self.answer_early(decision)
+        elif length is not None and length > UNWANTED_BODY_BYTES:
+            self._refuse_body()
+        else:
+            self.proceed()
+
+    def head(self) -> Head:
+        """What an upload needs to know."""
+        return Head(self.name, self.getHeader(b"authorization"), self._length)
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802
+        """A piece of the body, in the order of the wire."""
+        self._received_bytes += len(data)
+        if self.upload is not None:
+            self.upload.receive(data)
+            return
+        self._unwanted_bytes += len(data)
+        if self._unwanted_bytes > UNWANTED_BODY_BYTES:
+            self._refuse_body()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: N802
+        """The body is complete."""
+        self.complete = True
+        if self.upload is None:
+            super().requestReceived(command, path, version)
+        else:
+            self.upload.answer.addCallback(self._respond)
+            self.upload.end()
+
+    def process(self) -> None:
+        """Hand the request to the routes, unless it was decided when its headers were complete."""
+        if self._decided is not None:
+            self._respond(self._decided)
+            return
+        self.path = path_of(self.uri) or b"/"
+        answering = self.site.reception.answer(self)
+        if answering is not None:
+            answering.addCallback(self._end).addErrback(self.processingFailed)
+            return
+        self.prepath: list[bytes] = []
+        # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.
+        self.postpath = [quote(self.name, safe="").encode()]
+        try:
+            self.render(self.site.resource)
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def getRequestHostname(self) -> bytes:  # noqa: N802
+        """No answer depends on the Host header, so no Host header can make a route fail."""
+        return b"stor"
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+        """The client is gone."""
+        self._tell("cut")
+        super().connectionLost(reason)
+        self.abandon()
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        super().finish()
+        self._tell("done")
+
+    def abandon(self) -> None:
+        """Nothing more of the body will come."""
+        if self.upload is not None and not self.complete:
+            self.upload.abandon()
+
+    def proceed(self) -> None:
+        """Ask for the body, if the client waits to be asked (RFC 9110, 10.1.1)."""
+        if self._awaits_continue and not self.gone:
+            self._awaits_continue = False
+            self.channel.proceed()
+
+    def pause(self) -> None:
+        """Read no more of the body for now."""
+        if not self.gone:
+            self.channel.pause_intake()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self.gone:
+            self.channel.resume_intake()
+
+    def apply(self, answer: Answer) -> bytes:
+        """Set status and headers for an answer; its body, still to be written."""
+        self.set_head(answer.status, answer.headers)
+        self._causes = answer.causes
+        if answer.status != 304:  # whose Content-Length would be that of the sample (RFC 9110, 8.6)
+            self.setHeader(b"Content-Type", answer.content_type.encode())
+            self.setHeader(b"Content-Length", b"%d" % len(answer.body))
+        return answer.body
+
+    def set_head(self, status: int, headers: Mapping[str, str]) -> None:
+        """Set the status and exactly these headers, with those that every answer has."""
+        self.responseHeaders = Headers()
+        self.setHeader(b"Server", SERVER)
+        self.setHeader(b"Date", datetimeToString())
+        if not self.gone and not self.channel.persistent:
+            self.setHeader(b"Connection", b"close")
+        self.setResponseCode(status)
+        for name, value in headers.items():
+            self.setHeader(name.encode(), value.encode())
+
+    def answer_early(self, answer: Answer) -> None:
+        """Answer now, whatever of the body is still to come; the connection ends with it."""
+        if self.complete or self.gone or self.finished or self.channel.lingering:
+            return
+        self.channel.persistent = False
+        self.write(self.apply(answer))
+        self.finish()
+
+    def splice_pipe(self, splice_pipes: SplicePipes) -> SplicePipe | None:
+        """See `stor.http.download.Client`."""
+        socket_fd = None if self.gone else self.channel.socket_fd
+        return None if socket_fd is None else splice_pipes.take(socket_fd)
+
+    def await_room(self) -> None:
+        """See `stor.http.download.Client`."""
+        if not self.startedWriting:
+            self.write(b"")  # the head
+        self.channel.await_room()
+
+    def passed(self, count: int) -> None:
+        """See `stor.http.download.Client`."""
+        self.sentLength += count
+
+    def abort(self) -> None:
+        """Cut the connection, so that nobody can take the answer for whole."""
+        if not self.gone:
+            self.aborted = True
+            self.channel.transport.abortConnection()
+
+    def _tell(self, outcome: str) -> None:
+        """Tell, once, what became of the request."""
+        if self._told:
+            return
+        self._told = True
+        self.site.served(
+            Served(
+                self._peer,
+                self.method.decode("ascii"),
+                _printable(self.uri),
+                self.code if self.startedWriting else 0,
+                self.sentLength,
+                self._received_bytes,
+                self.site.clock.seconds() - self._begun_seconds,
+                outcome,
+                self.source,
+                PAGES.get(self.name, "sample"),
+                self.storage,
+                self._causes,
+            )
+        )
+
+    def _end(self, body: bytes) -> None:
+        if not (self.gone or self.aborted):
+            self.write(body)
+            self.finish()
+
+    def _answered(self, answer: Answer) -> Answer:
+        self.answer_early(answer)
+        return answer
+
+    def _respond(self, answer: Answer) -> Answer:
+        if not self.gone and not self.finished:
+            self.write(self.apply(answer))
+            self.finish()
+        return answer
+
+    def _refuse_body(self) -> None:
+        method = self.method.decode("ascii")
+        self.answer_early(Answer.line(413, f"too large: {method} is expected to have no body"))
+
+
+def _printable(target: bytes) -> str:
+    """The target as text that ends no line of a log."""
+    text = target.decode("ascii", "backslashreplace")
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def path_of(target: bytes) -> bytes | None:
+    """The path of a request target in origin-form or absolute-form (RFC 9112, 3.2), else `None`."""
+    path = target.partition(b"?")[0]
+    if path.startswith(b"/"):
+        return path
+    scheme, separator, rest = path.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https"):
+        return b"/" + rest.partition(b"/")[2]
+    return None

@@ -1,0 +1,267 @@
+"""One request body on its way into the store."""
+
+import hashlib
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stor.count import Count
+from stor.digest import Digest, MalformedDigest
+from stor.errors import Mismatch, TooLarge, Unavailable
+from stor.http.answer import INTERNAL_ERROR, Answer, answer_to, causes_of
+from stor.http.auth import Authenticator
+from stor.store import Put, Store
+from stor.threads import Pool, settle
+
+#: A body is passed on in pieces of at least this size, but for its last one.
+BATCH_BYTES = 256 * 1024
+
+#: A piece up to this size is hashed at once: handing it to a thread takes as long.
+HASH_AT_ONCE_BYTES = 64 * 1024
+
+#: With so many bytes waiting, an upload's socket is no longer read.
+BUFFER_BYTES = 1024 * 1024
+
+#: With so many bytes waiting or being written in all uploads together, none is read on that has
+#: bytes waiting.
+TOTAL_BUFFER_BYTES = 64 * 1024 * 1024
+
+#: How many bodies are taken at once.
+MAX_UPLOADS = 1000
+
+#: When a client that was one too many may try again.
+RETRY_SECONDS = 2
+
+
+class Flow(Protocol):
+    """The connection that a body comes from."""
+
+    def proceed(self) -> None:
+        """Ask for the body, if the client waits to be asked (100 Continue)."""
+
+    def pause(self) -> None:
+        """Read no more for now."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+
+@attrs.frozen
+class Head:
+    """What is known before the body: the path's last part, credentials, and length in bytes."""
+
+    name: str
+    authorization: bytes | None
+    length: int | None
+
+
+class ClientGone(Exception):
+    """There is nobody left to answer."""
+
+
+class Uploads:
+    """What all uploads of the process share."""
+
+    def __init__(
+        self,
+        store: Store,
+        authenticator: Authenticator,
+        hashing: Pool,
+        *,
+        max_upload_bytes: int | None = None,
+        max_uploads: int = MAX_UPLOADS,
+        total_buffer_bytes: int = TOTAL_BUFFER_BYTES,
+        active: Count | None = None,
+    ) -> None:
+        self.store = store
+        self.authenticator = authenticator
+        self.hashing = hashing
+        self.max_upload_bytes = max_upload_bytes
+        self.max_uploads = max_uploads
+        #: How many bodies are being taken, here and by other processes.
+        self.active = active or Count()
+        self._total_buffer_bytes = total_buffer_bytes
+        self.buffered_bytes = 0
+        #: Uploads that are not answered yet.
+        self.in_progress = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether all uploads together hold as much as they may."""
+        return self.buffered_bytes >= self._total_buffer_bytes
+
+    @contextmanager
+    def taking(self) -> Iterator[None]:
+        """While a body is taken. Raises `Unavailable` when it would be one too many."""
+        if self.active.total >= self.max_uploads:
+            reason = f"too many uploads: {self.max_uploads} at once are accepted (max_uploads)"
+            raise Unavailable(reason, RETRY_SECONDS)
+        self.active.mine += 1
+        try:
+            yield
+        finally:
+            self.active.mine -= 1
+
+    def receive(self, head: Head, flow: Flow) -> "Upload":
+        """Begin an upload; its body follows."""
+        return Upload(self, head, flow)
+
+
+class Upload:
+    """A body, from the head of its request to its answer.
+
+    Malformed, unauthorised, stored already, too large and no room are decided before the body is
+    asked for. `answer` fires exactly once, perhaps long before the body has ended; by then
+    nothing is left of an upload that failed. Memory does not grow with the body.
+    """
+
+    log = Logger()
+
+    def __init__(self, uploads: Uploads, head: Head, flow: Flow) -> None:
+        self._uploads = uploads
+        self._head = head
+        self._flow = flow
+        self._chunks: list[bytes] = []
+        self._buffered_bytes = 0
+        self._received_bytes = 0
+        self._paused = False
+        self._ended = False
+        self._gone = False
+        self._answered = False
+        self._more: Deferred[None] | None = None
+        self.answer: Deferred[Answer] = Deferred()
+
+    def start(self) -> None:
+        """Take the decisions that come before the body."""
+        self._uploads.in_progress += 1
+        Deferred.fromCoroutine(self._run()).addErrback(self._explain).addCallback(self._finish)
+
+    def receive(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if self._answered:
+            return
+        self._chunks.append(data)
+        self._buffered_bytes += len(data)
+        self._received_bytes += len(data)
+        self._uploads.buffered_bytes += len(data)
+        if not self._paused and (self._buffered_bytes >= BUFFER_BYTES or self._uploads.full):
+            self._paused = True
+            self._flow.pause()
+        self._wake()
+
+    def end(self) -> None:
+        """The body is complete."""
+        self._ended = True
+        self._wake()
+
+    def abandon(self) -> None:
+        """The client is gone, or what it sends is no HTTP: keep nothing."""
+        self._gone = True
+        self._wake()
+
+    async def _run(self) -> Answer:
+        head, uploads = self._head, self._uploads
+        digest = Digest.parse(head.name)
+        await uploads.authenticator.check(head.authorization)
+        incoming = uploads.store.expect(digest, head.length)
+        try:
+            stored = await incoming.stored()
+            if stored is not None:
+                return Answer.paths(200, stored)
+            self._limit(head.length or 0)
+            with uploads.taking():
+                await incoming.begin()
+                self._flow.proceed()
+                await self._take_body(digest, incoming)
+                paths, created = await incoming.commit()
+            return Answer.paths(201 if created else 200, paths)
+        finally:
+            await incoming.leave()
+
+    async def _take_body(self, digest: Digest, incoming: Put) -> None:
+        hasher = hashlib.sha256()
+        last = False
+        while not last:
+            await self._next_batch()
+            last = self._ended
+            chunks, size = self._chunks, self._buffered_bytes
+            self._chunks, self._buffered_bytes = [], 0
+            try:
+                self._limit(self._received_bytes)
+                if size > HASH_AT_ONCE_BYTES:
+                    await self._hash_aside(hasher, chunks, incoming.add(chunks, last))
+                else:
+                    _update(hasher, chunks)
+                    await incoming.add(chunks, last)
+            finally:
+                self._uploads.buffered_bytes -= size
+            if self._paused and (not self._uploads.full or not self._buffered_bytes):
+                self._paused = False
+                self._flow.resume()
+        if self._gone:
+            raise ClientGone
+        if hasher.digest() != digest.raw:
+            raise Mismatch(str(digest), hasher.hexdigest())
+
+    async def _hash_aside(
+        self, hasher: "hashlib._Hash", chunks: list[bytes], adding: Coroutine[Any, Any, None]
+    ) -> None:
+        """Hash `chunks` in a thread while they are written."""
+        hashing = self._uploads.hashing.run(_update, hasher, chunks)
+        try:
+            await adding
+        finally:
+            (hashed,) = await settle([hashing])
+        if isinstance(hashed, Failure):
+            hashed.raiseException()
+
+    async def _next_batch(self) -> None:
+        """Wait until there is something worth a visit to the disks. Raises `ClientGone`."""
+        while not (
+            self._gone or self._ended or self._paused or self._buffered_bytes >= BATCH_BYTES
+        ):
+            self._more = Deferred()
+            await self._more
+        if self._gone:
+            raise ClientGone
+
+    def _wake(self) -> None:
+        more, self._more = self._more, None
+        if more is not None:
+            more.callback(None)
+
+    def _limit(self, length: int) -> None:
+        limit = self._uploads.max_upload_bytes
+        if limit is not None and length > limit:
+            raise TooLarge(limit)
+
+    def _explain(self, failure: Failure) -> Answer:
+        if failure.check(MalformedDigest):
+            refusal = Answer.line(412, str(failure.value))
+            return attrs.evolve(refusal, causes=causes_of(failure.value))
+        if failure.check(ClientGone):
+            return Answer.line(400, "the body is incomplete; nothing was kept")
+        answer = answer_to(failure.value)
+        if answer is None:
+            self.log.failure("Storing {name!r}", failure, name=self._head.name)
+        return answer or INTERNAL_ERROR
+
+    def _finish(self, answer: Answer) -> None:
+        self._answered = True
+        self._uploads.in_progress -= 1
+        self._uploads.buffered_bytes -= self._buffered_bytes
+        self._chunks, self._buffered_bytes = [], 0
+        if self._paused:
+            # The connection has other requests to come, or the rest of this one to throw away.
+            self._flow.resume()
+        self.answer.callback(answer)
+
+
+def _update(hasher: "hashlib._Hash", chunks: list[bytes]) -> None:
+    for chunk in chunks:
+        hasher.update(chunk)

@@ -1,0 +1,338 @@
+"""One disk of a mirror as the reactor sees it: its workers, its health, its probes."""
+
+import errno
+from collections.abc import Callable
+from typing import Any, TypeVar, TypeVarTuple
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stor.digest import Digest, Hasher
+from stor.disk.copy import Copy, OpenCopy
+from stor.disk.disk import (
+    FULL,
+    OUT_OF_RESOURCES,
+    REFUSING,
+    Disk,
+    DiskAway,
+)
+from stor.disk.identity import BadMarker, Marker, write_marker
+from stor.disk.probe import Probe, probe, sweep, try_writing
+from stor.disk.roster import Roster
+from stor.errors import Damaged
+from stor.mirror.corrupt import CorruptCopies
+from stor.mirror.group_commit import Commits, Step
+from stor.mirror.health import Health, Picture, State
+from stor.prometheus import DiskMeter
+from stor.threads import Busy, Pool, Unanswered, within
+from stor.zero_copy import SplicePipe
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+PROBE_INTERVAL_SECONDS = 15.0
+PROBE_DEADLINE_SECONDS = 10.0
+
+#: A disk that has not said by then whether it has a sample, or how much is left on it, has not
+#: answered.
+ANSWER_SECONDS = 5.0
+
+#: What says nothing of a disk: nobody can do anything about an error there.
+_RELEASE = "release"
+
+#: A disk with an operation under way for so long is asked last.
+SLOW_SECONDS = 1.0
+
+#: A disk with one for so long seems to hang, and gets no new samples where others can. Less than
+#: an upload waits to hear whether its sample is there already: it is itself not sent there.
+HANGS_SECONDS = 4.0
+
+
+@attrs.frozen
+class DiskPools:
+    """A disk's own threads: a hung disk takes these and no others."""
+
+    readers: Pool
+    writers: Pool
+    prober: Pool
+    commits: Commits
+
+    def stop(self) -> None:
+        """Let the threads end once they are idle."""
+        for worker in (self.readers, self.writers, self.prober, self.commits):
+            worker.stop()
+
+
+class Member:
+    """A disk, the threads that use it, and what they found out about it."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        disk: Disk,
+        health: Health,
+        workers: DiskPools,
+        clock: IReactorTime,
+        roster: Roster,
+        meter: DiskMeter,
+    ) -> None:
+        self.disk = disk
+        self.health = health
+        self.clock = clock
+        #: Samples whose copy here is known to be bad: never served, replaced when possible.
+        self.corrupt = CorruptCopies()
+        self._workers = workers
+        self.roster = roster
+        self._meter = meter
+        self._probing = False
+        self._swept = False
+        self._operations = 0
+        self._under_way: dict[int, float] = {}
+
+    @property
+    def root(self) -> str:
+        """The storage root, as configured."""
+        return self.disk.root
+
+    @property
+    def writable(self) -> bool:
+        """Whether a new sample may be written here."""
+        return self.health.state is State.ONLINE
+
+    @property
+    def trusted(self) -> bool:
+        """Whether "no such sample" from this disk is the truth about its mirror."""
+        return self.health.sound and not self.health.rebuilding
+
+    @property
+    def slow(self) -> bool:
+        """Whether an operation has been under way for suspiciously long."""
+        return self._oldest_seconds > SLOW_SECONDS
+
+    @property
+    def hangs(self) -> bool:
+        """Whether an operation has been under way for so long that the disk may never answer."""
+        return self._oldest_seconds >= HANGS_SECONDS
+
+    @property
+    def under_way(self) -> int:
+        """How many operations are waiting or being done."""
+        return len(self._under_way)
+
+    def read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Call `function` in one of the threads for reading; count what the disk did."""
+        return self._run("read", self._workers.readers.run, function, *args)
+
+    def write(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Call `function` in one of the threads for writing; count what the disk did."""
+        return self._run("write", self._workers.writers.run, function, *args)
+
+    def commit(self, step: Step[T]) -> Deferred[T]:
+        """Do a step of an upload, perhaps with those of others; count what the disk did."""
+        return self._run("write", self._workers.commits.run, step)
+
+    def looked(self, outcome: Copy | Failure | None, seconds: float) -> None:
+        """Count what the disk did when somebody looked at it from another thread than its own."""
+        self._meter.did("read", max(0.0, seconds))
+        self._count(outcome)
+
+    def give_back(self, function: Callable[[], T]) -> Deferred[T]:
+        """Let go, in one of the disk's threads, of what an operation has left; never refused."""
+        return self._run(_RELEASE, self._workers.writers.finish, function)
+
+    async def open(self, digest: Digest) -> "DiskSource | None":
+        """The disk's copy as a source to read from, `None` when there is none.
+
+        Raises `Damaged`, `DiskAway`, `Busy`, `OSError`.
+        """
+        opened = await self.read(self.disk.open, digest)
+        return None if opened is None else DiskSource(self, opened)
+
+    def hear(self, picture: Picture) -> None:
+        """Another process, which probes the disk, says how it is."""
+        if picture.device is not None:
+            self.disk.identify(picture.device)
+        self.health.take_over(picture)
+
+    def check(self, digest: Digest, length: int | None, seconds: float) -> Deferred[Copy | None]:
+        """The disk's copy if it can be the sample, `length` bytes long, `None` when there is none.
+
+        Fails with `Damaged`, `DiskAway`, `Busy`, `OSError`, or after `seconds` with `Unanswered`.
+        """
+        answer: Deferred[Copy | None]
+        if digest in self.corrupt:
+            answer = self.read(self.disk.look, digest).addCallback(_mark_corrupt)
+        else:
+            answer = self.read(self.disk.check, digest, length)
+        return within(self.clock, seconds, answer)
+
+    def renew_room(self) -> Deferred[None]:
+        """Learn again what is left on the disk. Fails with `Unanswered` when it does not say."""
+        asking = self.read(self.disk.room).addCallback(self.health.learn)
+        return within(self.clock, ANSWER_SECONDS, asking)
+
+    def probe(self) -> Deferred[None]:
+        """Find out what state the disk is in; fires when that is known.
+
+        A disk that does not answer within `PROBE_DEADLINE_SECONDS` is offline until it does; it
+        is not asked again before.
+        """
+        if self._probing:
+            return succeed(None)
+        self._probing = True
+        probing = Deferred.fromCoroutine(self._probe()).addErrback(self._probe_failed)
+        return within(self.clock, PROBE_DEADLINE_SECONDS, probing).addErrback(self._unanswered)
+
+    def sweep_again(self) -> None:
+        """A process that wrote here has ended: the next probe removes what it has left."""
+        self._swept = False
+
+    def stop(self) -> None:
+        """Let the threads end once they are idle."""
+        self._workers.stop()
+
+    @property
+    def _oldest_seconds(self) -> float:
+        if not self._under_way:
+            return 0.0
+        return self.clock.seconds() - next(iter(self._under_way.values()))
+
+    def _run(self, kind: str, run: Callable[..., Deferred[T]], *call: object) -> Deferred[T]:
+        self._operations += 1
+        number = self._operations
+        self._under_way[number] = self.clock.seconds()
+
+        def ended(outcome: "T | Failure") -> "T | Failure":
+            begun = self._under_way.pop(number)
+            if isinstance(outcome, Failure) and outcome.check(Busy):
+                self._meter.refused()
+            else:
+                self._meter.did(kind, max(0.0, self.clock.seconds() - begun))
+            return outcome if kind == _RELEASE else self._count(outcome)
+
+        return run(*call).addBoth(ended)
+
+    def _count(self, outcome: T | Failure) -> T | Failure:
+        error = outcome.value if isinstance(outcome, Failure) else None
+        if error is None:
+            self.health.operation_passed()
+        elif isinstance(error, DiskAway):
+            self._went_away(str(error))
+        elif isinstance(error, OSError) and error.errno not in (*FULL, *OUT_OF_RESOURCES):
+            if error.errno == errno.EROFS:  # one is proof enough, and the next probe looks again
+                self.health.write_refused(f"{self.root}: cannot be written: {error.strerror}")
+            self.health.operation_failed(str(error))
+            self.log.warn("{root}: {error}", root=self.root, error=str(error))
+        return outcome
+
+    async def _probe(self) -> None:
+        run, disk = self._workers.prober.run, self.disk
+        writable = self.health.writable
+        found = await run(probe, disk)
+        judgement = self.roster.judge(
+            self.root, found.marker, empty=found.empty, writable=writable and not found.held
+        )
+        if judgement.waits and judgement.refusal is not None:
+            self._probing = False
+            self.health.probe_failed(judgement.refusal)
+            return
+        if judgement.refusal is not None:
+            raise DiskAway(judgement.refusal)
+        disk.identify(found.device)
+        if writable and not found.held:
+            if judgement.marker is not None and judgement.marker != found.marker:
+                found = await self._mark(found, judgement.marker)
+            else:
+                found = attrs.evolve(found, refused=await run(try_writing, disk))
+            if found.refused is None and not self._swept:
+                await run(sweep, disk)
+                self._swept = True
+        self._probe_passed(found)
+
+    async def _mark(self, found: Probe, marker: Marker) -> Probe:
+        try:
+            await self._workers.prober.run(write_marker, self.disk, marker)
+        except OSError as error:
+            if error.errno not in (*FULL, *REFUSING):
+                raise
+            if error.errno in FULL:
+                return found
+            refused = f"{self.root}: cannot be written: {error.strerror}"
+            return attrs.evolve(found, refused=refused)
+        self.roster.marked(self.root, marker)
+        return attrs.evolve(found, marker=marker)
+
+    def _probe_passed(self, found: Probe) -> None:
+        self._probing = False
+        before = self.health.state
+        self.health.probe_passed(found)
+        state = self.health.state
+        if before is not state:
+            why = self.health.fault or "in use"
+            self.log.info("{root} is {state}: {why}", root=self.root, state=state.value, why=why)
+
+    def _probe_failed(self, failure: Failure) -> None:
+        self._probing = False
+        if failure.check(DiskAway):
+            self._went_away(str(failure.value))
+            return
+        if not failure.check(BadMarker, OSError):
+            self.log.failure("Probing {root}", failure, root=self.root)
+        self._went_away(f"{self.root}: {failure.value}")
+
+    def _unanswered(self, failure: Failure) -> None:
+        failure.trap(Unanswered)
+        self._went_away(f"{self.root}: has not answered for {PROBE_DEADLINE_SECONDS:g} s")
+
+    def _went_away(self, reason: str) -> None:
+        if self.health.fault != reason:
+            self.log.warn("Offline: {reason}", reason=reason)
+        self.health.probe_failed(reason)
+
+
+def _mark_corrupt(copy: Copy | None) -> None:
+    """What is there is known to be bad; nothing may be there by now."""
+    if copy is not None:
+        raise Damaged(f"{copy.path} is known to be bad")
+
+
+class DiskSource:
+    """A copy on a disk that is being read. Implements `stor.content.Source`."""
+
+    def __init__(self, member: Member, opened: OpenCopy) -> None:
+        self.member = member
+        self._opened = opened
+        self._using: Deferred[Any] | None = None
+        self.place = opened.copy.path
+        self.storage = opened.copy.storage
+        self.size = opened.copy.size
+        self.modified_ns = opened.copy.modified_ns
+        self.whole = opened.whole
+        self.proven = opened.proven
+
+    def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
+        """See `stor.content.Source.read`."""
+        reading = self._using = self.member.read(self._opened.read, offset, length, hasher)
+        return reading
+
+    def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:
+        """See `stor.content.Source.send`."""
+        sending = self._using = self.member.read(self._opened.send, splice_pipe, offset, length)
+        return sending
+
+    def close(self) -> None:
+        """See `stor.content.Source.close`."""
+        if self._opened.fd is None:
+            return
+        if self._using is not None and not self._using.called:
+            self._using.addBoth(self._close)
+        else:
+            self._close(None)
+
+    def _close(self, outcome: T) -> T:
+        self.member.give_back(self._opened.close).addErrback(lambda _: None)
+        return outcome

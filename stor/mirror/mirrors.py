@@ -1,0 +1,165 @@
+"""All mirrors of this host: where a sample is, and where a new one goes."""
+
+import random
+from collections.abc import Callable, Collection, Sequence
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from stor.digest import Digest
+from stor.disk.copy import Copy
+from stor.disk.roster import Roster
+from stor.errors import NoRoom
+from stor.mirror.chooser import Chooser
+from stor.mirror.member import ANSWER_SECONDS, Member
+from stor.mirror.mirror import Mirror, Survey
+from stor.mirror.outbox import Outbox
+from stor.mirror.rebuild import Rebuilds
+from stor.mirror.repair import Mending, Repairs
+from stor.mirror.scout import Scouts
+from stor.mirror.search import Search
+from stor.mirror.write import MirrorWrite
+from stor.threads import settle
+from stor.turns import NoTurns, Turns
+
+#: How often placement chooses anew when other processes are faster, before it measures again.
+_CHOICES = 3
+
+
+class Mirrors:
+    """Every mirror, as one place for samples."""
+
+    def __init__(
+        self,
+        mirrors: Sequence[Mirror],
+        roster: Roster,
+        *,
+        scouts: Scouts,
+        reserve_bytes: int,
+        clock: IReactorTime,
+        now_ns: Callable[[], int],
+        rng: random.Random,
+        turns: Turns | None = None,
+        mending: Mending | None = None,
+    ) -> None:
+        """`turns` are shared with the other processes of this Stor, if there are any.
+
+        `mending` is who puts copies back where another process looks after the disks; this one
+        then neither probes nor repairs.
+        """
+        self.mirrors = tuple(mirrors)
+        self.clock = clock
+        self.scouts = scouts
+        self.turns: Turns = turns or NoTurns()
+        self._repairs = Repairs(clock, reserve_bytes, self.turns)
+        self.repairs: Mending = mending or self._repairs
+        self.rebuilds = Rebuilds(self._repairs)
+        #: Where samples are noted that are to be sent elsewhere, if they are.
+        self.outbox: Outbox | None = None
+        #: Told where a new sample is.
+        self.noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
+        self._roster = roster
+        self._reserve_bytes = reserve_bytes
+        self._now_ns = now_ns
+        self._rng = rng
+        self._chooser = Chooser(clock, rng)
+
+    def reconfigure(self, mirrors: Sequence[Mirror], roster: Roster, reserve_bytes: int) -> None:
+        """From now on these are the mirrors. What is under way on others goes on there."""
+        self.mirrors = tuple(mirrors)
+        self._roster = roster
+        self._reserve_bytes = reserve_bytes
+        self._repairs.reconfigure(self.mirrors, reserve_bytes)
+
+    @property
+    def members(self) -> list[Member]:
+        """Every disk."""
+        return [member for mirror in self.mirrors for member in mirror.members]
+
+    async def probe(self) -> None:
+        """Find out what state every disk is in, and take up repairs that wait for that."""
+        await settle([member.probe() for member in self.members])
+        self._repairs.resume(self.mirrors)
+        for mirror in self.mirrors:
+            self.rebuilds.resume(mirror)
+
+    async def begin(self) -> None:
+        """Judge the disks that waited for all others to be heard, and recall what is to be done.
+
+        From the first answer on every disk knows of all others, whatever is mounted next time.
+        """
+        self._roster.patient = False
+        await settle([m.probe() for m in self.members if not m.health.readable])
+        outdated = [m for m in self.members if self._roster.outdated(m.health.marker)]
+        await settle([m.probe() for m in outdated if m.health.readable])
+        for mirror in self.mirrors:
+            await self._repairs.recall(mirror)
+
+    def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
+        """The sample's copies, best first; those on the mirror `hint` before all others."""
+        return Search(self.mirrors, digest, self.repairs, self.scouts, self.clock, self._rng, hint)
+
+    async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
+        """Ask every disk of every mirror for its copy; what those said that did not all say no.
+
+        Never raises; takes no longer than `ANSWER_SECONDS`.
+        """
+        begun = self.clock.seconds()
+        places = [
+            place
+            for mirror in self.mirrors
+            for place in mirror.places
+            if place.member.trusted and not place.member.slow
+        ]
+        heard: dict[Member, Copy | Failure | None] = {
+            report.place.member: report.outcome
+            for report in await self.scouts.sweep(places, digest, until_found=False)
+            if not isinstance(report.outcome, Copy)
+        }
+        asked = [m for m in self.members if m.health.readable and m not in heard]
+        seconds = begun + ANSWER_SECONDS - self.clock.seconds()
+        answers = await settle([m.check(digest, length, seconds) for m in asked]) if asked else []
+        heard.update(zip(asked, answers, strict=True))
+        told = {member for member, answer in heard.items() if answer is not None}
+        return [
+            Survey.of(mirror, heard)
+            for mirror in self.mirrors
+            if told and not told.isdisjoint(mirror.members)
+        ]
+
+    async def place(
+        self, digest: Digest, length: int | None, excluded: Collection[Mirror] = ()
+    ) -> MirrorWrite:
+        """A write on the mirror that placement chooses. Raises `NoRoom`, `Unavailable`.
+
+        What is known of the disks' room is renewed before anybody is sent away.
+        """
+        write = self._place(digest, length, excluded)
+        if write is None:
+            members = [member for member in self.members if member.writable]
+            await settle([member.renew_room() for member in members])
+            write = self._place(digest, length, excluded)
+        if write is None:
+            raise NoRoom("no room: no writable set of storages has room for the sample")
+        return write
+
+    def write_on(
+        self, mirror: Mirror, members: Sequence[Member], digest: Digest, length: int | None
+    ) -> MirrorWrite:
+        """A write on some disks of a mirror."""
+        return MirrorWrite(mirror, members, digest, length, self._reserve_bytes, self._now_ns())
+
+    def _place(
+        self, digest: Digest, length: int | None, excluded: Collection[Mirror]
+    ) -> MirrorWrite | None:
+        for _ in range(_CHOICES):
+            mirror = self._chooser.choose(self.mirrors, length or 0, self._reserve_bytes, excluded)
+            if mirror is None:
+                return None
+            write = self.write_on(mirror, mirror.members, digest, length)
+            # Another process may have chosen the same between our look and our reservation. It
+            # sees ours by now: both step back, where both is too much.
+            if mirror.candidate().spare_bytes(self._reserve_bytes) >= 0:
+                return write
+            write.release()
+        return None

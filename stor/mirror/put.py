@@ -1,0 +1,309 @@
+"""A sample on its way in: is it stored already, where does it go, who was first."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from stor.digest import Digest
+from stor.errors import NoRoom, Unavailable
+from stor.mirror.mirror import Mirror, Survey
+from stor.mirror.mirrors import Mirrors
+from stor.mirror.repair import Unmendable
+from stor.mirror.write import MirrorWrite
+from stor.threads import Unanswered, within
+from stor.turns import Turns
+
+T = TypeVar("T")
+
+#: How long a client waits for a stored sample to be made whole before it is told to come again;
+#: none waits for 30 s without hearing anything.
+MEND_SECONDS = 15.0
+
+#: What an upload has written so far is moved to another set in pieces of this size.
+_MOVE_BYTES = 1024 * 1024
+
+
+@attrs.define
+class _Contest:
+    """The uploads of one sample that are in flight; the first to be committed wins.
+
+    `changes` grows when a commit begins and when it ends.
+    """
+
+    lock: DeferredLock = attrs.field(factory=DeferredLock)
+    uploads: int = 0
+    changes: int = 0
+    stored: list[str] | None = None
+
+
+class Puts:
+    """The samples that are being put, so that many uploads of one leave one sample."""
+
+    def __init__(self, mirrors: Mirrors, ready: Deferred[None], turns: Turns) -> None:
+        """`ready` fires when the disks' states are known first."""
+        self.ready = ready
+        self.turns = turns
+        self._mirrors = mirrors
+        self._contests: dict[Digest, _Contest] = {}
+
+    def expect(self, digest: Digest, length: int | None) -> "Put":
+        """Begin to put a sample; `length` in bytes when it is known. Ends with `Put.leave`.
+
+        Whatever is committed from here on counts for this upload too.
+        """
+        contest = self._contests.setdefault(digest, _Contest())
+        contest.uploads += 1
+        return Put(self, self._mirrors, digest, length, contest)
+
+    def ended(self, digest: Digest) -> None:
+        """One upload of the sample fewer."""
+        contest = self._contests[digest]
+        contest.uploads -= 1
+        if not contest.uploads:
+            del self._contests[digest]
+
+
+class Put:
+    """One upload of a sample. `stored`, `begin`, `add` …, `commit`; in the end always `leave`.
+
+    A set that loses a disk under way is left for another one, as long as one disk of it can still
+    give back what was written.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        puts: Puts,
+        mirrors: Mirrors,
+        digest: Digest,
+        length: int | None,
+        contest: _Contest,
+    ) -> None:
+        self._puts = puts
+        self._mirrors = mirrors
+        self._digest = digest
+        self._length = length
+        self._contest = contest
+        self._home: Survey | None = None
+        self._write: MirrorWrite | None = None
+        self._writes: list[MirrorWrite] = []
+        self._tried: set[Mirror] = set()
+        self._surveyed = 0
+        #: What other processes had changed when the disks were asked.
+        self._seen = 0
+        self._left = False
+
+    async def stored(self) -> list[str] | None:
+        """The sample's paths when every available disk of one mirror has a good copy.
+
+        One that lacks it gets it first. Raises `Unavailable` when a disk that should have a copy
+        did not say, or could not be given one.
+        """
+        await self._puts.ready
+        contest = self._contest
+        while True:
+            changes = contest.changes
+            surveys = await self._ask()
+            # A commit that is under way shows names that are not durable yet, that go again when it
+            # fails, and that are not all there yet.
+            if contest.lock.locked:
+                await contest.lock.acquire()
+                contest.lock.release()
+            if contest.changes == changes:
+                self._surveyed = changes
+                return await self._judge(surveys)
+
+    async def _judge(self, surveys: list[Survey]) -> list[str] | None:
+        self._home = None
+        homes = [survey for survey in surveys if survey.known]
+        for survey in homes:
+            mending = self._mirrors.repairs.mending(self._digest, survey.mirror)
+            whole = not (survey.lacking or survey.unequal or survey.trouble or mending)
+            if survey.paths and whole:
+                return survey.paths
+        for survey in homes:
+            if survey.trouble is not None:
+                raise Unavailable(
+                    f"a storage of the set that holds the sample failed: {survey.trouble.value}"
+                )
+            if survey.paths:
+                try:
+                    return await self._mend(survey.mirror)
+                except Unmendable:
+                    pass  # the good size was all that was good: only the body can help
+            self._home = self._home or survey
+        return None
+
+    async def _ask(self) -> list[Survey]:
+        """Ask all disks, while no other process gives the sample a name or takes it away."""
+        turns = self._puts.turns
+        await turns.take(self._digest)
+        try:
+            self._seen = turns.seen(self._digest)
+            return await self._mirrors.survey(self._digest, self._length)
+        finally:
+            turns.give_back(self._digest)
+
+    async def begin(self) -> None:
+        """Choose the mirror and have room there. Raises `NoRoom`, `Unavailable`.
+
+        A sample of which a mirror has nothing but bad copies is made whole there.
+        """
+        home = self._home
+        if home is not None:
+            members = [member for member, _ in home.answers if member.writable]
+            if members:
+                write = self._mirrors.write_on(home.mirror, members, self._digest, self._length)
+                self._use(write)
+                await write.prepare()
+                return
+        await self._place()
+
+    async def add(self, chunks: list[bytes], last: bool) -> None:
+        """Write more of the body everywhere. Raises `NoRoom`, `Unavailable`."""
+        await self._persist(lambda write: write.add(chunks, last), whole=False)
+
+    async def commit(self) -> tuple[list[str], bool]:
+        """Make the sample durable on every disk: its paths, and whether this upload made it.
+
+        Raises `NoRoom`, `Unavailable`.
+        """
+        contest = self._contest
+        await contest.lock.acquire()
+        try:
+            if contest.stored is not None and contest.changes != self._surveyed:
+                return contest.stored, False
+            contest.changes += 1
+            contest.stored = None
+            try:
+                contest.stored, created = await self._in_turn()
+            finally:
+                contest.changes += 1
+            return contest.stored, created
+        finally:
+            contest.lock.release()
+
+    async def leave(self) -> None:
+        """The end, good or bad: what is not committed leaves nothing behind. Never raises."""
+        if self._left:
+            return
+        self._left = True
+        try:
+            if self._write is not None:
+                await self._write.discard()
+        finally:
+            self._puts.ended(self._digest)
+
+    async def _in_turn(self) -> tuple[list[str], bool]:
+        turns = self._puts.turns
+        await turns.take(self._digest)
+        while turns.seen(self._digest) != self._seen:
+            # Not while it is our turn: a copy may have to be put back, by another process.
+            turns.give_back(self._digest)
+            stored = await self._judge(await self._ask())
+            if stored is not None:
+                return stored, False
+            await turns.take(self._digest)
+        try:
+            return await self._commit()
+        except BaseException:
+            await self._begun().discard()  # before anybody else looks at what has a name
+            raise
+        finally:
+            # A disk that hangs may name a copy, or take its name away, long after it was given up.
+            turns.end(self._digest, self._writes)
+
+    async def _commit(self) -> tuple[list[str], bool]:
+        committed = await self._persist(self._name, whole=True)
+        if self._home is not None:
+            self._mirrors.repairs.renewed(self._digest, self._home.mirror)
+        self._mirrors.noticed(self._digest, self._begun().mirror)
+        if self._mirrors.outbox is not None:
+            self._mirrors.outbox.announce(self._digest)
+        return committed
+
+    async def _name(self, write: MirrorWrite) -> tuple[list[str], bool]:
+        if self._mirrors.outbox is not None:
+            await self._mirrors.outbox.add(self._digest, write.mirror)
+        return await write.commit()
+
+    async def _persist(
+        self, step: Callable[[MirrorWrite], Coroutine[Any, Any, T]], *, whole: bool
+    ) -> T:
+        """Do a step of the write; where it fails, on the next set, as long as there is one."""
+        while True:
+            try:
+                return await step(self._begun())
+            except (NoRoom, Unavailable) as error:
+                await self._move(error, whole=whole)
+
+    async def _mend(self, mirror: Mirror) -> list[str]:
+        mending = Deferred.fromCoroutine(self._mirrors.repairs.mend(self._digest, mirror))
+        try:
+            return await within(self._mirrors.clock, MEND_SECONDS, mending)
+        except Unanswered as error:
+            self._mirrors.repairs.report(self._digest, mirror)
+            raise Unavailable("the sample is being put back on a storage that lacks it") from error
+
+    async def _place(self) -> None:
+        """Begin on another mirror than those tried before; on the next when that one fails."""
+        while True:
+            write = await self._mirrors.place(self._digest, self._length, self._tried)
+            self._tried.add(write.mirror)
+            self._use(write)
+            try:
+                await write.prepare()
+            except (NoRoom, Unavailable) as error:
+                await write.discard()
+                if not self._elsewhere():
+                    raise
+                self.log.warn("{error}; trying another set", error=str(error))
+            else:
+                return
+
+    async def _move(self, reason: NoRoom | Unavailable, *, whole: bool) -> None:
+        """Go on with another mirror, from what a good disk of this one can give back.
+
+        `whole` means that the body is complete. Raises `reason` when there is nowhere to go.
+        """
+        old = self._begun()
+        try:
+            while self._home is None and self._elsewhere():
+                self.log.warn("{error}; moving the upload to another set", error=str(reason))
+                await self._place()
+                try:
+                    return await self._copy(old, self._begun(), whole)
+                except (NoRoom, Unavailable):
+                    await self._begun().discard()
+        except (NoRoom, Unavailable):
+            pass  # what sent the upload away says more
+        finally:
+            await old.discard()
+        raise reason
+
+    async def _copy(self, old: MirrorWrite, new: MirrorWrite, whole: bool) -> None:
+        size = old.written_bytes
+        for offset in range(0, size, _MOVE_BYTES):
+            length = min(_MOVE_BYTES, size - offset)
+            chunk = await old.read_back(offset, length)
+            await new.add([chunk], whole and offset + length == size)
+        if whole and not size:
+            await new.add([], True)
+
+    def _elsewhere(self) -> bool:
+        return any(
+            mirror.writable and mirror not in self._tried for mirror in self._mirrors.mirrors
+        )
+
+    def _use(self, write: MirrorWrite) -> None:
+        self._write = write
+        self._writes.append(write)
+
+    def _begun(self) -> MirrorWrite:
+        if self._write is None:
+            raise ValueError("an upload writes only after begin()")
+        return self._write

@@ -1,0 +1,316 @@
+"""Copies to put back, and putting them back."""
+
+import errno
+from collections.abc import Collection, Iterable
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stor.digest import Digest
+from stor.disk.copy import Copy
+from stor.disk.disk import REPAIR_DIRECTORY, DiskAway
+from stor.disk.notes import forget, note, noted
+from stor.errors import Damaged, StorError, Unavailable
+from stor.mirror.health import State
+from stor.mirror.member import ANSWER_SECONDS, Member
+from stor.mirror.mirror import Mirror
+from stor.mirror.write import MirrorWrite
+from stor.threads import Busy, settle, within
+from stor.turns import NoTurns, Turns
+
+#: A repair that could not be finished is not tried again before.
+RETRY_SECONDS = 60.0
+
+_CHUNK_BYTES = 1024 * 1024
+
+
+class Unmendable(StorError):
+    """No good copy is left to repair from."""
+
+
+class Absent(Unmendable):
+    """No disk of the mirror has anything under the sample's name: it is not kept there."""
+
+
+@attrs.frozen
+class Examination:
+    """What reading every copy of a sample in full has shown.
+
+    `good` are the disks with the right bytes; `lacking` those that could have them and do not,
+    `absent` those among them with nothing under the name; `unheard` those that did not say.
+    """
+
+    good: dict[Member, Copy] = attrs.field(factory=dict)
+    lacking: list[Member] = attrs.field(factory=list)
+    absent: list[Member] = attrs.field(factory=list)
+    unheard: list[Member] = attrs.field(factory=list)
+
+
+class Mending(Protocol):
+    """Whoever has copies put back: this process, or another one that is told."""
+
+    @property
+    def mended_total(self) -> int:
+        """How many samples were made whole."""
+
+    @property
+    def waiting(self) -> int:
+        """How many samples are to be repaired."""
+
+    def report(self, digest: Digest, mirror: Mirror) -> None:
+        """A copy of the sample on `mirror` is missing or bad."""
+
+    def renewed(self, digest: Digest, mirror: Mirror) -> None:
+        """The sample was stored anew on some disks of `mirror`; the others may still lack it."""
+
+    def mending(self, digest: Digest, mirror: Mirror) -> bool:
+        """Whether a copy is being put back, and may have a name that is not durable yet."""
+
+    async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
+        """See `Repairs.mend`."""
+
+
+class Repairs:
+    """Puts copies back that were found missing or bad; one at a time on each mirror.
+
+    What is to be repaired is also noted on the mirror's disks, below `.stor/repair/`, and taken
+    up again after a restart.
+    """
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, reserve_bytes: int, turns: Turns | None = None) -> None:
+        """`turns` are those of the processes that may write the same samples."""
+        self.mended_total = 0
+        self._turns = turns or NoTurns()
+        self._clock = clock
+        self._reserve_bytes = reserve_bytes
+        #: What is to be repaired, and the time in seconds before which it is not tried again.
+        self._due: dict[tuple[Digest, Mirror], float] = {}
+        self._locks: dict[Mirror, DeferredLock] = {}
+        self._mending: set[tuple[Digest, Mirror]] = set()
+        self._running: set[Mirror] = set()
+        self._rested: dict[tuple[Digest, Mirror], float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many samples are to be repaired."""
+        return len(self._due)
+
+    def reconfigure(self, mirrors: Collection[Mirror], reserve_bytes: int) -> None:
+        """Only samples of these mirrors are to be repaired from now on."""
+        self._reserve_bytes = reserve_bytes
+        self._due = {key: due for key, due in self._due.items() if key[1] in mirrors}
+
+    def report(self, digest: Digest, mirror: Mirror) -> None:
+        """A copy of the sample on `mirror` is missing or bad."""
+        key = (digest, mirror)
+        if key in self._due or self._rested.get(key, 0.0) > self._clock.seconds():
+            return
+        self._due[key] = 0.0
+        self._note(digest, mirror)
+        self._start(mirror)
+
+    def renewed(self, digest: Digest, mirror: Mirror) -> None:
+        """The sample was stored anew on some disks of `mirror`; the others may still lack it."""
+        self._rested.pop((digest, mirror), None)
+        self.report(digest, mirror)
+
+    def resume(self, mirrors: Iterable[Mirror]) -> None:
+        """Take up what is due; called every now and then."""
+        now = self._clock.seconds()
+        self._rested = {key: until for key, until in self._rested.items() if until > now}
+        for mirror in mirrors:
+            self._start(mirror)
+
+    async def recall(self, mirror: Mirror) -> None:
+        """Learn what an earlier process was to repair. Never raises."""
+        members = [member for member in mirror.members if member.health.readable]
+        notes = [
+            within(self._clock, ANSWER_SECONDS, member.read(noted, member.disk, REPAIR_DIRECTORY))
+            for member in members
+        ]
+        for found in await settle(notes):
+            for digest in [] if isinstance(found, Failure) else found:
+                self._due.setdefault((digest, mirror), 0.0)
+        self._start(mirror)
+
+    async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
+        """Make the sample whole on every disk of `mirror` that can be written: its paths.
+
+        Raises `Absent` when it is not kept there, `Unmendable` when no copy is good, `NoRoom`,
+        `Unavailable`.
+        """
+        lock = self._locks.setdefault(mirror, DeferredLock())
+        await lock.acquire()
+        self._mending.add((digest, mirror))
+        try:
+            return await self._mend(digest, mirror)
+        finally:
+            self._mending.discard((digest, mirror))
+            lock.release()
+
+    def mending(self, digest: Digest, mirror: Mirror) -> bool:
+        """Whether a copy is being put back, and may have a name that is not durable yet."""
+        return (digest, mirror) in self._mending
+
+    async def _mend(self, digest: Digest, mirror: Mirror) -> list[str]:
+        found = await self._examine(digest, mirror)
+        if len(found.absent) == len(mirror.members):
+            raise Absent(f"{mirror} does not hold {digest}")
+        if not found.good:
+            raise Unmendable(f"no good copy of {digest} is left on {mirror}")
+        lacking = [member for member in found.lacking if member.writable]
+        if lacking:
+            try:
+                await self._put_back(digest, mirror, found, lacking)
+            except (Damaged, DiskAway, Busy, OSError) as error:
+                raise Unavailable(
+                    f"a copy could not be read to put others back: {error}"
+                ) from error
+            self.mended_total += 1
+            roots = ", ".join(member.root for member in lacking)
+            self.log.info("Repaired {digest} on {roots}", digest=str(digest), roots=roots)
+        whole = {*found.good, *lacking}
+        return [f"{m.root}/{digest.disk_path}" for m in mirror.members if m in whole]
+
+    async def _examine(self, digest: Digest, mirror: Mirror) -> Examination:
+        found = Examination()
+        for member in mirror.members:
+            if not member.health.readable:
+                found.unheard.append(member)
+                continue
+            # One I/O error can be a passing one; the second says that the copy cannot be read.
+            for attempt in range(2):
+                try:
+                    copy = await member.read(member.disk.verify, digest)
+                except Damaged:
+                    member.corrupt.add(digest)
+                    found.lacking.append(member)
+                except OSError as error:
+                    if not attempt:
+                        continue
+                    (found.lacking if error.errno == errno.EIO else found.unheard).append(member)
+                except Exception as error:
+                    self.log.warn("{root}: {error}", root=member.root, error=str(error))
+                    found.unheard.append(member)
+                else:
+                    if copy is None:
+                        found.lacking.append(member)
+                        found.absent.append(member)
+                    else:
+                        found.good[member] = copy
+                        member.corrupt.discard(digest)
+                break
+        return found
+
+    async def _put_back(
+        self, digest: Digest, mirror: Mirror, found: Examination, lacking: list[Member]
+    ) -> None:
+        giver, copy = next(iter(found.good.items()))
+        source = await giver.open(digest)
+        if source is None:
+            raise Unmendable(f"{copy.path} vanished while it was copied")
+        write = MirrorWrite(
+            mirror, lacking, digest, copy.size, self._reserve_bytes, copy.modified_ns
+        )
+        try:
+            await write.prepare()
+            if source.whole is not None:
+                await write.add([source.whole], True)
+            offset = 0
+            while source.whole is None and offset < copy.size:
+                length = min(_CHUNK_BYTES, copy.size - offset)
+                data = await source.read(offset, length, None)
+                offset += length
+                await write.add([data], offset == copy.size)
+            await self._commit(digest, write)
+        finally:
+            source.close()
+            await write.discard()
+
+    async def _commit(self, digest: Digest, write: MirrorWrite) -> None:
+        await self._turns.take(digest)
+        try:
+            await write.commit()
+        except BaseException:
+            await write.discard()  # before another process looks at what has a name
+            raise
+        finally:
+            self._turns.end(digest, [write])
+
+    def _start(self, mirror: Mirror) -> None:
+        if mirror not in self._running and self._next_due(mirror) is not None:
+            self._running.add(mirror)
+            running = Deferred.fromCoroutine(self._run(mirror))
+            running.addBoth(lambda _: self._running.discard(mirror))
+
+    async def _run(self, mirror: Mirror) -> None:
+        while (digest := self._next_due(mirror)) is not None:
+            key = (digest, mirror)
+            try:
+                await self.mend(digest, mirror)
+            except Absent:  # a disk of another set than the sample's could not be read for a moment
+                self._rest(key)
+                self._forget(digest, mirror)
+            except Unmendable as error:
+                # The note stays: the next start learns from it which copies are bad.
+                self.log.error("{error}", error=str(error))
+                if self._whole(mirror):
+                    self._rest(key)
+                else:  # a disk that is away may hold a good copy
+                    self._later(key)
+            except Exception as error:
+                self.log.warn("Repair of {digest}: {error}", digest=str(digest), error=str(error))
+                self._later(key)
+            else:
+                if self._whole(mirror):
+                    self._rest(key)
+                    self._forget(digest, mirror)
+                else:
+                    self._later(key)
+
+    def _next_due(self, mirror: Mirror) -> Digest | None:
+        now = self._clock.seconds()
+        return next(
+            (
+                digest
+                for (digest, where), due in self._due.items()
+                if where is mirror and (due == 0.0 or (due <= now and self._whole(mirror)))
+            ),
+            None,
+        )
+
+    def _whole(self, mirror: Mirror) -> bool:
+        """Whether every disk that is ever written can be written now."""
+        return all(
+            member.health.state is State.ONLINE or not member.health.writable
+            for member in mirror.members
+        )
+
+    def _later(self, key: tuple[Digest, Mirror]) -> None:
+        if key in self._due:  # not when the configuration has no such mirror any more
+            self._due[key] = self._clock.seconds() + RETRY_SECONDS
+
+    def _rest(self, key: tuple[Digest, Mirror]) -> None:
+        self._due.pop(key, None)
+        self._rested[key] = self._clock.seconds() + RETRY_SECONDS
+
+    def _note(self, digest: Digest, mirror: Mirror) -> None:
+        for member in mirror.members:
+            if member.writable:
+                noting = member.write(note, member.disk, REPAIR_DIRECTORY, digest)
+                noting.addErrback(self._unnoted, member)
+
+    def _forget(self, digest: Digest, mirror: Mirror) -> None:
+        for member in mirror.members:
+            if member.writable:
+                forgetting = member.write(forget, member.disk, REPAIR_DIRECTORY, digest)
+                forgetting.addErrback(self._unnoted, member)
+
+    def _unnoted(self, failure: Failure, member: Member) -> None:
+        self.log.warn("{root}: {error}", root=member.root, error=str(failure.value))

@@ -1,0 +1,287 @@
+"""Looking for a sample's copies, best first, without waiting for a disk that hangs."""
+
+import errno
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from stor.digest import Digest
+from stor.disk.copy import Copy
+from stor.errors import Damaged
+from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
+from stor.mirror.mirror import Mirror, Place
+from stor.mirror.ranking import likeliest, rank
+from stor.mirror.repair import Mending
+from stor.mirror.scout import Report, Scouts
+from stor.threads import within
+
+T = TypeVar("T", Copy, DiskSource)
+
+#: A disk that has not answered by then is asked no less, but the next one is asked too.
+HEDGE_SECONDS = 0.25
+
+#: With no more mirrors than this, opening the copy where it may be takes fewer hops than having it
+#: looked for first.
+_OPENED_OUTRIGHT = 2
+
+
+@attrs.define(eq=False)
+class _Attempt:
+    """One disk that was asked; `outcome` when it has answered."""
+
+    place: Place
+    answered: bool = False
+    outcome: Any = None
+
+
+class Search:
+    """One sample's copies, in the order in which they are tried.
+
+    First a disk of the mirror where the sample probably is; where that does not do, all disks are
+    ranked. Copies found missing or bad on the way to a good one are reported for repair.
+    """
+
+    log = Logger()
+    tier = "disk"
+
+    def __init__(
+        self,
+        mirrors: Sequence[Mirror],
+        digest: Digest,
+        repairs: Mending,
+        scouts: Scouts,
+        clock: IReactorTime,
+        rng: random.Random,
+        hint: Mirror | None = None,
+    ) -> None:
+        """`hint` is the mirror where the sample probably is."""
+        self.attempts = 0
+        self.damaged: list[str] = []
+        self.mirror: Mirror | None = None
+        self._digest = digest
+        self._mirrors = mirrors
+        self._repairs = repairs
+        self._scouts = scouts
+        self._clock = clock
+        self._rng = rng
+        self._hint = hint
+        self._likeliest = None if hint is None else likeliest(hint, scouts, rng)
+        self._answered: set[Mirror] = set()
+        self._heard: dict[Mirror, int] = {}
+        self._bad: set[Mirror] = set()
+        self._incomplete: set[Mirror] = set()
+        self._trouble: list[str] = []
+        self._waiting: list[_Attempt] = []
+        self._wake: Deferred[None] | None = None
+        self._closed = False
+        self._scouting = True
+        self._tried: set[Place] = set()
+        #: Those that are not to be scouted.
+        self._unsound: set[Place] = set()
+
+    @cached_property
+    def _candidates(self) -> deque[Place]:
+        """The disks to ask, best first, from when more than the likeliest have to be asked."""
+        ranking = rank(self._mirrors, self._scouts, self._rng, self._hint)
+        self._unsound.update(ranking.others)
+        places = ranking.sound + ranking.others
+        return deque(place for place in places if place not in self._tried)
+
+    async def look(self) -> Copy | None:
+        """The next copy by its name, not read; `None` when there are no more. Never raises."""
+
+        async def ask(member: Member) -> Copy | None:
+            return await member.read(member.disk.look, self._digest)
+
+        return await self._next(ask, opening=False)
+
+    async def next(self) -> DiskSource | None:
+        """The next copy that can be opened, `None` when there are no more. Never raises."""
+
+        async def ask(member: Member) -> DiskSource | None:
+            return await member.open(self._digest)
+
+        return await self._next(ask, opening=True)
+
+    async def twin(self, source: DiskSource) -> DiskSource | None:
+        """Another copy on the mirror that holds `source`. Never raises."""
+        mirror = self.mirror_of(source)
+        others = [place for place in self._candidates if place.mirror is not mirror]
+        self._candidates = deque(place for place in self._candidates if place.mirror is mirror)
+        found = await self.next()
+        self._candidates.extend(others)
+        return found
+
+    def mark_corrupt(self, source: DiskSource, reason: str) -> None:
+        """The copy has turned out to be bad: it is not served again, and repaired."""
+        self.log.error("Damaged: {reason}", reason=reason)
+        source.member.corrupt.add(self._digest)
+        self.suspect(source)
+
+    def suspect(self, source: DiskSource) -> None:
+        """The copy could not be read: have it looked at."""
+        self._repairs.report(self._digest, self.mirror_of(source))
+
+    def close(self) -> None:
+        """No more copies are wanted; those that come too late are closed."""
+        self._closed = True
+        for attempt in self._waiting:
+            if attempt.answered:
+                _close(attempt.outcome)
+
+    @property
+    def unanswered(self) -> str | None:
+        """Why a mirror could hold the sample all the same, `None` when every one has answered."""
+        for mirror in self._mirrors:
+            if mirror not in self._answered and mirror not in self._spoiled:
+                faults = [m.health.fault for m in mirror.members if m.health.fault]
+                reasons = "; ".join([*faults, *self._trouble])
+                return reasons or f"{mirror}: no answer from a disk that is whole"
+        return None
+
+    def mirror_of(self, source: DiskSource) -> Mirror:
+        """The mirror that `source` is on."""
+        return next(mirror for mirror in self._mirrors if source.member in mirror.members)
+
+    @property
+    def _spoiled(self) -> set[Mirror]:
+        """The mirrors whose disks have all been heard, and that hold nothing but bad copies."""
+        return {m for m in self._bad if self._heard.get(m) == len(m.members)}
+
+    async def _next(
+        self, ask: Callable[[Member], Coroutine[Any, Any, T | None]], *, opening: bool
+    ) -> T | None:
+        self._scouting = True
+        while True:
+            attempt = next((a for a in self._waiting if a.answered), None)
+            if attempt is not None:
+                self._waiting.remove(attempt)
+                found: T | None = self._weigh(attempt.place, attempt.outcome)
+                if found is not None:
+                    return found
+                continue
+            seen = await self._scout() if self._worth_scouting(opening) else None
+            if seen is not None and not opening:
+                self.attempts += 1
+                known: T | None = self._weigh(seen.place, seen.outcome)
+                return known
+            place = seen.place if seen is not None else self._pop()
+            if place is not None:
+                self._ask(place, ask)
+            elif not self._waiting:
+                return None
+            await self._answer(hedge=place is not None)
+
+    def _pop(self) -> Place | None:
+        place, self._likeliest = self._likeliest, None
+        if place is not None:
+            self._tried.add(place)
+            return place
+        return self._candidates.popleft() if self._candidates else None
+
+    def _worth_scouting(self, opening: bool) -> bool:
+        if self._likeliest is not None or not self._scouting or len(self._candidates) < 2:
+            return False
+        mirror = self._candidates[0].mirror
+        probably = mirror is self._hint or len(self._mirrors) <= _OPENED_OUTRIGHT
+        return not (opening and probably and mirror not in self._heard)
+
+    async def _scout(self) -> Report | None:
+        """Have the disks looked at in one go, up to one that has a copy; take what they said."""
+        places = [
+            place
+            for place in self._candidates
+            if place not in self._unsound and self._digest not in place.member.corrupt
+        ]
+        reports = await self._scouts.sweep(places, self._digest, until_found=True)
+        reported = {report.place for report in reports}
+        rest = [place for place in self._candidates if place not in reported]
+        rest.sort(key=lambda place: self._scouts.lost_at(place.member))
+        self._candidates = deque(rest)
+        for report in reports:
+            if isinstance(report.outcome, Copy):
+                return report
+            self.attempts += 1
+            self._weigh(report.place, report.outcome)
+        self._scouting = False
+        return None
+
+    def _ask(self, place: Place, ask: Callable[[Member], Any]) -> None:
+        attempt = _Attempt(place)
+        member = place.member
+        self._waiting.append(attempt)
+        if self._digest in member.corrupt:
+            attempt.answered = True
+            attempt.outcome = Failure(Damaged(f"{member.root}: the copy is known to be bad"))
+            return
+        self.attempts += 1
+
+        def answered(outcome: object) -> None:
+            attempt.answered, attempt.outcome = True, outcome
+            if self._closed:
+                _close(outcome)
+            elif self._wake is not None:
+                wake, self._wake = self._wake, None
+                wake.callback(None)
+
+        asking = Deferred.fromCoroutine(ask(member))
+        within(self._clock, ANSWER_SECONDS, asking, late=_close).addBoth(answered)
+
+    async def _answer(self, *, hedge: bool) -> None:
+        """Wait until a disk has answered; not long, when there is another one to ask."""
+        if any(attempt.answered for attempt in self._waiting):
+            return
+        wake: Deferred[None] = Deferred()
+        self._wake = wake
+        timer = None
+        if hedge:
+            timer = self._clock.callLater(HEDGE_SECONDS, self._hurry, wake)
+        await wake
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _hurry(self, wake: Deferred[None]) -> None:
+        self._wake = None
+        wake.callback(None)
+
+    def _weigh(self, place: Place, outcome: Any) -> Any:
+        mirror, member = place.mirror, place.member
+        if isinstance(outcome, Failure):
+            self._weigh_failure(place, outcome)
+            return None
+        self._heard[mirror] = self._heard.get(mirror, 0) + 1
+        if outcome is not None:
+            if mirror in self._incomplete:
+                self._repairs.report(self._digest, mirror)
+            self.mirror = mirror
+            return outcome
+        if member.trusted:
+            self._answered.add(mirror)
+        self._incomplete.add(mirror)
+        return None
+
+    def _weigh_failure(self, place: Place, failure: Failure) -> None:
+        mirror, member = place.mirror, place.member
+        if failure.check(Damaged):
+            self.damaged.append(str(failure.value))
+            self._bad.add(mirror)
+            self._heard[mirror] = self._heard.get(mirror, 0) + 1
+            member.corrupt.add(self._digest)
+            self._repairs.report(self._digest, mirror)
+        else:
+            self._trouble.append(f"{member.root}: {failure.value}")
+            if isinstance(failure.value, OSError) and failure.value.errno == errno.EIO:
+                self._incomplete.add(mirror)
+
+
+def _close(outcome: object) -> None:
+    if isinstance(outcome, DiskSource):
+        outcome.close()

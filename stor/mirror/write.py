@@ -1,0 +1,279 @@
+"""A sample being written to every disk of a mirror."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from stor.digest import Digest
+from stor.disk.disk import FULL, Room
+from stor.disk.staged import StagedCopy
+from stor.errors import NoRoom, StorError, Unavailable
+from stor.mirror.group_commit import Step
+from stor.mirror.member import Member
+from stor.mirror.mirror import Mirror
+from stor.mirror.placement import on_disk
+from stor.threads import first_failure, settle, settle_within, within
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+#: A disk that takes longer for one step is treated as failed; what it still does is undone. With
+#: what is waited for before and after it, clients are not left without an answer for 30 s.
+STEP_SECONDS = 15.0
+
+#: How long an upload waits for the last disk to give back what it holds before it is answered.
+DISCARD_SECONDS = 5.0
+
+#: Up to this size the staged files are made together with the first write, in one visit to a disk.
+STAGE_EARLY_BYTES = 1024 * 1024
+
+
+class Slot:
+    """One disk's part in a write. Its steps run one after the other, also after a time-out."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.staged: StagedCopy | None = None
+        self._last: Deferred[Any] | None = None
+
+    def over(self) -> Deferred[None]:
+        """Fires once the last step that was begun has ended, however late."""
+        ended: Deferred[None] = Deferred()
+        if self._last is None:
+            ended.callback(None)
+        else:
+            self._last.addBoth(lambda _: ended.callback(None))
+        return ended
+
+    def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Call `function` in one of the disk's threads once the step before has ended."""
+        return self._after_last(lambda: self.member.write(function, *args))
+
+    def give_back(self, function: Callable[[], None]) -> Deferred[None]:
+        """Call `function`, which ends the write here, once the last step has ended."""
+        return self._after_last(lambda: self.member.give_back(function))
+
+    def _after_last(self, begin: Callable[[], Deferred[T]]) -> Deferred[T]:
+        last = self._last
+        step: Deferred[T]
+        if last is None or last.called:
+            step = begin()
+        else:
+            step = Deferred()
+            # The step before has told its failure to whoever waited for it.
+            last.addBoth(lambda _: begin().chainDeferred(step))
+        self._last = step
+        return step
+
+    @property
+    def used(self) -> bool:
+        """Whether any step was begun."""
+        return self._last is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has not ended yet."""
+        return self._last is not None and not self._last.called
+
+    def stage(self, length: int | None) -> Room:
+        """Make the staged file, once; what is left on the disk after it. Runs in a thread."""
+        with self.member.disk.entered() as root_fd:
+            self.staged = StagedCopy.begin(self.member.disk, root_fd, length)
+        return self.staged.room()
+
+    def add(
+        self, length: int | None, chunks: Sequence[bytes], modified_ns: int | None
+    ) -> Deferred[Room | None]:
+        """Append `chunks`; with `modified_ns` they are the last, and the file is synced.
+
+        Fires with what is left on the disk, unless `stage` has told.
+        """
+        if modified_ns is None:
+            return self.run(self._append, length, chunks)
+        if self.used:
+            # Much may be written by now: others are not to wait for it.
+            return self.run(self._append_last, chunks, modified_ns)
+        return self._commit(Step(partial(self._write_all, chunks, modified_ns), self._sync))
+
+    def publish(self, digest: Digest) -> Deferred[bool]:
+        """Give the copy its name, durably; fires with whether it got it."""
+        copy = self.copy
+        return self._commit(
+            Step(
+                partial(copy.name, digest),
+                partial(copy.sync_directories, digest),
+                partial(copy.published, digest),
+            )
+        )
+
+    def _commit(self, step: Step[T]) -> Deferred[T]:
+        return self._after_last(lambda: self.member.commit(step))
+
+    def _append(self, length: int | None, chunks: Sequence[bytes]) -> Room | None:
+        room = self.stage(length) if self.staged is None else None
+        self.copy.write(chunks)
+        return room
+
+    def _append_last(self, chunks: Sequence[bytes], modified_ns: int) -> None:
+        self.copy.write(chunks)
+        self.copy.seal(modified_ns)
+        self.copy.sync()
+
+    def _write_all(self, chunks: Sequence[bytes], modified_ns: int, root_fd: int) -> Room:
+        # Nothing is allocated: the write itself shows whether there is room.
+        self.staged = StagedCopy.begin(self.member.disk, root_fd, None)
+        self.staged.write(chunks)
+        self.staged.seal(modified_ns)
+        return self.staged.room()
+
+    def _sync(self, root_fd: int) -> None:
+        self.copy.sync()
+
+    def discard(self) -> None:
+        """Leave nothing behind on this disk. Runs in a thread."""
+        if self.staged is not None:
+            self.staged.discard()
+
+    @property
+    def copy(self) -> StagedCopy:
+        """The staged copy. Raises `ValueError` before `stage`."""
+        if self.staged is None:
+            raise ValueError("a copy is used before it is staged")
+        return self.staged
+
+
+class MirrorWrite:
+    """A sample being written to every disk of a mirror.
+
+    `add` the content, then `commit`; in the end `discard`, which does nothing the second time, or
+    after a commit. Calls are not to overlap: each is to be awaited before the next. After `commit`
+    has returned, every copy is on stable storage under its final name; after `discard` no disk
+    keeps anything that was not committed.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        members: Sequence[Member],
+        digest: Digest,
+        length: int | None,
+        reserve_bytes: int,
+        modified_ns: int,
+    ) -> None:
+        """`length` in bytes when known; `modified_ns` is what every copy says of its age."""
+        self.mirror = mirror
+        self.written_bytes = 0
+        self._digest = digest
+        self._length = length
+        self._reserve_bytes = reserve_bytes
+        self._modified_ns = modified_ns
+        self._slots = [Slot(member) for member in members]
+        self._failed: set[Slot] = set()
+        self._reserved = on_disk(length or 0, mirror.block_bytes)
+        mirror.reserved.add(self._reserved, 1)
+        self._holds_reservation = True
+        self._ended = False
+
+    async def prepare(self) -> None:
+        """Have room on every disk before the body is asked for, unless the body is small.
+
+        Raises `NoRoom`, `Unavailable`.
+        """
+        if self._length is None or self._length > STAGE_EARLY_BYTES:
+            await self._everywhere(lambda slot: slot.run(slot.stage, self._length))
+
+    async def add(self, chunks: Sequence[bytes], last: bool) -> None:
+        """Append `chunks` to every copy; sync every copy after the last. Raises like `prepare`."""
+        modified_ns = self._modified_ns if last else None
+        await self._everywhere(lambda slot: slot.add(self._length, chunks, modified_ns))
+        self.written_bytes += sum(map(len, chunks))
+        if self._length is None:
+            await self._keep_reserve()
+
+    async def commit(self) -> tuple[list[str], bool]:
+        """Name every copy, then make the names durable: the paths, and whether they are new.
+
+        Raises `Unavailable`.
+        """
+        digest = self._digest
+        named = await self._everywhere(lambda slot: slot.publish(digest))
+        self._ended = True
+        for slot in self._slots:
+            slot.copy.keep()
+            slot.member.corrupt.discard(digest)
+        return [f"{slot.member.root}/{digest.disk_path}" for slot in self._slots], all(named)
+
+    async def discard(self) -> None:
+        """Leave nothing behind on any disk. Never raises.
+
+        A disk that hangs is cleaned when it answers again: one that was given up is not waited for,
+        any other for `DISCARD_SECONDS` at most.
+        """
+        self.release()
+        used = [] if self._ended else [slot for slot in self._slots if slot.used]
+        self._ended = True
+        waited_for = [slot for slot in used if not slot.busy]
+        discarding = {slot: slot.give_back(slot.discard) for slot in used}
+        if waited_for:
+            clock = waited_for[0].member.clock
+            await settle_within(clock, DISCARD_SECONDS, [discarding[s] for s in waited_for])
+
+    async def over(self) -> None:
+        """Wait until no disk has anything left to do for this, however late. Never raises."""
+        await settle([slot.over() for slot in self._slots])
+
+    async def read_back(self, offset: int, length: int) -> bytes:
+        """A part of what has been written, from a disk that has not failed.
+
+        Raises `Unavailable` when there is none.
+        """
+        for slot in self._slots:
+            if slot not in self._failed and slot.staged is not None:
+                reading = slot.run(slot.copy.read_back, offset, length)
+                (data,) = await settle([within(slot.member.clock, STEP_SECONDS, reading)])
+                if isinstance(data, bytes):
+                    return data
+                self._failed.add(slot)
+        raise Unavailable("every disk of the set failed while the sample was written")
+
+    async def _everywhere(self, step: Callable[[Slot], Deferred[T]]) -> list[T]:
+        clock = self._slots[0].member.clock
+        steps = [step(slot) for slot in self._slots]
+        outcomes = await settle_within(clock, STEP_SECONDS, steps)
+        for slot, outcome in zip(self._slots, outcomes, strict=True):
+            if isinstance(outcome, Room):
+                slot.member.health.learn(outcome)
+            elif isinstance(outcome, Failure):
+                self._failed.add(slot)
+        if all(slot.staged is not None for slot in self._slots):
+            self.release()
+        failure = first_failure(outcomes)
+        if failure is not None:
+            raise _reason(failure) from failure.value
+        return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+
+    async def _keep_reserve(self) -> None:
+        """A body of unknown length has reserved nothing: look what it has left."""
+        await settle([slot.member.renew_room() for slot in self._slots])
+        if self.mirror.candidate().spare_bytes(self._reserve_bytes) < 0:
+            raise NoRoom("no room: the storage is full up to its reserve")
+
+    def release(self) -> None:
+        """Give the reservation back: from here on the disks themselves show what is taken."""
+        if self._holds_reservation:
+            self._holds_reservation = False
+            self.mirror.reserved.add(-self._reserved, -1)
+
+
+def _reason(failure: Failure) -> StorError:
+    error = failure.value
+    if isinstance(error, StorError):
+        return error
+    if isinstance(error, OSError) and error.errno in FULL:
+        return NoRoom(
+            "no room: a storage became full while the sample was written; nothing was kept"
+        )
+    return Unavailable(f"a storage failed while the sample was written, nothing was kept: {error}")

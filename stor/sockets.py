@@ -1,0 +1,109 @@
+"""The sockets that a Stor listens on."""
+
+import select
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.python.failure import Failure
+
+from stor.threads import settle
+
+#: Connections that wait to be taken.
+BACKLOG = 1024
+
+
+class CannotListen(Exception):
+    """A socket could not be had; the message says which and why."""
+
+
+class Ports:
+    """The listening sockets, by the descriptions of their endpoints."""
+
+    def __init__(self, factory: IProtocolFactory, reactor: Any) -> None:
+        self._factory = factory
+        self._reactor = reactor
+        self._open: dict[str, IListeningPort] = {}
+        # Sockets of the service manager that were taken: their numbers are other files' by now.
+        self._adopted: set[int] = set()
+        #: The descriptions of those that the service manager keeps open.
+        self._kept: set[str] = set()
+
+    @property
+    def addresses(self) -> list[object]:
+        """Where clients find the service, in the configured order."""
+        return [port.getHost() for port in self._open.values()]
+
+    def listen(self, descriptions: Sequence[str]) -> None:
+        """Listen on these endpoints. Raises `CannotListen` for the first that is not to be had."""
+        for description in descriptions:
+            if description not in self._open:
+                self._open[description] = self._listen(description)
+
+    async def change(self, descriptions: Sequence[str]) -> None:
+        """Listen on these endpoints and no others. Raises `CannotListen`; then all is as before."""
+        await self.extend(descriptions)
+        await self.restrict(descriptions)
+
+    async def extend(self, descriptions: Sequence[str]) -> None:
+        """Listen on these endpoints, too. Raises `CannotListen`; then all is as before."""
+        before = set(self._open)
+        try:
+            self.listen(descriptions)
+        except CannotListen:
+            await self._close(set(self._open) - before)
+            raise
+
+    async def restrict(self, descriptions: Sequence[str]) -> None:
+        """Listen on no others any more."""
+        await self._close(set(self._open) - set(descriptions))
+        # None is left of those when the service has ended in the meantime.
+        self._open = {one: self._open[one] for one in descriptions if one in self._open}
+
+    async def stop(self) -> None:
+        """Take the connections that have been made, and listen no more.
+
+        Those at a socket that the service manager keeps open are left to who listens there next.
+        """
+        for description, port in self._open.items():
+            if description not in self._kept:
+                take_all(port)
+        await self._close(set(self._open))
+
+    async def _close(self, descriptions: set[str]) -> None:
+        ports = [self._open.pop(description) for description in descriptions]
+        await settle([maybeDeferred(port.stopListening) for port in ports])
+
+    def _listen(self, description: str) -> IListeningPort:
+        outcomes: list[IListeningPort | Failure] = []
+        endpoint = serverFromString(self._reactor, _with_backlog(description))
+        if isinstance(endpoint, AdoptedStreamServerEndpoint):
+            if endpoint.fileno in self._adopted:
+                taken = "the service manager's socket was taken already; it is there after a start"
+                raise CannotListen(f"listen: {description}: {taken}")
+            self._adopted.add(endpoint.fileno)
+            self._kept.add(description)
+        # Every server endpoint of Twisted answers at once.
+        endpoint.listen(self._factory).addBoth(outcomes.append)
+        (outcome,) = outcomes
+        if isinstance(outcome, Failure):
+            reason = getattr(outcome.value, "socketError", outcome.value)
+            raise CannotListen(f"listen: {description}: {reason}")
+        return outcome
+
+
+def take_all(port: Any) -> None:
+    """Take every connection that waits in the kernel: closing on one would reset it."""
+    waiting = select.poll()
+    waiting.register(port.fileno(), select.POLLIN)
+    while waiting.poll(0):
+        port.doRead()
+
+
+def _with_backlog(description: str) -> str:
+    """A burst of connections waits in the kernel, where Twisted alone would let 50 wait."""
+    if description.startswith(("tcp:", "ssl:")) and "backlog=" not in description:
+        return f"{description}:backlog={BACKLOG}"
+    return description

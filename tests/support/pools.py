@@ -1,0 +1,153 @@
+"""DiskPools that a test is in control of."""
+
+from collections import deque
+from queue import SimpleQueue
+from threading import Thread, local
+
+from twisted.internet.defer import Deferred, execute
+from twisted.python.failure import Failure
+
+
+class InlinePool:
+    """Does the work at once."""
+
+    def run(self, function, *args):
+        return execute(function, *args)
+
+    def finish(self, function, *args):
+        return execute(function, *args)
+
+    def stop(self):
+        """Nothing to end."""
+
+
+class InlineOutcomes:
+    """Tells at once."""
+
+    def put(self, tell, outcome, *, last=False):
+        tell(outcome)
+
+
+class HeldPool:
+    """Keeps every job until the test releases it."""
+
+    def __init__(self):
+        self.held = deque()
+
+    def run(self, function, *args):
+        waiter = Deferred()
+        self.held.append((waiter, function, args))
+        return waiter
+
+    finish = run
+
+    def release(self, jobs=None):
+        """Do the oldest `jobs`; by default all there are, and those that they bring about."""
+        while self.held and jobs != 0:
+            waiter, function, args = self.held.popleft()
+            execute(function, *args).chainDeferred(waiter)
+            if jobs is not None:
+                jobs -= 1
+
+    def stop(self):
+        """Nothing to end."""
+
+
+class SteppingPool(HeldPool):
+    """Keeps every job until the test releases it, and again wherever a job calls `pause`.
+
+    Jobs run in threads, but one at a time, so that nothing happens in another order the next time.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._reports = SimpleQueue()
+        self._own = local()
+
+    def run(self, function, *args):
+        waiter, go_on = Deferred(), SimpleQueue()
+        Thread(target=self._work, args=(go_on, function, args), daemon=True).start()
+        self.held.append((waiter, go_on))
+        return waiter
+
+    finish = run
+
+    def pause(self):
+        """Go on only when the test releases the job again. Called in a job's thread."""
+        self._reports.put((False, None))
+        self._own.go_on.get()
+
+    def release(self, jobs=None):
+        """Let the oldest `jobs` go on; by default all there are, to their ends."""
+        while self.held and jobs != 0:
+            waiter, go_on = self.held.popleft()
+            go_on.put(None)
+            ended, outcome = self._reports.get()
+            if ended:
+                waiter.callback(outcome)
+            else:
+                self.held.append((waiter, go_on))
+            if jobs is not None:
+                jobs -= 1
+
+    def _work(self, go_on, function, args):
+        self._own.go_on = go_on
+        go_on.get()
+        try:
+            outcome = function(*args)
+        except BaseException:
+            outcome = Failure()
+        self._reports.put((True, outcome))
+
+
+class HangingPool:
+    """Does the work at once, in a thread; a job that calls `hang` stays there until `wake`.
+
+    One thread runs at a time, so that nothing happens in another order the next time.
+    """
+
+    _of_thread = local()
+
+    def __init__(self):
+        self._reports = SimpleQueue()
+        self._hanging = deque()
+
+    def run(self, function, *args):
+        waiter = Deferred()
+        Thread(target=self._work, args=(waiter, function, args), daemon=True).start()
+        self._take_report(waiter)
+        return waiter
+
+    finish = run
+
+    @classmethod
+    def hang(cls):
+        """Go on only when the test says so. Called in a job's thread."""
+        go_on = SimpleQueue()
+        cls._of_thread.worker._reports.put((None, go_on))
+        go_on.get()
+
+    def wake(self):
+        """Let the jobs that hang go on, the oldest first."""
+        while self._hanging:
+            waiter, go_on = self._hanging.popleft()
+            go_on.put(None)
+            self._take_report(waiter)
+
+    def stop(self):
+        """Nothing to end."""
+
+    def _work(self, waiter, function, args):
+        self._of_thread.worker = self
+        try:
+            outcome = function(*args)
+        except BaseException:
+            outcome = Failure()
+        self._reports.put((waiter, outcome))
+
+    def _take_report(self, waiter):
+        ended, outcome = self._reports.get()
+        if ended is None:
+            self._hanging.append((waiter, outcome))
+        else:
+            waiter.callback(outcome)
