@@ -1,7 +1,8 @@
 # make run    a Stor with its disks under ./data, on 127.0.0.1:8080
 # make test   everything that CI checks; make soak the long forms
 # make deb    the Debian package, in dist/; make boot-test and make image-test what shows that it works
-# make format lays the code out; make lock renews the exact versions; make clean forgets the .venv
+# make format formats the code and writes CONTRIBUTING's list of rooms; make lock updates the exact
+#   versions; make clean removes the .venv
 
 SHELL = /bin/bash
 PYTHON ?= python3
@@ -41,6 +42,7 @@ lint: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+	$(VENV)/bin/python -m tests.test_layers
 
 lock: $(VENV)/installed-test
 	$(PIP) install pip-tools

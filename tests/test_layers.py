@@ -1,4 +1,7 @@
-"""The rooms of the house, and which may know which."""
+"""The rooms of the house, and which may know which.
+
+`python -m tests.test_layers` writes them into CONTRIBUTING.md, in this order.
+"""
 
 import ast
 from pathlib import Path
@@ -6,8 +9,9 @@ from pathlib import Path
 import pytest
 
 STOR = Path(__file__).parent.parent / "stor"
+CONTRIBUTING = STOR.parent / "CONTRIBUTING.md"
 
-#: A module imports only modules that stand before it.
+#: A module imports only modules listed above it.
 ORDER = [
     "digest",
     "errors",
@@ -156,6 +160,28 @@ def knows(path, package):
     return any(name == package or name.startswith(f"{package}.") for name in imported(path))
 
 
+def rooms():
+    """The table of rooms: each with the first line of its docstring."""
+    rows = ["| room | what it is |", "|---|---|"]
+    for module in ORDER:
+        docstring = ast.get_docstring(ast.parse(MODULES[module].read_text()))
+        rows.append(f"| `{module.replace('.', '/')}.py` | {docstring.splitlines()[0]} |")
+    return "\n".join(rows)
+
+
+def with_rooms(text):
+    """CONTRIBUTING.md with the table of rooms as it should be."""
+    before, begin, rest = text.partition("<!-- rooms -->\n")
+    _, end, after = rest.partition("\n<!-- end of rooms -->")
+    return f"{before}{begin}{rooms()}{end}{after}"
+
+
+def test_contributing_shows_the_rooms():
+    text = CONTRIBUTING.read_text()
+    stale = "CONTRIBUTING.md shows other rooms: run `python -m tests.test_layers`"
+    assert text == with_rooms(text), stale
+
+
 def test_every_module_has_its_place_in_the_order():
     missing = sorted(MODULES.keys() - set(ORDER))
     assert not missing, f"put into ORDER, after all that they import: {', '.join(missing)}"
@@ -215,3 +241,7 @@ def test_what_is_said_of_imports_is_true_of_this_file(tmp_path):
     assert knows(path, "stor.x")
     assert not knows(path, "stor.x.y.z")
     assert not knows(path, "twist")
+
+
+if __name__ == "__main__":
+    CONTRIBUTING.write_text(with_rooms(CONTRIBUTING.read_text()))
