@@ -22,7 +22,7 @@ run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
 
 test: lint $(SWIFT_VENV)/installed
-	@./.ci/packages curl git bindfs mkfs.ext4 openssl memcached haproxy chromium \
+	@./.ci/packages curl git bindfs mkfs.ext4 openssl faketime memcached haproxy chromium \
 	  ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
 	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
 	$(VENV)/bin/python -m pytest tests/integration

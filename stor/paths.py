@@ -1,6 +1,7 @@
 """Paths of storage roots, as a configuration names them."""
 
 import os
+from contextlib import suppress
 from threading import Thread
 from typing import Any
 
@@ -12,8 +13,9 @@ def real_path(path: str) -> str:
     """The path without symbolic links; as it is when the disk does not say in time."""
     found: list[str] = []
     looking = Thread(target=lambda: found.append(os.path.realpath(path)), daemon=True)
-    looking.start()
-    looking.join(_REAL_PATH_SECONDS)
+    with suppress(RuntimeError):  # no thread is to be had: as if the disk did not say
+        looking.start()
+        looking.join(_REAL_PATH_SECONDS)
     return found[0] if found else os.path.normpath(path)
 
 

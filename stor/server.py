@@ -1,5 +1,6 @@
 """The side that clients see: the site and its sockets, and how they go on and off."""
 
+import time
 from typing import Any, Protocol
 
 from twisted.internet.task import deferLater
@@ -64,7 +65,7 @@ class Server:
         access = AccessLog() if log is None else AccessLog(log.say)
         observers = together(access, metrics.served, app.rates.served)
         self._served = served = Afterwards(reactor.callLater, observers)
-        fast_path = FastPath(app.store.hot, api.hot_head, reactor.seconds, served)
+        fast_path = FastPath(app.store.hot, api.hot_head, time.time, served)
         self.site = StorSite(
             app.resource(),
             api,

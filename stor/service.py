@@ -1,11 +1,10 @@
-"""The composition root: options in, a running service out. Alone imports the reactor."""
+"""The composition root: options in, a running service out."""
 
 import os
 import signal
 import sys
 import time
 from types import FrameType
-from typing import Any
 
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.defer import Deferred
@@ -24,6 +23,7 @@ from stor.notify import Notifier
 from stor.options import Options, configuration
 from stor.processes.supervisor import Supervisor
 from stor.quickstart import greeting
+from stor.reactor import Reactor, own_reactor
 from stor.server import DRAIN_SECONDS, Face, Server
 from stor.sockets import CannotListen
 from stor.threads import Outcomes, ThreadPool
@@ -31,15 +31,12 @@ from stor.threads import Outcomes, ThreadPool
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0
 
-Reactor = Any  # IReactorCore, IReactorTime and IReactorFromThreads at once, which no type says
-
 __all__ = ["DRAIN_SECONDS", "Options", "StorService", "makeService"]
 
 
 def makeService(options: Options) -> "StorService":  # noqa: N802 - the name that twistd calls
     """The service that `options` ask for. Ends the process with status 1 when they are wrong."""
-    from twisted.internet import reactor  # noqa: PLC0415 - importing installs it
-
+    reactor = own_reactor()
     try:
         chosen = configuration(options, os.environ, reactor)
     except ConfigError as error:

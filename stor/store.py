@@ -1,6 +1,7 @@
 """The tiers as one store: all that the web wing knows of where samples are."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -74,10 +75,20 @@ class Status:
 class Store:
     """Find, open and take samples."""
 
-    def __init__(self, mirrors: Mirrors, ready: Deferred[None], metrics: Metrics) -> None:
-        """`ready` fires when the disks' states are known first; nothing is answered before."""
+    def __init__(
+        self,
+        mirrors: Mirrors,
+        ready: Deferred[None],
+        metrics: Metrics,
+        wall_seconds: Callable[[], float] = time.time,
+    ) -> None:
+        """`ready` fires when the disks' states are known first; nothing is answered before.
+
+        `wall_seconds` is the wall clock, for what people are told.
+        """
         self._mirrors = mirrors
         self._metrics = metrics
+        self._wall_seconds = wall_seconds
         self._ready = ready
         #: Where new samples go.
         self.puts: Puts = DiskPuts(mirrors, ready, mirrors.turns)
@@ -236,12 +247,16 @@ class Store:
             raise lookup.missing()
         return Content(digest, source, lookup, self._mirrors.clock)
 
+    def _wall_time(self, moment: float) -> float:
+        """When a moment of the monotonic clock was, in seconds since the epoch."""
+        return self._wall_seconds() - (self._mirrors.clock.seconds() - moment)
+
     def _picture(self, member: Member) -> dict[str, Any]:
         health = member.health
         picture = {
             "root": member.root,
             "state": health.state.value,
-            "since": health.since,
+            "since": self._wall_time(health.since),
             "reason": health.fault,
             "total_bytes": health.room.total_bytes,
             "free_bytes": health.room.free_bytes,

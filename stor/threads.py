@@ -22,8 +22,12 @@ Args = TypeVarTuple("Args")
 TURN_SECONDS = 0.0002
 
 
+#: With work waiting and no thread to be had, this long until the next attempt to start one.
+START_AGAIN_SECONDS = 1.0
+
+
 class Busy(Exception):
-    """A worker has as much work waiting as it accepts."""
+    """A pool has as much work waiting as it accepts, or no thread to do any."""
 
 
 class Unanswered(Exception):
@@ -100,6 +104,18 @@ class Outcomes:
                 self._reactor.callLater(0, self._take)
                 return
 
+    def later(self, seconds: float, function: Callable[[], object]) -> None:
+        """Have the reactor call `function` after `seconds`. In the reactor's thread."""
+        self._reactor.callLater(seconds, function)
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """Call `work` in a thread that the end of the process does not wait for.
+
+    Raises `RuntimeError` when the system has no thread to give (pthread_create(3), EAGAIN).
+    """
+    Thread(target=work, name=name, daemon=True).start()
+
 
 class ThreadPool:
     """A small pool of threads of its own.
@@ -118,14 +134,20 @@ class ThreadPool:
         waiting_limit: int = 1000,
         *,
         nice: int = 0,
+        start: Callable[[Callable[[], None], str], None] = start_thread,
     ) -> None:
-        """`nice` is by how much its threads take second place to others (sched(7))."""
+        """`nice` is by how much its threads take second place to others (sched(7)).
+
+        `start` starts a thread with a name, or raises `RuntimeError` or `MemoryError`.
+        """
         self._outcomes = outcomes
+        self._start = start
         self._nice = nice
         self._name = name
         self._threads_limit = threads
         self._waiting_limit = waiting_limit
         self._threads = 0
+        self._starts_later = False
         self._unfinished = 0
         self._jobs: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]] | None]
         self._jobs = SimpleQueue()
@@ -134,17 +156,15 @@ class ThreadPool:
         """See `Pool.run`."""
         if self._unfinished >= self._waiting_limit + self._threads_limit:
             return fail(Busy(f"{self._name}: {self._unfinished} operations are waiting"))
-        return self.finish(function, *args)
+        self._man(self._unfinished + 1)
+        if not self._threads:
+            return fail(Busy(f"{self._name}: no thread can be started at the moment"))
+        return self._queue(function, *args)
 
     def finish(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """See `Pool.finish`."""
-        result: Deferred[T] = Deferred()
-        self._unfinished += 1
-        if self._threads < min(self._threads_limit, self._unfinished):
-            self._threads += 1
-            Thread(target=self._work, name=self._name, daemon=True).start()
-        self._jobs.put((result, function, args))
-        return result
+        self._man(self._unfinished + 1)
+        return self._queue(function, *args)
 
     @property
     def unfinished(self) -> int:
@@ -155,6 +175,31 @@ class ThreadPool:
         """See `Pool.stop`."""
         for _ in range(self._threads):
             self._jobs.put(None)
+
+    def _queue(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        result: Deferred[T] = Deferred()
+        self._unfinished += 1
+        self._jobs.put((result, function, args))
+        return result
+
+    def _man(self, jobs: int) -> None:
+        """Have a thread for each of so many jobs, as far as there may be and can be.
+
+        Those that cannot be started are started later, if there is still work for them.
+        """
+        while self._threads < min(self._threads_limit, jobs):
+            try:
+                self._start(self._work, self._name)
+            except (RuntimeError, MemoryError):
+                if not self._starts_later:
+                    self._starts_later = True
+                    self._outcomes.later(START_AGAIN_SECONDS, self._start_again)
+                return
+            self._threads += 1
+
+    def _start_again(self) -> None:
+        self._starts_later = False
+        self._man(self._unfinished)
 
     def _work(self) -> None:
         _yield_to_reactor(self._nice)

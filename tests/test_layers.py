@@ -4,9 +4,12 @@
 """
 
 import ast
+import time
 from pathlib import Path
 
 import pytest
+
+from stor.reactor import own_reactor
 
 STOR = Path(__file__).parent.parent / "stor"
 CONTRIBUTING = STOR.parent / "CONTRIBUTING.md"
@@ -25,6 +28,7 @@ ORDER = [
     "notify",
     "logs",
     "threads",
+    "reactor",
     "count",
     "zero_copy",
     "statsd",
@@ -214,7 +218,36 @@ def test_blocking_work_on_disks_knows_no_twisted(module):
 
 def test_only_what_a_process_begins_with_imports_the_reactor():
     users = [name for name, path in MODULES.items() if knows(path, "twisted.internet.reactor")]
-    assert sorted(users) == ["processes.worker", "service"]
+    assert users == ["reactor"]
+    importers = [name for name, path in MODULES.items() if "reactor" in own(path)]
+    assert sorted(importers) == ["processes.worker", "service"]
+
+
+def test_the_wall_clock_is_read_for_dates_alone():
+    """What takes time is measured by a clock that nobody sets: `time.monotonic`."""
+    wall = {
+        name: sorted(
+            {
+                node.attr
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute)
+                and node.attr in ("time", "time_ns", "now", "utcnow", "ctime", "gmtime")
+                and isinstance(node.value, ast.Name)
+                and node.value.id in ("time", "datetime")
+            }
+        )
+        for name, path in MODULES.items()
+    }
+    assert {name: read for name, read in wall.items() if read} == {
+        "app": ["time_ns"],  # when a sample was stored
+        "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
+        "server": ["time"],  # Date
+        "store": ["time"],  # since when a disk is in its state
+    }
+
+
+def test_the_reactor_has_a_clock_that_nobody_sets():
+    assert own_reactor().seconds is time.monotonic
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("http.")])

@@ -9,6 +9,8 @@ from itertools import count
 from queue import Empty, SimpleQueue
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -21,6 +23,7 @@ from stor.threads import (
     Unanswered,
     first_failure,
     settle,
+    start_thread,
     within,
 )
 from tests.conformance import result_of, start
@@ -35,13 +38,22 @@ class FakeReactor:
 
     def __init__(self):
         self.calls = SimpleQueue()
+        self.later = []
 
     def callFromThread(self, function, *args):
         self.calls.put((function, args))
 
     def callLater(self, delay, function, *args):
-        assert delay == 0
-        self.calls.put((function, args))
+        if delay:
+            self.later.append((function, args))
+        else:
+            self.calls.put((function, args))
+
+    def pass_time(self):
+        """Do what was to be done after a while."""
+        later, self.later = self.later, []
+        for function, args in later:
+            function(*args)
 
     def wait_for(self, *deferreds):
         """Do the reactor's part until all of `deferreds` have fired."""
@@ -67,6 +79,21 @@ class Stuck:
 
     def release(self):
         self._released.set()
+
+
+class Threads:
+    """Starts threads while there are any to be had; the pool's `start`."""
+
+    def __init__(self, error=RuntimeError):
+        self.to_be_had = True
+        self.error = error
+        self.started = 0
+
+    def __call__(self, work, name):
+        if not self.to_be_had:
+            raise self.error("can't start new thread")
+        self.started += 1
+        start_thread(work, name)
 
 
 @pytest.fixture
@@ -294,6 +321,80 @@ def test_an_idle_thread_keeps_no_buffer_alive(reactor):
     reactor.wait_for(worker.run(len, "job"))
     worker.stop()
     assert [reference() for reference in watched] == [None, None]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_without_a_thread_work_is_refused_and_what_gives_back_waits(reactor, error):
+    threads = Threads(error)
+    threads.to_be_had = False
+    pool = ThreadPool(Outcomes(reactor), "starved", threads=2, waiting_limit=2, start=threads)
+    called = []
+    for _ in range(10):
+        with pytest.raises(Busy, match="no thread"):
+            result_of(pool.run(called.append, "run"))
+    given_back = pool.finish(called.append, "finish")
+    assert pool.unfinished == 1
+    reactor.pass_time()
+    assert called == []
+    threads.to_be_had = True
+    reactor.pass_time()
+    reactor.wait_for(given_back)
+    assert called == ["finish"]
+    assert pool.unfinished == 0
+    results = [pool.run(called.append, n) for n in range(4)]
+    reactor.wait_for(*results)
+    assert threads.started == 2
+    pool.stop()
+
+
+def test_work_behind_a_thread_that_hangs_goes_on_when_threads_can_be_started(reactor, stuck):
+    threads = Threads()
+    pool = ThreadPool(Outcomes(reactor), "starved", threads=2, start=threads)
+    hung = pool.run(stuck)
+    stuck.wait_until_begun()
+    threads.to_be_had = False
+    waiting = pool.run(len, "job")
+    threads.to_be_had = True
+    reactor.pass_time()
+    reactor.wait_for(waiting)
+    assert not hung.called
+    stuck.release()
+    reactor.wait_for(hung)
+    pool.stop()
+
+
+@given(
+    st.lists(st.sampled_from(["run", "finish", "no threads", "threads", "time", "wait"])),
+    st.integers(1, 3),
+)
+def test_whatever_was_accepted_is_done_once_whenever_threads_are_to_be_had(steps, limit):
+    """And nothing else is; no thread is counted that never began."""
+    reactor, threads = FakeReactor(), Threads()
+    pool = ThreadPool(Outcomes(reactor), "starved now and then", limit, 3, start=threads)
+    accepted, refused, done = {}, set(), []
+    for n, step in enumerate(steps):
+        if step in ("no threads", "threads"):
+            threads.to_be_had = step == "threads"
+        elif step == "time":
+            reactor.pass_time()
+        elif step == "wait":
+            if threads.started:
+                reactor.wait_for(*accepted.values())
+        else:
+            waiter = getattr(pool, step)(done.append, n)
+            if waiter.called:
+                assert step == "run"
+                assert waiter.addErrback(lambda failure: failure.trap(Busy)) is waiter
+                refused.add(n)
+            else:
+                accepted[n] = waiter
+    threads.to_be_had = True
+    reactor.pass_time()
+    reactor.wait_for(*accepted.values())
+    assert sorted(done) == sorted(accepted)
+    assert pool.unfinished == 0
+    assert threads.started <= limit
+    pool.stop()
 
 
 def test_settle_waits_for_all_and_never_raises():

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from klein import Klein
@@ -45,12 +46,17 @@ class Api:
         clock: IReactorTime,
         overview: Overview,
         splice_pipes: SplicePipes | None = None,
+        wall_seconds: Callable[[], float] = time.time,
     ) -> None:
-        """`splice_pipes` bounds how many large samples are sent past memory at once."""
+        """`splice_pipes` bounds how many large samples are sent past memory at once.
+
+        `clock` times what takes long; `wall_seconds` is for dates.
+        """
         self._store = store
         self._uploads = uploads
         self._overview = overview
         self._clock = clock
+        self._wall_seconds = wall_seconds
         self._conduits = splice_pipes or SplicePipes()
         #: Set when the service is about to end: `/status` says so to load balancers.
         self.stopping = False
@@ -92,7 +98,7 @@ class Api:
     async def _root(self, request: StorRequest) -> bytes:
         if wants_page(_list(request, b"accept")):
             status, moment = await self._overview.status(), await self._overview.moment()
-            now = self._clock.seconds()
+            now = self._wall_seconds()
             return request.apply(page(status, moment, now, stopping=self.stopping))
         line = f"This is Stor {__version__}".encode()
         return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
@@ -219,7 +225,7 @@ class Api:
 
     def _validators(self, digest: Digest, modified_ns: int) -> Validators:
         # A time in the future would be later than Date, which RFC 9110, 8.8.2.1, rules out.
-        modified_seconds = min(modified_ns // 10**9, int(self._clock.seconds()))
+        modified_seconds = min(modified_ns // 10**9, int(self._wall_seconds()))
         return Validators(f'"{digest}"'.encode(), modified_seconds)
 
     def _headers(self, now: Validators) -> dict[str, str]:

@@ -39,17 +39,17 @@ class FastPath:
         self,
         hot: HotSamples,
         head_of: Callable[[HotSample], bytes | None],
-        seconds: Callable[[], float],
+        wall_seconds: Callable[[], float],
         served: Observer,
     ) -> None:
         """`head_of` gives what of a 200's head stands after its Date; `None`: not for everybody.
 
-        `seconds` is the clock.
+        `wall_seconds` is the wall clock, for Date.
         """
         self.enabled = True
         self._hot = hot
         self._head_of = head_of
-        self._seconds = seconds
+        self._wall_seconds = wall_seconds
         self._served = served
         self._blocks: dict[bytes, bool] = {}
         self._dated_second = -1
@@ -95,7 +95,7 @@ class FastPath:
         return plain
 
     def _dated(self, server: bytes) -> bytes:
-        second = int(self._seconds())
+        second = int(self._wall_seconds())
         if second != self._dated_second:
             self._dated_second = second
             date = datetimeToString(second)

@@ -24,6 +24,7 @@ from stor.processes.shared import WorkerCommons
 from stor.processes.snapshot import Snapshot
 from stor.processes.turns import ProcessTurns
 from stor.processes.wire import Wire
+from stor.reactor import fresh_reactor
 from stor.server import Server
 
 
@@ -34,7 +35,7 @@ def run(process: int, control: int, processes: int, board: int, turns: int) -> N
     descriptors those of what all `processes` share.
     """
     call_process(f"stor-worker-{process}")
-    reactor = _new_reactor()
+    reactor = fresh_reactor()
     raise_limit()
     worker = WorkerProcess(
         reactor, Board(board, process, processes), ProcessTurns(turns, process, processes, reactor)
@@ -150,22 +151,6 @@ class WorkerProcess:
         if self._app is None or self._front is None or self._ports is None:
             raise ValueError("a worker is used before it was told to serve")
         return self._app, self._front, self._ports
-
-
-def _new_reactor() -> Any:
-    """A reactor of this process's own.
-
-    Klein has imported one in the process that this one was forked from; an epoll(7) instance is
-    shared over a fork.
-    """
-    import twisted.internet  # noqa: PLC0415
-
-    if "twisted.internet.reactor" in sys.modules:
-        del sys.modules["twisted.internet.reactor"]
-        del twisted.internet.reactor
-    from twisted.internet import reactor  # noqa: PLC0415 - importing installs it
-
-    return reactor
 
 
 def _begin_log(chosen: Config, reactor: Any) -> LineObserver | None:

@@ -38,6 +38,9 @@ USER, PASSWORD = "writer", "writer_pass"
 AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
+#: What a clock shows that began when the host did.
+MONOTONIC_SECONDS = 1000.0
+
 #: The digest of a content; large ones are asked for again and again.
 digest_of = lru_cache(maxsize=8)(Digest.of)
 
@@ -74,7 +77,8 @@ class Rig:
         turns=None,
     ):
         self.clock = Clock()
-        self.clock.advance(time.time())
+        self.clock.advance(MONOTONIC_SECONDS)
+        self._booted = time.time() - MONOTONIC_SECONDS
         self.metrics = Metrics()
         self.members = []
         roots = [
@@ -101,14 +105,14 @@ class Rig:
             scouts=Scouts(scout or worker(), 4, self.clock),
             reserve_bytes=reserve_bytes,
             clock=self.clock,
-            now_ns=lambda: int(self.clock.seconds() * 1e9),
+            now_ns=lambda: int(self.wall_seconds() * 1e9),
             rng=random.Random(seed),
             turns=turns,
         )
         self.probe()
         roster.patient = False
         self.probe()
-        self.store = Store(self.mirrors, succeed(None), self.metrics)
+        self.store = Store(self.mirrors, succeed(None), self.metrics, self.wall_seconds)
         self.uploads = Uploads(
             self.store,
             Authenticator([f"{USER}:{PASSWORD}"]),
@@ -121,14 +125,20 @@ class Rig:
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
         rates = Rates(self.clock.seconds)
         overview = OwnOverview(self.store, self.uploads, rates, self.metrics.figures)
-        self.api = Api(self.store, self.uploads, self.clock, overview)
+        self.api = Api(
+            self.store, self.uploads, self.clock, overview, wall_seconds=self.wall_seconds
+        )
         self.store.hot.shrink(cache_bytes)
         self.served = []
         served = together(self.served.append, self.metrics.served, rates.served)
-        fast_path = FastPath(self.store.hot, self.api.hot_head, self.clock.seconds, served)
+        fast_path = FastPath(self.store.hot, self.api.hot_head, self.wall_seconds, served)
         self.site = StorSite(
             self.api.resource(), self.api, self.clock, served, fast_path, max_connections
         )
+
+    def wall_seconds(self):
+        """The time of day, of which the clock knows nothing."""
+        return self._booted + self.clock.seconds()
 
     def probe(self):
         """Let every disk be looked at again."""
