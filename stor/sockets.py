@@ -1,18 +1,32 @@
 """The sockets that a Stor listens on."""
 
+import errno
+import os
 import select
+import socket
+import stat
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    UNIXServerEndpoint,
+    serverFromString,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from stor.threads import settle
 
 #: Connections that wait to be taken.
 BACKLOG = 1024
+
+#: A Unix socket that refuses for this long has no listener: one that starts is quicker.
+_STARTING_SECONDS = 0.1
 
 
 class CannotListen(Exception):
@@ -77,7 +91,6 @@ class Ports:
         await settle([maybeDeferred(port.stopListening) for port in ports])
 
     def _listen(self, description: str) -> IListeningPort:
-        outcomes: list[IListeningPort | Failure] = []
         endpoint = serverFromString(self._reactor, _with_backlog(description))
         if isinstance(endpoint, AdoptedStreamServerEndpoint):
             if endpoint.fileno in self._adopted:
@@ -85,13 +98,21 @@ class Ports:
                 raise CannotListen(f"listen: {description}: {taken}")
             self._adopted.add(endpoint.fileno)
             self._kept.add(description)
-        # Every server endpoint of Twisted answers at once.
-        endpoint.listen(self._factory).addBoth(outcomes.append)
-        (outcome,) = outcomes
+        outcome = self._try(endpoint)
+        if isinstance(endpoint, UNIXServerEndpoint) and isinstance(outcome, Failure):
+            error = outcome.value
+            if isinstance(error, CannotListenError) and _remove_leftovers(error.port):
+                outcome = self._try(endpoint)
         if isinstance(outcome, Failure):
             reason = getattr(outcome.value, "socketError", outcome.value)
             raise CannotListen(f"listen: {description}: {reason}")
         return outcome
+
+    def _try(self, endpoint: IStreamServerEndpoint) -> IListeningPort | Failure:
+        outcomes: list[IListeningPort | Failure] = []
+        # Every server endpoint of Twisted answers at once.
+        endpoint.listen(self._factory).addBoth(outcomes.append)
+        return outcomes[0]
 
 
 def take_all(port: Any) -> None:
@@ -100,6 +121,40 @@ def take_all(port: Any) -> None:
     waiting.register(port.fileno(), select.POLLIN)
     while waiting.poll(0):
         port.doRead()
+
+
+def _remove_leftovers(path: bytes) -> bool:
+    """Remove the Unix socket and the lock of a process that has ended; whether that was all.
+
+    Twisted's lock names a process id, which another process may have by now: what tells is
+    whether the socket has a listener.
+    """
+    if not _is_abandoned(path):
+        return False
+    time.sleep(_STARTING_SECONDS)
+    if not _is_abandoned(path):
+        return False
+    try:
+        for leftover in (path, path + b".lock"):
+            with suppress(FileNotFoundError):
+                os.unlink(leftover)
+    except OSError:
+        return False
+    return True
+
+
+def _is_abandoned(path: bytes) -> bool:
+    """Whether there is a socket without a listener, or nothing at all."""
+    if b"\0" in path:  # not a file: it goes with its process (unix(7))
+        return False
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(path) == errno.ECONNREFUSED
+    except OSError as error:
+        return error.errno == errno.ENOENT
 
 
 def _with_backlog(description: str) -> str:
