@@ -6,6 +6,14 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymemcache.exceptions import (
+    MemcacheClientError,
+    MemcacheIllegalInputError,
+    MemcacheServerError,
+    MemcacheUnexpectedCloseError,
+    MemcacheUnknownCommandError,
+    MemcacheUnknownError,
+)
 from twisted.internet.defer import CancelledError, ensureDeferred, fail
 from twisted.internet.task import Clock
 
@@ -319,6 +327,46 @@ def test_an_error_is_tried_again_on_a_new_connection_and_then_the_server_is_left
         result_of(rig.locations.where(DIGEST)) if errors == 2 else rig.where(digests(1)[0])
         asked_again = len(rig.client.calls) + len(rig.worker.held) > calls
         assert asked_again == (errors == 1)
+
+
+OUT_OF_MEMORY = MemcacheServerError(b"out of memory storing object")
+
+
+@pytest.mark.parametrize(
+    ("error", "asked_again"),
+    [
+        (OUT_OF_MEMORY, True),
+        (MemcacheServerError(b"object too large for cache"), True),
+        (MemcacheClientError(b"bad data chunk"), True),
+        (MemcacheIllegalInputError(b"key"), True),
+        (MemcacheUnexpectedCloseError(), False),
+        (MemcacheUnknownCommandError(b"get"), False),
+        (MemcacheUnknownError(b"3x"), False),
+        (ConnectionResetError(), False),
+        (TimeoutError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("action", ["where", "remember", "forget"])
+def test_what_a_server_says_of_one_key_is_said_of_no_other(action, error, asked_again):
+    rig = Rig(client=MemoryClient({KEY: VALUE}, [error] * 2))
+    if action == "where":
+        assert rig.where() is None
+    else:
+        getattr(rig.locations, action)(DIGEST, HERE)
+        rig.worker.release()
+    rig.client.errors.clear()
+    another = digests(1)[0]
+    rig.client.values[f"stor:2:{another}"] = VALUE
+    assert (rig.where(another) == HERE) == asked_again
+
+
+def test_a_server_that_refuses_a_key_after_its_rest_answers():
+    rig = Rig(client=MemoryClient({KEY: VALUE}, errors=[OSError(), OSError(), OUT_OF_MEMORY]))
+    assert rig.where() is None
+    rig.clock.advance(REST_SECONDS)
+    assert rig.where() is None  # nobody waits for this question, which is refused
+    assert rig.where() == HERE
 
 
 def test_a_server_with_too_much_to_do_is_asked_again():
