@@ -61,7 +61,7 @@ def test_a_socket_with_a_listener_is_left_alone(tmp_path, lock, full):
         assert path.stat().st_ino == inode
 
 
-@pytest.mark.parametrize("lock", [None, LIVING])
+@pytest.mark.parametrize("lock", [None, LIVING], ids=["no lock", "living"])
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path, lock):
     path = tmp_path / "socket"
     path.write_text("precious")
