@@ -119,6 +119,7 @@ class App:
         )
         self._htpasswd_worker = ThreadPool(outcomes, "htpasswd", 1)
         self._resolving = ThreadPool(outcomes, "resolve", 1)
+        self._statsd_worker = ThreadPool(outcomes, "statsd", 1)
         self._s3: S3 | None = None
         self._known_places: object = None
         self._statsite: Statsite | None = None
@@ -264,6 +265,7 @@ class App:
         self._spool_worker.stop()
         self._set_statsd(None)
         self._resolving.stop()
+        self._statsd_worker.stop()
 
     def _set_statsd(self, statsite: Statsite | None) -> None:
         if statsite == self._statsite:
@@ -271,8 +273,11 @@ class App:
         self._statsite = statsite
         if self._statsd is not None:
             self._statsd.stop()
-        new = None if statsite is None else Statsd(statsite, self._reactor, self._resolving)
-        self._statsd = self.metrics.statsd = new
+        self._statsd = None
+        if statsite is not None:
+            workers = self._resolving, self._statsd_worker
+            self._statsd = Statsd(statsite, self._reactor, *workers)
+        self.metrics.statsd = self._statsd
 
     def _set_tiers(self, chosen: Config) -> None:
         store = self.store

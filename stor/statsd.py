@@ -1,12 +1,11 @@
-"""The wire to a statsd server: lines over UDP, a datagram at a time."""
+"""The wire to a statsd server, by way of the `statsd` package: lines over UDP, many a datagram."""
 
-import random
 import socket
+import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Protocol
+from typing import Any
 
-from statsd.client.base import StatsClientBase
+from statsd import StatsClient
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -14,48 +13,59 @@ from twisted.python.failure import Failure
 from stor.config import Statsite
 from stor.threads import Pool
 
-#: Lines wait so long for others that go with them.
+#: Lines wait this long for others that go with them.
 FLUSH_SECONDS = 0.2
 
 #: What passes through an Ethernet in one piece, with the headers of IPv6 and UDP.
 DATAGRAM_BYTES = 1400
 
-#: The server's name is asked for again so long after an answer, and so long after none.
-RENEW_SECONDS = 300.0
+#: The server is looked for again this long after it was found, and after it was not.
+RENEW_SECONDS = 60.0
 RETRY_SECONDS = 30.0
 
-#: An address family and an address, as `socket` has them.
-Address = tuple[int, tuple[object, ...]]
+#: How long a host takes to say that nobody listens on one of its ports.
+_REFUSAL_SECONDS = 0.05
 
 
-class Socket(Protocol):
-    """The part of a datagram socket that is needed."""
+def connect(
+    statsite: Statsite, getaddrinfo: Callable[..., Any] = socket.getaddrinfo
+) -> StatsClient:
+    """A client for the server. Blocks; raises `OSError`, `UnicodeError`.
 
-    def sendto(self, data: bytes, address: tuple[object, ...], /) -> int:
-        """Send a datagram. Raises `OSError`."""
-
-    def close(self) -> None:
-        """Give it back."""
-
-
-def resolve(host: str, port: int) -> Address:
-    """Where the server is. Blocks; raises `OSError`, `UnicodeError`."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    return family, address
-
-
-def open_socket(family: int) -> Socket:
-    """A socket on which nothing waits."""
-    opened = socket.socket(family, socket.SOCK_DGRAM)
-    opened.setblocking(False)
-    return opened
+    A name may have several addresses, such as `localhost` with ::1 and 127.0.0.1, and the server
+    listen on one of them: the first that does not refuse is taken, IPv4 before IPv6.
+    """
+    found = getaddrinfo(statsite.host, statsite.port, type=socket.SOCK_DGRAM)
+    found = sorted(found, key=lambda one: bool(one[0] != socket.AF_INET))
+    open_ones = (one for one in found if len(found) == 1 or not _refuses(one[0], one[4]))
+    family, _, _, _, address = next(open_ones, found[0])
+    host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    prefix = statsite.prefix.rstrip(".").encode("ascii", "replace").decode("ascii")
+    ipv6 = family == socket.AF_INET6
+    return StatsClient(host, statsite.port, prefix, DATAGRAM_BYTES, ipv6)
 
 
-class Statsd(StatsClientBase):
+def _refuses(family: int, address: Any) -> bool:
+    """Whether the host says that nobody listens there, or it cannot be reached at all."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address)
+            # A server takes no line from an empty datagram. An answer to the first comes to light
+            # with the second.
+            probe.send(b"")
+            time.sleep(_REFUSAL_SECONDS)
+            probe.send(b"")
+        except OSError:
+            return True
+    return False
+
+
+class Statsd:
     """Counts and times for a statsd server; a server that cannot be reached has no effect at all.
 
-    Each goes out with the probability that the configuration says (`sample_rate`). Names are
-    asked for in a thread, everything else is done at once and never waits.
+    Counts are exact: what a counter gains meanwhile is one line. Each time goes out with the
+    probability that the configuration says (`sample_rate`).
     """
 
     log = Logger()
@@ -64,25 +74,26 @@ class Statsd(StatsClientBase):
         self,
         statsite: Statsite,
         clock: IReactorTime,
-        worker: Pool,
-        *,
-        resolve: Callable[[str, int], Address] = resolve,
-        open_socket: Callable[[int], Socket] = open_socket,
+        connecting: Pool,
+        sending: Pool,
+        connect: Callable[[Statsite], StatsClient] = connect,
     ) -> None:
-        """`worker` runs `resolve`."""
+        """`connecting` runs `connect`. `sending` has one thread.
+
+        The package's sockets block: datagrams for a host that does not answer on its own network
+        fill the socket's buffer, and the next one waits for seconds (arp(7)).
+        """
         self._statsite = statsite
-        self._prefix = statsite.prefix.rstrip(".")  # where StatsClientBase looks for it
-        self._rate = statsite.sample_rate
         self._clock = clock
-        self._worker = worker
-        self._resolve = resolve
-        self._open_socket = open_socket
-        self._lines: list[bytes] = []
-        self._waiting_bytes = 0
+        self._connecting = connecting
+        self._sending = sending
+        self._connect = connect
         self._counts: dict[str, int] = {}
+        self._client: StatsClient | None = None
+        #: The times that wait.
+        self._times: Any = None
+        self._under_way = False
         self._flushing: IDelayedCall | None = None
-        self._address: Address | None = None
-        self._socket: Socket | None = None
         self._unresolved: str | None = None
         self._stopped = False
         # Not now: a process that goes into the background loses the threads that it has by then.
@@ -90,14 +101,14 @@ class Statsd(StatsClientBase):
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter."""
-        if self._rate < 1 and random.random() > self._rate:
-            return
         self._counts[name] = self._counts.get(name, 0) + number
         self._flush_soon()
 
     def time(self, name: str, seconds: float) -> None:
         """One more of the times, which statsd has in milliseconds."""
-        self.timing(name, seconds * 1000.0, self._rate)
+        if self._times is not None:
+            self._times.timing(name, seconds * 1000.0, self._statsite.sample_rate)
+            self._flush_soon()
 
     def stop(self) -> None:
         """Send what is waiting, and end."""
@@ -106,56 +117,59 @@ class Statsd(StatsClientBase):
             if call is not None and call.active():
                 call.cancel()
         self._flush()
-        self._close()
-
-    def _send(self, line: str) -> None:
-        """Have a line sent soon; `StatsClientBase` calls this with each that is to be sent."""
-        data = line.encode("utf-8", "replace")
-        if self._waiting_bytes + len(data) > DATAGRAM_BYTES:
-            self._send_lines()
-        self._lines.append(data)
-        self._waiting_bytes += len(data) + 1
-        self._flush_soon()
+        self._leave()
 
     def _flush_soon(self) -> None:
         if self._flushing is None and not self._stopped:
             self._flushing = self._clock.callLater(FLUSH_SECONDS, self._flush_late)
 
     def _flush_late(self) -> None:
-        self._flush()
         self._flushing = None
+        if not self._under_way:
+            self._flush()
+        else:
+            # Counts take no more room than their names; the times of so slow a network are lost.
+            self._new_times()
+            self._flush_soon()
 
     def _flush(self) -> None:
-        """Send what is waiting: what was counted meanwhile is one line for each name."""
-        counts, self._counts = self._counts, {}
-        suffix = f"|@{self._rate}" if self._rate < 1 else ""
+        lines, counts = self._times, self._counts
+        self._counts = {}
+        self._new_times()
+        if lines is None:
+            return
         for name, number in counts.items():
-            # As a line that is not left out once more.
-            self._send_stat(name, f"{number}|c{suffix}", 1)
-        self._send_lines()
+            lines.incr(name, number)
+        self._under_way = True
+        self._sending.finish(lines.send).addErrback(self._bug).addCallback(self._sent)
 
-    def _send_lines(self) -> None:
-        lines, self._lines, self._waiting_bytes = self._lines, [], 0
-        if lines and self._socket is not None and self._address is not None:
-            # A datagram may always be lost on its way; one that is lost here is no other case.
-            with suppress(OSError):
-                self._socket.sendto(b"\n".join(lines), self._address[1])
+    def _sent(self, ended: object) -> None:
+        self._under_way = False
+
+    def _bug(self, failure: Failure) -> None:
+        self.log.failure("statsite", failure)
+
+    def _new_times(self) -> None:
+        self._times = None if self._client is None else self._client.pipeline()
 
     def _renew(self) -> None:
-        asking = self._worker.run(self._resolve, self._statsite.host, self._statsite.port)
-        asking.addCallback(self._found).addErrback(self._not_found)
+        asking = self._connecting.run(self._connect, self._statsite)
+        asking.addCallbacks(self._found, self._not_found)
 
-    def _found(self, address: Address) -> None:
+    def _found(self, client: StatsClient) -> None:
         if self._stopped:
+            client.close()
             return
-        if address != self._address:
-            self._close()
-            self._socket, self._address = self._open_socket(address[0]), address
+        # What waits goes out by the old one.
+        self._flush()
+        self._leave()
+        self._client = client
+        self._new_times()
         self._unresolved = None
         self._renewing = self._clock.callLater(RENEW_SECONDS, self._renew)
 
     def _not_found(self, failure: Failure) -> None:
-        """Go on with the address that was found last, if there is one."""
+        """Go on with the client that was made last, if there is one."""
         if self._stopped:
             return
         reason = str(failure.value)
@@ -165,7 +179,8 @@ class Statsd(StatsClientBase):
         self._unresolved = reason
         self._renewing = self._clock.callLater(RETRY_SECONDS, self._renew)
 
-    def _close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = self._address = None
+    def _leave(self) -> None:
+        """Close the socket after what is being sent."""
+        client, self._client, self._times = self._client, None, None
+        if client is not None:
+            self._sending.finish(client.close).addErrback(self._bug)

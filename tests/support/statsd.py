@@ -1,56 +1,62 @@
-"""A network without one: where datagrams go in tests."""
+"""A statsd server on the loopback interface, which a test looks at when it likes."""
 
 import socket
 
 from stor.config import Statsite
-from stor.statsd import Statsd
+from stor.statsd import Statsd, connect
 from tests.support.pools import InlinePool
 
-ADDRESS = (socket.AF_INET, ("192.0.2.7", 8125))
 
+class Server:
+    """Takes datagrams on an address of this host; what is sent there has arrived at once."""
 
-class Network:
-    """Names and addresses of a test. A name is resolved to `address`, or fails with it."""
-
-    def __init__(self, address=ADDRESS):
-        self.address = address
-        self.asked = []
-        self.sent = []
-        self.open = 0
-        #: What `sendto` raises.
-        self.fault = None
-
-    def statsd(self, clock, worker=None, sample_rate=1.0, prefix="stor.dev"):
-        statsite = Statsite("statsd.example", 8125, prefix, sample_rate)
-        return Statsd(
-            statsite,
-            clock,
-            worker or InlinePool(),
-            resolve=self.resolve,
-            open_socket=self.open_socket,
-        )
-
-    def resolve(self, host, port):
-        self.asked.append((host, port))
-        if isinstance(self.address, Exception):
-            raise self.address
-        return self.address
-
-    def open_socket(self, family):
-        assert family == self.address[0]
-        self.open += 1
-        return self
-
-    def sendto(self, data, address):
-        assert self.open == 1
-        if self.fault is not None:
-            raise self.fault
-        self.sent.append((data, address))
-        return len(data)
-
-    def close(self):
-        self.open -= 1
+    def __init__(self, host="127.0.0.1", port=0):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024 * 1024)
+        self._socket.bind((host, port))
+        self._socket.setblocking(False)
+        self.address = family, socket.SOCK_DGRAM, 0, "", self._socket.getsockname()
+        self.port = self._socket.getsockname()[1]
+        self._datagrams = []
 
     @property
     def datagrams(self):
-        return [data for data, _ in self.sent]
+        """All that came so far; one without a byte asks whether anybody is there."""
+        try:
+            while True:
+                data = self._socket.recv(65536)
+                self._datagrams += [data] if data else []
+        except BlockingIOError:
+            return list(self._datagrams)
+
+    def close(self):
+        """Nobody listens there any more."""
+        self._socket.close()
+
+
+class Network:
+    """Names of a test. A name is resolved to `addresses`, or fails with them."""
+
+    def __init__(self):
+        self.server = Server()
+        self.addresses = [self.server.address]
+        self.asked = []
+
+    def statsd(self, clock, connecting=None, sending=None, sample_rate=1.0, prefix="stor.dev"):
+        statsite = Statsite("statsd.example", self.server.port, prefix, sample_rate)
+        connecting, sending = connecting or InlinePool(), sending or InlinePool()
+        return Statsd(statsite, clock, connecting, sending, self.connect)
+
+    def connect(self, statsite):
+        return connect(statsite, self.getaddrinfo)
+
+    def getaddrinfo(self, host, port, **hints):
+        self.asked.append((host, port))
+        if isinstance(self.addresses, Exception):
+            raise self.addresses
+        return self.addresses
+
+    @property
+    def datagrams(self):
+        return self.server.datagrams
