@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from statsd import StatsClient
+from statsd.client import StatsClient
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
