@@ -4,11 +4,15 @@ Twisted says 100 Continue before anybody is asked, and closes a connection with 
 it, which makes the kernel send a reset that can overtake the answer.
 """
 
+import enum
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
+import attrs
+from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import (
+    IAddress,
     IDelayedCall,
     IHalfCloseableProtocol,
     IReactorTime,
@@ -40,10 +44,50 @@ _LENGTH_DIGITS = 4000
 #: So much is read at a time: 64 KiB of a body, which many clients send at once, and the head.
 INTAKE_BYTES = 96 * 1024
 
+#: How long a request waits until the process that answers it takes its connection, and the pause
+#: between two tries.
+HAND_OVER_SECONDS = 1.0
+HAND_OVER_RETRY_SECONDS = 0.01
+
 _HEAD_END = b"\r\n\r\n"
 
 #: So much behind a head is taken as a body, and by itself.
 _BODY_BYTES = 4096
+
+
+@attrs.frozen
+class Handed:
+    """A connection that another process goes on with, at the boundary of a request.
+
+    `unread` is the request as far as it was received, and all behind it; `head_seconds` is how
+    long ago its first byte came, `peer` and `port` are the client's.
+    """
+
+    unread: bytes
+    peer: str
+    port: int
+    head_seconds: float
+
+
+class Given(enum.Enum):
+    """What became of a connection that was to be handed over."""
+
+    GONE = "another process has it"
+    CROWDED = "the other process has taken no more for a moment"
+    NOBODY = "the other process is not there"
+
+
+class Elsewhere(Protocol):
+    """The other processes of this Stor, to whom connections are handed over."""
+
+    def answers(self, channel: "StorChannel", line: bytes, rest: bytes) -> bool:
+        """Whether another process answers the request that begins with `line`.
+
+        `rest` is what was received behind that line.
+        """
+
+    def give(self, channel: "StorChannel", handed: Handed) -> Given:
+        """Hand a connection over; once it is `GONE`, its transport is no part of this process."""
 
 
 class Connections(Protocol):
@@ -57,6 +101,8 @@ class Connections(Protocol):
     draining: bool
     #: Seconds after which a connection without a byte is cut.
     timeOut: float
+    #: Who answers what this process does not, if there is anybody.
+    elsewhere: Elsewhere | None
 
     def admit(self, channel: "StorChannel") -> Answer | None:
         """Take a new connection into account; what to turn it away with, if it is one too many."""
@@ -82,16 +128,23 @@ class StorChannel(HTTPChannel):
         self._intake_paused = False
         self._answered: StorRequest | None = None
         self._half_closed = False
+        #: Who gets the connection back at its next request that reads, if anybody does.
+        self.giver: object = None
+        #: The client of a connection that was made to another process.
+        self._client: IAddress | None = None
+        self._unread: bytearray | None = None
+        self._leaving_since = 0.0
 
     def connectionMade(self) -> None:  # noqa: N802
         """Take part in the site's count of connections."""
         super().connectionMade()
         self._pace = Pace(self.site.clock.seconds)
-        self._peer = getattr(self.transport.getPeer(), "host", "-")
+        self._peer = getattr(self.getPeer(), "host", "-")
         # Not through TLS, and not the in-memory transports of a proxy or a test.
         self._direct = isinstance(self.transport, TCPConnection)
         if self._direct:
             self.transport.bufferSize = INTAKE_BYTES
+        # One that was handed over was admitted when it was made.
         answer = self.site.admit(self)
         if answer is not None and not self.site.crowded:
             self.refuse(answer, TURNED_AWAY_SECONDS)
@@ -103,6 +156,7 @@ class StorChannel(HTTPChannel):
         """Leave the site's count of connections."""
         if self._linger_end is not None and self._linger_end.active():
             self._linger_end.cancel()
+        self._unread = None
         super().connectionLost(reason)
         self.site.lost(self)
 
@@ -114,10 +168,32 @@ class StorChannel(HTTPChannel):
     def writeConnectionLost(self) -> None:  # noqa: N802
         """We send no more, by our own choice: see `_linger`."""
 
+    def go_on(self, handed: Handed) -> None:
+        """Take up what another process has handed over, as if it had come just now."""
+        self._pace.head_began(handed.head_seconds)
+        self.dataReceived(handed.unread)
+
+    def take_over(self, handed: Handed, giver: object) -> None:
+        """Before the connection is made: another process has handed it over.
+
+        `giver` gets it back at its next request that reads, `None` when nobody does.
+        """
+        self.giver = giver
+        self._client = IPv4Address("TCP", handed.peer, handed.port)
+
+    @property
+    def handed(self) -> bool:
+        """Whether the connection was made to another process."""
+        return self._client is not None
+
+    def getPeer(self) -> Any:  # noqa: N802
+        """The client."""
+        return self._client or super().getPeer()
+
     @property
     def idle(self) -> bool:
         """Whether no request is under way."""
-        return not self.requests and not self.lingering
+        return not self.requests and not self.lingering and self._unread is None
 
     def proceed(self) -> None:
         """Send 100 Continue."""
@@ -148,13 +224,18 @@ class StorChannel(HTTPChannel):
             super().requestDone(answered)
             self._end_when_served()
         super().resumeProducing()
-        if self._intake_paused:
+        if self._intake_paused or self._unread is not None:
             self._networkProducer.pauseProducing()
+        if self._unread is not None:
+            self._leave_soon()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Parse, or throw away what comes after the last answer."""
         if self.lingering:
             self.resetTimeout()
+            return
+        if self._unread is not None:
+            self._unread += data
             return
         if self._rests:
             answer = self.site.fast_path.answer(data, self._peer, SERVER)
@@ -184,6 +265,7 @@ class StorChannel(HTTPChannel):
         """Whether the next byte begins a request, whose answer can go out at once."""
         return (
             self.site.fast_path is not None
+            and self.giver is None
             and not (self.requests or self._buffer or self._half_closed)
             and not (self._waitingForTransport or self.site.draining)
             and bool(self.persistent and self.line_mode)
@@ -193,7 +275,9 @@ class StorChannel(HTTPChannel):
         """Take the request line or a header line."""
         if self.lingering:
             return
-        if self._receivedHeaderSize + len(line) > self.totalHeadersSize:
+        if not self.requests and self.persistent and line and self._is_for_others(line):
+            self._leave(line)
+        elif self._receivedHeaderSize + len(line) > self.totalHeadersSize:
             self._refuse_headers()
         else:
             super().lineReceived(line)
@@ -325,8 +409,71 @@ class StorChannel(HTTPChannel):
             transport.write(b"".join(answer)[sent:])
 
     def _end_when_served(self) -> None:
-        if self._half_closed and (self.lingering or not self._handlingRequest):
+        under_way = self._handlingRequest or self._unread is not None
+        if self._half_closed and (self.lingering or not under_way):
             self.transport.loseConnection()
+
+    def _is_for_others(self, line: bytes) -> bool:
+        elsewhere = self.site.elsewhere
+        return elsewhere is not None and elsewhere.answers(self, line, self._buffer)
+
+    def _leave(self, line: bytes) -> None:
+        """Hand the connection over, from this request line on, once all answers are sent."""
+        self._unread = bytearray(line + self.delimiter + self._buffer)
+        self._buffer = b""
+        # In case that nobody takes it.
+        self._command = line.partition(b" ")[0]
+        self._leaving_since = self.site.clock.seconds()
+        self._networkProducer.pauseProducing()
+        self._leave_soon()
+
+    def _leave_soon(self, seconds: float = 0.0) -> None:
+        # Not now: the transport may be in the middle of reading.
+        self.callLater(seconds, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._unread is None or self.site.elsewhere is None or self._waitingForTransport:
+            return
+        if self._has_unsent:
+            self.await_room()
+            return
+        peer = self.getPeer()
+        handed = Handed(
+            bytes(self._unread),
+            getattr(peer, "host", "-"),
+            getattr(peer, "port", 0),
+            self._pace.head_seconds,
+        )
+        given = self.site.elsewhere.give(self, handed)
+        late = self.site.clock.seconds() - self._leaving_since >= HAND_OVER_SECONDS
+        if given is Given.GONE:
+            self._unread = None
+            self.setTimeout(None)
+            self.site.lost(self)
+        elif self.giver is not None:
+            self._stay()
+        elif given is Given.CROWDED and not late:
+            self._leave_soon(HAND_OVER_RETRY_SECONDS)
+        else:
+            self._unread = None
+            self.refuse(
+                Answer.line(503, "the process that stores samples is starting", retry_after="1")
+            )
+
+    def _stay(self) -> None:
+        """Nobody takes a connection back: answer here what can be answered everywhere."""
+        unread, self._unread, self.giver = bytes(self._unread or b""), None, None
+        del self._command
+        self._networkProducer.resumeProducing()
+        self.dataReceived(unread)
+
+    @property
+    def _has_unsent(self) -> bool:
+        """Whether the transport has bytes that the kernel has not taken yet."""
+        return bool(
+            getattr(self.transport, "dataBuffer", b"")
+            or getattr(self.transport, "_tempDataBuffer", [])
+        )
 
     def _refuse_headers(self) -> None:
         limit = self.totalHeadersSize

@@ -31,6 +31,15 @@ class Pace:
             self._head_begun = now
         return now - self._head_begun > HEAD_SECONDS
 
+    def head_began(self, seconds_ago: float) -> None:
+        """The first piece of a head has come that long ago, to another process."""
+        self._head_begun = self._seconds() - seconds_ago
+
+    @property
+    def head_seconds(self) -> float:
+        """How long ago the first piece of a head has come; 0 when none has."""
+        return 0.0 if self._head_begun is None else self._seconds() - self._head_begun
+
     def head_ended(self) -> None:
         """The headers are complete; the body begins."""
         self._head_begun = None

@@ -70,9 +70,7 @@ class StorRequest(Request):
     @property
     def name(self) -> str:
         """The path as text, percent-decoded, without the slash before it and one after it."""
-        # Latin-1 gives every byte a character, so that no path fails before it is looked at.
-        path = self.path[1:]
-        return unquote_to_bytes(path.removesuffix(b"/") or path).decode("latin-1")
+        return name_of(self.path)
 
     @property
     def gone(self) -> bool:
@@ -282,6 +280,30 @@ def _printable(target: bytes) -> str:
     """The target as text that ends no line of a log."""
     text = target.decode("ascii", "backslashreplace")
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def name_of(path: bytes) -> str:
+    """A path as text, percent-decoded, without the slash before it and one after it."""
+    # Latin-1 gives every byte a character, so that no path fails before it is looked at.
+    rest = path[1:]
+    return unquote_to_bytes(rest.removesuffix(b"/") or rest).decode("latin-1")
+
+
+def needs_writer(line: bytes, rest: bytes) -> bool:
+    """Whether the request that begins with `line` is for the process that writes.
+
+    What reads a sample is not, nor what is no request; nor `/`, unless the head in `rest` may ask
+    for the page.
+    """
+    method, _, target = line.rpartition(b" ")[0].partition(b" ")
+    path = path_of(target)
+    if path is None:
+        return False
+    if method not in (b"GET", b"HEAD"):
+        return True
+    name = name_of(path)
+    head, end, _ = rest.partition(b"\r\n\r\n")
+    return name in PAGES and not (name == "" and end and b"text/html" not in head.lower())
 
 
 def path_of(target: bytes) -> bytes | None:

@@ -12,7 +12,7 @@ from twisted.web.server import Request, Site
 from stor.count import Count
 from stor.http.access import Observer
 from stor.http.answer import Answer, answer_to
-from stor.http.channel import StorChannel
+from stor.http.channel import Elsewhere, StorChannel
 from stor.http.fast_path import FastPath
 from stor.http.request import Reception, StorRequest
 
@@ -49,16 +49,19 @@ class StorSite(Site):
         fast_path: FastPath | None = None,
         max_connections: int = MAX_CONNECTIONS,
         connections: Count | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """`served` is told of every request that is over.
 
-        `connections` counts those that were not turned away, here and in other processes.
+        `connections` counts those that were not turned away, here and in other processes, and
+        `elsewhere` takes those whose next request is for another process.
         """
         super().__init__(resource, parsePOSTFormSubmission=False, reactor=reactor)
         self.reception = reception
         self.clock = reactor
         self.served = served
         self.fast_path = fast_path
+        self.elsewhere = elsewhere
         self.max_connections = max_connections
         self.channels: set[StorChannel] = set()
         self._turned_away: set[StorChannel] = set()
@@ -110,7 +113,7 @@ class StorSite(Site):
         """Take a new connection into account; what to turn it away with, if it is one too many."""
         self.channels.add(channel)
         self._count()
-        if self._connections.total <= self.max_connections:
+        if channel.handed or self._connections.total <= self.max_connections:
             return None
         self._turned_away.add(channel)
         self._count()

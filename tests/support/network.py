@@ -39,6 +39,22 @@ class ServerTransport:
         self.disconnecting = False
         self.write_closed = False
 
+    @property
+    def dataBuffer(self):
+        """What the client has not taken yet; `twisted.internet.abstract.FileDescriptor` has it."""
+        return bytes(self.outgoing)
+
+    @property
+    def producerPaused(self):
+        return self.producer_paused
+
+    @producerPaused.setter
+    def producerPaused(self, paused):
+        self.producer_paused = paused
+
+    def startWriting(self):
+        """Whoever takes what is written is there already."""
+
     def write(self, data):
         if self._connection.closed or self.write_closed or self.disconnecting:
             return

@@ -75,9 +75,11 @@ class Rig:
         cache_bytes=0,
         seed=0,
         turns=None,
+        clock=None,
     ):
-        self.clock = Clock()
-        self.clock.advance(MONOTONIC_SECONDS)
+        self.clock = clock or Clock()
+        if clock is None:
+            self.clock.advance(MONOTONIC_SECONDS)
         self._booted = time.time() - MONOTONIC_SECONDS
         self.metrics = Metrics()
         self.members = []
