@@ -1,20 +1,102 @@
-"""Clients that ask over and over, each on a connection of its own."""
+"""HTTP/1.1 clients that cost as little as possible, so that they are not what is measured."""
 
+import re
 import select
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from itertools import islice
 from urllib.parse import urlsplit
 
-from bench.errand import Errand
-from bench.errors import Failed
-from bench.exchange import ANSWER_SECONDS, Answer
-from bench.workload import Done
+import attrs
 
-#: Bodies are thrown away in steps of this.
+from bench.measure import Done, percentile
+from bench.process import Failed
+
+ANSWER_SECONDS = 30.0
+
+#: Bodies are discarded in steps of this.
 _STEP_BYTES = 1024**2
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+
+
+@attrs.frozen
+class Answer:
+    """The status line and the headers of an answer."""
+
+    head: bytes
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        return int(self.head[9:12])
+
+    @property
+    def length(self) -> int:
+        """The body's length. Raises `Failed` when it is not given."""
+        match = _LENGTH.search(self.head)
+        if match is None:
+            raise Failed(f"an answer without Content-Length: {self.head!r}")
+        return int(match[1])
+
+    def header(self, name: str) -> str:
+        """The value of a header. Raises `Failed` when it is missing."""
+        match = re.search(rf"\r\n{re.escape(name)}: *([^\r]*)".encode(), self.head, re.IGNORECASE)
+        if match is None:
+            raise Failed(f"an answer without {name}: {self.head!r}")
+        return match[1].decode()
+
+
+#: Requests, each as parts that are sent one after the other; each is answered before the next.
+Requests = Generator[Sequence[bytes], Answer, None]
+
+
+def request_head(
+    method: str, base: str, path: str, length: int | None = None, authorization: str | None = None
+) -> bytes:
+    """The request line and the headers of a request to the server at `base`."""
+    lines = [f"{method} {path} HTTP/1.1\r\nHost: {base[len('http://') :]}\r\n"]
+    if authorization is not None:
+        lines.append(f"Authorization: {authorization}\r\n")
+    if length is not None:
+        lines.append(f"Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n")
+    return ("".join(lines) + "\r\n").encode()
+
+
+def one_request(request: Sequence[bytes], status: int, length: int | None = None) -> Requests:
+    """One request, whose answer must have this status and this length. Raises `Failed`."""
+    answer = yield request
+    if answer.status != status or (length is not None and answer.length != length):
+        raise Failed(f"{request[0][:100]!r} was answered {answer.head[:200]!r}")
+
+
+def fetch(url: str) -> tuple[int, bytes] | None:
+    """The status and the body of the answer to a GET; `None` when nobody listens."""
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", parts.path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except ConnectionRefusedError:
+        return None
+    finally:
+        connection.close()
+
+
+@attrs.frozen
+class Task:
+    """What a client does at a time: requests that move `content_bytes` of samples either way.
+
+    Its latency counts when it is `timed`.
+    """
+
+    requests: Requests
+    content_bytes: int = 0
+    timed: bool = True
 
 
 class Clients:
@@ -25,21 +107,21 @@ class Clients:
         self._address = (parts.hostname or "", parts.port or 80)
         self._count = count
 
-    def run(self, errands: Iterator[Errand], seconds: float) -> Done:
-        """Begin errands for so long, or until there are no more, and finish those begun.
+    def run(self, tasks: Iterator[Task], seconds: float) -> Done:
+        """Start tasks for `seconds`, or until there are no more, and finish those started.
 
         Raises `Failed` when one fails or takes too long, and `OSError`.
         """
-        done = requests = 0
-        times: list[float] = []
+        content_bytes = count = 0
+        latencies: list[float] = []
         with ExitStack() as open_connections:
             epoll = open_connections.enter_context(select.epoll())
             begin = now = time.perf_counter()
             clients: dict[int, _Client] = {}
-            for errand in islice(errands, self._count):
+            for task in islice(tasks, self._count):
                 client = open_connections.enter_context(_Client(self._address, epoll))
                 clients[client.fd] = client
-                client.begin(errand, time.perf_counter())
+                client.begin(task, time.perf_counter())
             while clients:
                 events = epoll.poll(ANSWER_SECONDS)
                 if not events:
@@ -49,23 +131,23 @@ class Clients:
                     if not client.proceed():
                         continue
                     now = time.perf_counter()
-                    requests += 1
-                    done += client.errand.content_bytes
-                    if client.errand.watched:
-                        times.append(now - client.begun)
-                    next_errand = next(errands, None) if now - begin < seconds else None
-                    if next_errand is None:
+                    count += 1
+                    content_bytes += client.task.content_bytes
+                    if client.task.timed:
+                        latencies.append(now - client.begun)
+                    next_task = next(tasks, None) if now - begin < seconds else None
+                    if next_task is None:
                         epoll.unregister(fd)
                         del clients[fd]
                     else:
-                        client.begin(next_errand, now)
-        return Done(requests, now - begin, done, percentile(times, 0.99))
+                        client.begin(next_task, now)
+        return Done(count, now - begin, content_bytes, percentile(latencies, 0.99))
 
 
 class _Client:
-    """One connection, and what it is used for at the moment."""
+    """One connection, and the task it is working on."""
 
-    errand: Errand
+    task: Task
     begun: float
 
     def __init__(self, address: tuple[str, int], epoll: select.epoll) -> None:
@@ -80,7 +162,7 @@ class _Client:
         self._waits_to_send = False
         self._bodiless = False
         self._left: int | None = None
-        self._waste = bytearray(_STEP_BYTES)
+        self._discarded = bytearray(_STEP_BYTES)
 
     def __enter__(self) -> "_Client":
         return self
@@ -88,20 +170,20 @@ class _Client:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def begin(self, errand: Errand, now: float) -> None:
-        """Send the first request of an errand, or as much of it as can be sent now."""
-        self.errand, self.begun = errand, now
-        self._ask(next(errand.conversation))
+    def begin(self, task: Task, now: float) -> None:
+        """Send as much of a task's first request as can be sent now."""
+        self.task, self.begun = task, now
+        self._ask(next(task.requests))
 
     def proceed(self) -> bool:
-        """Send and receive what can be; whether the errand is over. Raises `Failed`."""
+        """Send and receive what is possible now; whether the task is done. Raises `Failed`."""
         if self._unsent:
             self._send()
         if not self._receive():
             return False
         answer, self._received, self._left = Answer(self._received), b"", None
         try:
-            request = self.errand.conversation.send(answer)
+            request = self.task.requests.send(answer)
         except StopIteration:
             return True
         self._ask(request)
@@ -129,7 +211,7 @@ class _Client:
             self._epoll.modify(self.fd, select.EPOLLIN)
 
     def _receive(self) -> bool:
-        """Whether an answer is complete. What it says is kept, its body is not."""
+        """Whether an answer is complete. Its head is kept, its body is not."""
         try:
             if self._left is None:
                 data = self._socket.recv(65536)
@@ -138,12 +220,12 @@ class _Client:
             else:
                 # MSG_TRUNC: the kernel drops the bytes instead of copying them (tcp(7)).
                 step = min(self._left, _STEP_BYTES)
-                received = self._socket.recv_into(self._waste, step, socket.MSG_TRUNC)
+                received = self._socket.recv_into(self._discarded, step, socket.MSG_TRUNC)
                 self._left -= received
         except BlockingIOError:
             return False
         if not received:
-            raise Failed("the server closed the connection within an answer")
+            raise Failed("the server closed the connection in the middle of an answer")
         return self._left == 0
 
     def _begin_answer(self, data: bytes) -> None:
@@ -153,9 +235,3 @@ class _Client:
             begun = len(self._received) - end - 4
             self._received = self._received[: end + 2]
             self._left = (0 if self._bodiless else Answer(self._received).length) - begun
-
-
-def percentile(times: list[float], part: float) -> float | None:
-    """The time that this part of all times does not exceed; `None` of no times."""
-    ordered = sorted(times)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else None

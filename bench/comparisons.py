@@ -1,144 +1,182 @@
-"""What is measured beside what. A new one is a function here and a line in `COMPARISONS`."""
+"""What is built, and the targets. A new comparison is a function here and a line in a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import attrs
 
-from bench.asking import Asking
-from bench.body import Bodies, size_name
-from bench.comparison import Comparison
-from bench.contender import Crowded, Loaded
-from bench.cores import Cores
-from bench.crowd import Crowd
-from bench.errand import any_digest, fetches, heads, misses, mixture, stores
-from bench.get import Get
-from bench.ground import Ground
-from bench.measure import BUSY, CPU, CPU_PER_GB, P99, PSS, RATE, RSS, SPEED
-from bench.server import Server
-from bench.target import Target, at_least, at_most
-from bench.workload import Workload
+from bench.comparison import BareLoop, Comparison, FilledServer, LoadedServer, Sweep
+from bench.machine import Programs
+from bench.measure import (
+    BUSY,
+    CPU,
+    CPU_PER_GB,
+    P99,
+    PSS,
+    RATE,
+    RSS,
+    SPEED,
+    Target,
+    at_least,
+    at_most,
+)
+from bench.process import Cores
+from bench.samples import Bodies, ManySamples, any_digest, size_name
+from bench.servers import NginxServer, RcloneServer, RegistryServer, Server, StorServer
+from bench.workloads import Tasks, Workload, Wrk, fetches, misses, mixture, stores
 from stor.digest import Digest
 
 KIB, MIB = 2**10, 2**20
 CLIENTS = 16
+SWEEP_CONNECTIONS = 16
 LARGE = (SPEED, CPU_PER_GB, BUSY, PSS, RSS)
 
 NGINX, REGISTRY, RCLONE = "nginx", "docker-registry", "rclone"
-LOOP, TREE = (f"bare loop, {layout}, {CLIENTS} threads" for layout in ("flat", "tree"))
-LOOP_ALONE = "bare loop, flat, 1 thread"
+FLAT, TREE = (f"bare loop, {layout}, {CLIENTS} threads" for layout in ("flat", "tree"))
+FLAT_ALONE = "bare loop, flat, 1 thread"
 MIXED, ALONE, SINGLE = "Stor, 90/10", "Stor, GET alone", "Stor, GET alone, 1 client"
-CROWDS = {"Stor, 500 thousand samples": 500_000, "Stor, 5 thousand samples": 5000}
-FEW = "Stor, 5 thousand samples"
+FEW, MANY = "Stor, 5 thousand samples", "Stor, 500 thousand samples"
 
 
-def get(size: int, ground: Ground, go: bool = False) -> Comparison:
-    """Fetching one sample with wrk, beside nginx and perhaps the servers in Go."""
-    clients = CLIENTS * len(ground.cores.client)
-    workload = Get(ground.directory, ground.programs, ground.cores, size, clients)
-    stor = ground.stor()
-    servers: list[Server] = [stor, ground.nginx(stor)]
-    return _compare(workload, [*servers, *(_go(ground) if go else ())], NGINX)
+@attrs.frozen
+class Setup:
+    """A directory of its own, the programs, and the cores that every server gets."""
+
+    directory: Path
+    programs: Programs
+    cores: Cores
+
+    def stor(self, name: str = "Stor", **settings: Any) -> StorServer:
+        """A Stor with its disks below the directory."""
+        directory = self.directory / name.lower().replace(" ", "-").replace(",", "")
+        return StorServer(directory, self.cores, name, **settings)
+
+    def nginx(self, stor: StorServer) -> NginxServer:
+        """An nginx that serves the first disk of a Stor."""
+        return NginxServer(self.directory / "nginx", stor.sets[0][0], self.programs, self.cores)
+
+    def registry(self) -> RegistryServer:
+        """A docker-registry."""
+        return RegistryServer(self.directory / "registry", self.programs, self.cores)
+
+    def rclone(self) -> RcloneServer:
+        """An rclone."""
+        return RcloneServer(self.directory / "rclone", self.programs, self.cores)
+
+    def loop(self, layout: str, threads: int, size: int) -> BareLoop:
+        """A bare loop."""
+        return BareLoop(self.directory / f"{layout}{threads}", self.cores, layout, threads, size)
 
 
-def download(size: int, clients: int, ground: Ground) -> Comparison:
-    """Fetching one large sample, with clients that throw it away."""
+def get(size: int, setup: Setup, go: bool = False) -> Comparison:
+    """Fetching one sample with wrk, beside nginx and, with `go`, the servers written in Go."""
+    clients = CLIENTS * len(setup.cores.client)
+    workload = Wrk(setup.directory, setup.programs, setup.cores, size, clients)
+    stor = setup.stor()
+    servers: list[Server] = [stor, setup.nginx(stor)]
+    return _compare(workload, [*servers, *(_go(setup) if go else ())], NGINX)
+
+
+def download(size: int, clients: int, setup: Setup) -> Comparison:
+    """Fetching one large sample, with clients that discard it."""
     stored = [next(Bodies(size))]
     title = f"GET {size_name(size)}, hot, {clients} connection{'s' * (clients > 1)}"
-    workload = Asking(title, ground.cores, clients, partial(fetches, bodies=stored), stored)
-    stor = ground.stor()
-    compared = _compare(workload, [stor, ground.nginx(stor)], NGINX)
-    return attrs.evolve(compared, measures=LARGE)
+    workload = Tasks(title, setup.cores, clients, partial(fetches, bodies=stored), stored)
+    stor = setup.stor()
+    built = _compare(workload, [stor, setup.nginx(stor)], NGINX)
+    return attrs.evolve(built, measures=LARGE)
 
 
-def head(ground: Ground) -> Comparison:
-    """Asking what a sample is like."""
+def head(setup: Setup) -> Comparison:
+    """Asking for a sample's headers."""
     stored = [next(Bodies(4 * KIB))]
-    errands = partial(heads, bodies=stored)
+    tasks = partial(fetches, bodies=stored, method="HEAD")
     title = f"HEAD of a hot sample, {CLIENTS} clients"
-    workload = Asking(title, ground.cores, CLIENTS, errands, stored)
-    stor = ground.stor()
-    return _compare(workload, [stor, ground.nginx(stor)], NGINX)
+    workload = Tasks(title, setup.cores, CLIENTS, tasks, stored)
+    stor = setup.stor()
+    return _compare(workload, [stor, setup.nginx(stor)], NGINX)
 
 
-def missing(ground: Ground) -> Comparison:
-    """Asking for samples that nobody has."""
-    stor = ground.stor()
-    return _compare(_missing(ground), [stor, ground.nginx(stor)], NGINX)
+def missing(setup: Setup) -> Comparison:
+    """Asking for samples that are not stored."""
+    stor = setup.stor()
+    return _compare(_missing(setup), [stor, setup.nginx(stor)], NGINX)
 
 
-def post(size: int, ground: Ground, go: bool = False) -> Comparison:
-    """Storing, beside loops that do to the disks what has to be done, without HTTP."""
-    servers: list[Server] = [ground.stor(), *(_go(ground) if go else ())]
-    compared = _compare(_posting(ground, size, CLIENTS), servers, LOOP)
-    loops = [ground.loop(layout, CLIENTS, size) for layout in ("flat", "tree")]
-    return attrs.evolve(compared, contenders=[*compared.contenders, *loops])
+def post(size: int, setup: Setup, go: bool = False) -> Comparison:
+    """Storing, beside loops that do the same to the disks without HTTP."""
+    servers: list[Server] = [setup.stor(), *(_go(setup) if go else ())]
+    built = _compare(_posting(setup, size, CLIENTS), servers, FLAT)
+    loops = [setup.loop(layout, CLIENTS, size) for layout in ("flat", "tree")]
+    return attrs.evolve(built, subjects=[*built.subjects, *loops])
 
 
-def upload(size: int, ground: Ground) -> Comparison:
+def upload(size: int, setup: Setup) -> Comparison:
     """Storing large samples, one at a time."""
-    compared = _compare(_posting(ground, size, 1), [ground.stor()], LOOP_ALONE)
-    contenders = [*compared.contenders, ground.loop("flat", 1, size)]
-    return attrs.evolve(compared, contenders=contenders, measures=LARGE)
+    built = _compare(_posting(setup, size, 1), [setup.stor()], FLAT_ALONE)
+    subjects = [*built.subjects, setup.loop("flat", 1, size)]
+    return attrs.evolve(built, subjects=subjects, measures=LARGE)
 
 
-def mixed(ground: Ground) -> Comparison:
-    """Fetching small samples and now and then storing a larger one."""
-    servers: list[Server] = [ground.stor(), ground.rclone()]
-    compared = _compare(_mixing(ground), servers, RCLONE)
-    return attrs.evolve(compared, title=f"{compared.title}; p99 is that of the GETs")
+def mixed(setup: Setup) -> Comparison:
+    """Fetching small samples, and storing a larger one now and then."""
+    servers: list[Server] = [setup.stor(), setup.rclone()]
+    built = _compare(_mixing(setup), servers, RCLONE)
+    return attrs.evolve(built, title=f"{built.title}; p99 is that of the GETs")
 
 
-def latency(ground: Ground) -> Comparison:
+def latency(setup: Setup) -> Comparison:
     """How long a GET takes while samples are stored, and while none are."""
-    mixing = _mixing(ground)
-    alone = attrs.evolve(mixing, errands=partial(fetches, bodies=mixing.stored))
+    mixing = _mixing(setup)
+    alone = attrs.evolve(mixing, tasks=partial(fetches, bodies=mixing.stored))
     workloads = {MIXED: mixing, ALONE: alone, SINGLE: attrs.evolve(alone, clients=1)}
-    contenders = [Loaded(ground.stor(name), workload) for name, workload in workloads.items()]
+    subjects = [LoadedServer(setup.stor(name), workload) for name, workload in workloads.items()]
     title = f"how long GETs take, {mixing.title}"
-    return Comparison(title, contenders, ALONE, measures=(P99, RATE, CPU, BUSY, PSS, RSS))
+    return Comparison(title, subjects, ALONE, measures=(P99, RATE, CPU, BUSY, PSS, RSS))
 
 
-def sets(kind: str, ground: Ground) -> Comparison:
-    """What it costs that there are many sets, without samples in memory."""
+def sets(kind: str, setup: Setup) -> Comparison:
+    """What many sets cost, without samples in memory."""
     stored = list(islice(Bodies(4 * KIB), 100))
     fetching = partial(fetches, bodies=stored)
     workloads: dict[str, Workload] = {
-        "missing": _missing(ground),
-        "get": Asking("GET of 100 samples, 4 KiB", ground.cores, CLIENTS, fetching, stored),
-        "post": _posting(ground, 4 * KIB, CLIENTS),
+        "missing": _missing(setup),
+        "get": Tasks("GET of 100 samples, 4 KiB", setup.cores, CLIENTS, fetching, stored),
+        "post": _posting(setup, 4 * KIB, CLIENTS),
     }
     servers = [
-        ground.stor(f"Stor, {count} sets", sets=count, cache_bytes=0) for count in (200, 24, 2)
+        setup.stor(f"Stor, {count} sets", sets=count, cache_bytes=0) for count in (200, 24, 2)
     ]
     return _compare(workloads[kind], servers, servers[-1].name)
 
 
-def samples(ground: Ground) -> Comparison:
-    """What it costs that there are many samples, to ask for one that nobody has."""
-    contenders = []
-    for name, count in CROWDS.items():
-        crowd = Crowd(count)
-        workload = _missing(ground, crowd.stranger)
-        stor = ground.stor(name, copies=1)
-        contenders.append(Crowded(stor, workload, stor.sets[0], crowd))
-    return Comparison(workload.title, contenders, FEW)
+def samples(setup: Setup) -> Comparison:
+    """What many samples cost when one is asked for that is not stored."""
+    subjects = []
+    for name, count in ((MANY, 500_000), (FEW, 5000)):
+        many = ManySamples(count)
+        workload = _missing(setup, many.missing_digest)
+        stor = setup.stor(name, copies=1)
+        subjects.append(FilledServer(stor, workload, stor.sets[0], many))
+    return Comparison(workload.title, subjects, FEW)
 
 
 @attrs.frozen
 class Plan:
-    """How a comparison is made, on which cores, and what is asked of Stor there."""
+    """How a comparison is built, on which cores, and Stor's targets."""
 
-    build: Callable[[Ground], Comparison]
+    build: Callable[[Setup], Comparison]
     targets: Sequence[Target] = ()
     cores: Callable[[], Cores] = Cores.one_each
 
-    def comparison(self, name: str, ground: Ground) -> Comparison:
-        """All of it. Memory is bounded everywhere."""
-        compared = self.build(ground)
-        title = f"{name}: {compared.title}, {ground.cores.title}"
-        return attrs.evolve(compared, title=title, targets=[*self.targets, at_most(PSS, 150)])
+    def comparison(self, name: str, setup: Setup) -> Comparison:
+        """The comparison. Memory has a target everywhere."""
+        built = self.build(setup)
+        title = f"{name}: {built.title}, {setup.cores.title}"
+        return attrs.evolve(built, title=title, targets=[*self.targets, at_most(PSS, 150)])
 
 
 ALL = Cores.all_for_both
@@ -154,9 +192,9 @@ COMPARISONS: dict[str, Plan] = {
     "missing": Plan(missing),
     "post-4k": Plan(partial(post, 4 * KIB)),
     "post-64k": Plan(
-        partial(post, 64 * KIB, go=True), [at_least(RATE, 0.6, loop) for loop in (LOOP, TREE)]
+        partial(post, 64 * KIB, go=True), [at_least(RATE, 0.6, loop) for loop in (FLAT, TREE)]
     ),
-    "post-200m": Plan(partial(upload, 200 * MIB), [at_least(SPEED, 0.7, LOOP_ALONE)]),
+    "post-200m": Plan(partial(upload, 200 * MIB), [at_least(SPEED, 0.7, FLAT_ALONE)]),
     "mixed": Plan(mixed),
     "latency": Plan(latency, [at_most(P99, 3, ALONE)]),
     "get-4k-all": Plan(
@@ -184,31 +222,59 @@ COMPARISONS: dict[str, Plan] = {
 }
 
 
-def _compare(workload: Workload, servers: Sequence[Server], against: str) -> Comparison:
-    contenders = [Loaded(server, workload) for server in servers]
-    return Comparison(workload.title, contenders, against)
+def sizes(setup: Setup) -> Sweep:
+    """GET of samples of several sizes."""
+    workloads: dict[int, Workload] = {
+        size: Wrk(setup.directory, setup.programs, setup.cores, size, SWEEP_CONNECTIONS)
+        for size in (KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 1024 * KIB)
+    }
+    title = f"GET, hot, {SWEEP_CONNECTIONS} connections, {setup.cores.title}"
+    return Sweep(title, "sample size", size_name, _sweep_servers(setup), workloads)
 
 
-def _go(ground: Ground) -> list[Server]:
-    return [ground.registry(), ground.rclone()]
+def connections(setup: Setup) -> Sweep:
+    """GET over several numbers of connections."""
+    workloads: dict[int, Workload] = {
+        count: Wrk(setup.directory, setup.programs, setup.cores, 4 * KIB, count)
+        for count in (1, 4, 16, 64, 256, 1000)
+    }
+    title = f"GET 4 KiB, hot, {setup.cores.title}"
+    return Sweep(title, "connections", str, _sweep_servers(setup), workloads)
 
 
-def _posting(ground: Ground, size: int, clients: int) -> Asking:
+SWEEPS: Mapping[str, Callable[[Setup], Sweep]] = {"sizes": sizes, "connections": connections}
+
+
+def _compare(workload: Workload, servers: Sequence[Server], reference: str) -> Comparison:
+    subjects = [LoadedServer(server, workload) for server in servers]
+    return Comparison(workload.title, subjects, reference)
+
+
+def _go(setup: Setup) -> list[Server]:
+    return [setup.registry(), setup.rclone()]
+
+
+def _posting(setup: Setup, size: int, clients: int) -> Tasks:
     title = f"POST {size_name(size)}, {clients} client{'s' * (clients > 1)}"
-    return Asking(title, ground.cores, clients, partial(stores, bodies=Bodies(size)))
+    return Tasks(title, setup.cores, clients, partial(stores, bodies=Bodies(size)))
 
 
-def _missing(ground: Ground, stranger: Callable[[], Digest] = any_digest) -> Asking:
+def _missing(setup: Setup, digest: Callable[[], Digest] = any_digest) -> Tasks:
     title = f"404, GET and HEAD in turn, {CLIENTS} clients"
-    return Asking(title, ground.cores, CLIENTS, partial(misses, stranger=stranger))
+    return Tasks(title, setup.cores, CLIENTS, partial(misses, digest=digest))
 
 
-def _mixing(ground: Ground) -> Asking:
+def _mixing(setup: Setup) -> Tasks:
     stored = list(islice(Bodies(4 * KIB), 100))
-    return Asking(
+    return Tasks(
         f"GET 4 KiB 90 %, POST 64 KiB 10 %, {CLIENTS} clients",
-        ground.cores,
+        setup.cores,
         CLIENTS,
         partial(mixture, stored=stored, new=Bodies(64 * KIB)),
         stored,
     )
+
+
+def _sweep_servers(setup: Setup) -> list[Server]:
+    stor = setup.stor()
+    return [stor, setup.nginx(stor), setup.rclone()]

@@ -6,8 +6,8 @@ from html import escape
 
 import attrs
 
+from bench.comparison import Curve, Curves
 from bench.measure import RATE
-from bench.sweep import Curve, Curves
 
 _WIDTH, _HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 130, 50, 60
@@ -17,7 +17,7 @@ _STYLE = "font-family: sans-serif; font-size: 13px"
 
 @attrs.frozen
 class _Scale:
-    """A logarithmic way from figures to a place on the picture."""
+    """A logarithmic axis: from figures to places on the picture."""
 
     least: float
     most: float
@@ -31,7 +31,7 @@ class _Scale:
 
 
 def svg(curves: Curves) -> str:
-    """Requests a second, medians joined by lines and extremes as bars; the first server thickest.
+    """Requests a second: medians joined by lines, extremes as bars, the first server thickest.
 
     Takes curves of at least two values each.
     """
@@ -86,7 +86,7 @@ def _drawn(curve: Curve, x: _Scale, y: _Scale, colour: str, width: float) -> Ite
 
 
 def _names(curves: Sequence[Curve], y: _Scale) -> Iterable[str]:
-    """Each beside the end of its curve, and none over another."""
+    """Each beside the end of its curve, without overlap."""
     ends = []
     for number, curve in enumerate(curves):
         *_, (_, median, _, _) = _figures(curve)

@@ -5,24 +5,21 @@ from typing import Any
 
 import attrs
 
-from bench.comparison import Result
-from bench.measure import RATE, Measure
-from bench.series import Series
-from bench.sweep import Curves
-from bench.turn import Spread
+from bench.comparison import Curves, Result
+from bench.measure import RATE, Measure, Series, Spread
 
 
 def table(result: Result) -> str:
-    """Lines to print: what was measured, and what of it was asked for."""
+    """Lines to print: what was measured, and the targets."""
     first, *others = result.measures
     headings = (
         *("", first.name, "min-max", "ratio", "min-max"),
         *(measure.name for measure in others),
     )
     rows = [_row(series, result) for series in result.series]
-    targets = [f"target: {verdict.words}" for verdict in result.verdicts]
+    targets = [f"target: {verdict.text}" for verdict in result.verdicts]
     return "\n".join(
-        [f"{result.title}; ratios to {result.against}", *columns([headings, *rows]), *targets]
+        [f"{result.title}; ratios to {result.reference}", *columns([headings, *rows]), *targets]
     )
 
 
@@ -37,7 +34,7 @@ def curves_table(curves: Curves) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with what is below each other in columns, the first to the left."""
+    """Lines with aligned columns, the first to the left."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = []
     for name, *figures in rows:
@@ -47,11 +44,11 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def summary(results: Mapping[str, Result]) -> str:
-    """All targets, those that were missed first."""
+    """All targets, missed ones first."""
     verdicts = [(name, verdict) for name, result in results.items() for verdict in result.verdicts]
     verdicts.sort(key=lambda pair: pair[1].reached)
     reached = sum(verdict.reached for _, verdict in verdicts)
-    rows = [(name, verdict.asked, *verdict.found_words) for name, verdict in verdicts]
+    rows = [(name, verdict.target, *verdict.columns) for name, verdict in verdicts]
     headings = ("", "target", "found", "min-max", "")
     return "\n".join([f"{reached} of {len(verdicts)} targets reached", *columns([headings, *rows])])
 
@@ -59,17 +56,17 @@ def summary(results: Mapping[str, Result]) -> str:
 def as_json(
     machine: Mapping[str, str], results: Mapping[str, Result], sweeps: Mapping[str, Curves]
 ) -> dict[str, Any]:
-    """The same, every turn included, for `json.dump`."""
+    """The same with every run, for `json.dump`."""
     return {
         "machine": dict(machine),
-        "comparisons": {name: _picture(result) for name, result in results.items()},
-        "sweeps": {name: _points(curves) for name, curves in sweeps.items()},
+        "comparisons": {name: _comparison(result) for name, result in results.items()},
+        "sweeps": {name: _sweep(curves) for name, curves in sweeps.items()},
     }
 
 
 def _row(series: Series, result: Result) -> tuple[str, ...]:
     first, *others = result.measures
-    spread, ratio = series.spread(first), series.ratio(first, result.yardstick)
+    spread, ratio = series.spread(first), series.ratio(first, result.reference_series)
     figures = [_median(series, measure) for measure in others]
     return (
         series.name,
@@ -83,39 +80,40 @@ def _row(series: Series, result: Result) -> tuple[str, ...]:
 
 def _median(series: Series, measure: Measure) -> str:
     spread = series.spread(measure)
-    return measure.written(None if spread is None else spread.median)
+    return measure.text(None if spread is None else spread.median)
 
 
 def _range(spread: Spread | None, form: str) -> str:
     return "-" if spread is None else f"{spread.least:{form}}-{spread.most:{form}}"
 
 
-def _picture(result: Result) -> dict[str, Any]:
+def _comparison(result: Result) -> dict[str, Any]:
     return {
         "title": result.title,
-        "against": result.against,
+        "reference": result.reference,
         "targets": [attrs.asdict(verdict) for verdict in result.verdicts],
-        "contenders": [
+        "subjects": [
             {
                 "name": series.name,
                 "figures": {m.name: _spread(series.spread(m)) for m in result.measures},
                 "ratios": {
-                    m.name: _spread(series.ratio(m, result.yardstick)) for m in result.measures
+                    m.name: _spread(series.ratio(m, result.reference_series))
+                    for m in result.measures
                 },
-                "turns": [attrs.asdict(turn) for turn in series.turns],
+                "runs": [attrs.asdict(run) for run in series.runs],
             }
             for series in result.series
         ],
     }
 
 
-def _points(curves: Curves) -> dict[str, Any]:
+def _sweep(curves: Curves) -> dict[str, Any]:
     return {
         "title": curves.title,
         "axis": curves.axis,
         "servers": {
             curve.name: {
-                value: [attrs.asdict(turn) for turn in series.turns]
+                value: [attrs.asdict(run) for run in series.runs]
                 for value, series in curve.points.items()
             }
             for curve in curves.curves

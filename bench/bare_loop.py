@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from bench.body import Bodies, Body
+from bench.samples import Bodies, Body
 from stor.digest import Digest
 
 
 class Flat:
-    """Names samples in one directory that is there already: as little work as can be durable."""
+    """Names samples in one existing directory: the least work that is durable."""
 
     def __init__(self, root: str) -> None:
         self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -23,19 +23,19 @@ class Flat:
         _link(fd, f"{digest}.dat", self.root_fd)
 
     def sync(self, digest: Digest) -> None:
-        """Bring the name to stable storage."""
+        """Make the name durable."""
         os.fsync(self.root_fd)
 
 
 class Tree:
-    """Names samples where Stor has them, three directories deep, of which most are new."""
+    """Names samples where Stor does, three directories deep, most of them new."""
 
     def __init__(self, root: str) -> None:
         self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self._durable: set[str] = set()
 
     def name(self, fd: int, digest: Digest) -> None:
-        """Give an open file its name, after making the directories that it needs."""
+        """Give an open file its name, and create the directories that it needs."""
         for directory in digest.directories:
             if directory not in self._durable:
                 with suppress(FileExistsError):
@@ -43,7 +43,7 @@ class Tree:
         _link(fd, digest.disk_path, self.root_fd)
 
     def sync(self, digest: Digest) -> None:
-        """Bring the name to stable storage, and the names of the directories that are new."""
+        """Make the name durable, and the names of new directories."""
         self._sync_directory(digest.directories[-1])
         for directory in digest.directories:
             if directory not in self._durable:
@@ -58,48 +58,48 @@ class Tree:
             os.close(fd)
 
 
-Place = Flat | Tree
-PLACES: dict[str, type[Place]] = {"flat": Flat, "tree": Tree}
+Layout = Flat | Tree
+LAYOUTS: dict[str, type[Layout]] = {"flat": Flat, "tree": Tree}
 
 
-def store(body: Body, places: Iterable[Place]) -> None:
-    """Hash a content and make it durable in every place: write, sync, name, sync the name."""
+def store(body: Body, disks: Iterable[Layout]) -> None:
+    """Hash a content and make it durable on every disk: write, sync, name, sync the name."""
     hasher = hashlib.sha256()
     for part in body.parts:
         hasher.update(part)
     digest = Digest(hasher.digest())
     files = []
-    for place in places:
-        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o644, dir_fd=place.root_fd)
-        files.append((place, fd))
+    for disk in disks:
+        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY, 0o644, dir_fd=disk.root_fd)
+        files.append((disk, fd))
         _write(fd, body.parts)
     for _, fd in files:
         os.fsync(fd)
-    for place, fd in files:
-        place.name(fd, digest)
-    for place, fd in files:
-        place.sync(digest)
+    for disk, fd in files:
+        disk.name(fd, digest)
+    for disk, fd in files:
+        disk.sync(digest)
         os.close(fd)
 
 
-def store_for(seconds: float, bodies: Bodies, places: Iterable[Place]) -> int:
-    """Store one sample after the other for so long; how many."""
+def store_for(seconds: float, bodies: Bodies, disks: Iterable[Layout]) -> int:
+    """Store one sample after the other for `seconds`; how many."""
     end = time.monotonic() + seconds
     samples = 0
     while time.monotonic() < end:
-        store(next(bodies), places)
+        store(next(bodies), disks)
         samples += 1
     return samples
 
 
 def main(layout: str, threads: int, size: int, roots: list[str]) -> None:
-    """For each line of standard input, a number of seconds: a line `samples seconds`."""
-    places = [PLACES[layout](root) for root in roots]
+    """For each number of seconds on standard input, print a line `samples seconds`."""
+    disks = [LAYOUTS[layout](root) for root in roots]
     bodies = Bodies(size)
     with ThreadPoolExecutor(threads) as pool:
         for line in sys.stdin:
             begin = time.monotonic()
-            loops = [pool.submit(store_for, float(line), bodies, places) for _ in range(threads)]
+            loops = [pool.submit(store_for, float(line), bodies, disks) for _ in range(threads)]
             samples = sum(loop.result() for loop in loops)
             print(samples, time.monotonic() - begin, flush=True)
 
