@@ -1,5 +1,6 @@
 # make run    a Stor with its disks under ./data, on 127.0.0.1:8080
-# make test   everything that CI checks; make soak the long forms
+# make check  lint, types and unit tests, in a few minutes; make test everything that CI checks;
+#   make soak the long forms
 # make deb    the Debian package, in dist/; make boot-test and make image-test what shows that it works
 # make format formats the code and writes CONTRIBUTING's list of rooms; make lock updates the exact
 #   versions; make clean removes the .venv
@@ -16,15 +17,17 @@ COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-un
   --strip-extras --no-emit-index-url --no-emit-find-links
 
 .DELETE_ON_ERROR:
-.PHONY: run test soak lint format lock bench deb boot-test image-test clean
+.PHONY: run check test soak lint format lock bench deb boot-test image-test clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
 
-test: lint $(SWIFT_VENV)/installed
+check: lint
+	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
+
+test: check $(SWIFT_VENV)/installed
 	@./.ci/packages curl git bindfs mkfs.ext4 openssl faketime memcached haproxy chromium \
 	  ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
-	$(VENV)/bin/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/integration
 	$(VENV)/bin/python -m pytest tests/integration
 	STOR_TEST_WORKERS=3 $(VENV)/bin/python -m pytest $(WITH_WORKERS)
 
@@ -37,7 +40,7 @@ soak: $(VENV)/installed-test $(SWIFT_VENV)/installed
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet .
-	$(VENV)/bin/mypy -p stor
+	$(VENV)/bin/mypy -p stor -p bench
 
 format: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix .
