@@ -34,6 +34,7 @@ ORDER = [
     "statsd",
     "prometheus",
     "metrics",
+    "block_sums",
     "content",
     "turns",
     "disk.syscalls",

@@ -1,0 +1,102 @@
+"""The sums of a sample's blocks: made from any pieces, kept small, and believed only when whole."""
+
+import pytest
+from crc32c import crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stor.block_sums import (
+    MAX_ENCODED_BYTES,
+    MIN_BLOCK_BYTES,
+    BadSums,
+    BlockSummer,
+    BlockSums,
+)
+from stor.digest import Digest
+from tests.conformance import sample
+
+
+def sums_of(data, pieces=()):
+    """The sums of `data`, which is given in pieces that end at `pieces`."""
+    summer, begin = BlockSummer(), 0
+    for end in (*sorted(pieces), len(data)):
+        summer.update(data[begin:end])
+        begin = end
+    return summer.finish(Digest.of(data))
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(1, 3 * MIN_BLOCK_BYTES), cuts=st.lists(st.integers(0, 1000), max_size=6))
+def test_the_sums_do_not_depend_on_the_pieces_that_a_sample_comes_in(size, cuts):
+    data = sample(size)
+    sums = sums_of(data, [cut * size // 1000 for cut in cuts])
+    blocks = [data[i : i + MIN_BLOCK_BYTES] for i in range(0, size, MIN_BLOCK_BYTES)]
+    assert list(sums.sums) == [crc32c(block) for block in blocks]
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(1, 9 * MIN_BLOCK_BYTES), times=st.integers(1, 5))
+def test_coarser_sums_are_those_of_larger_blocks(size, times):
+    data = sample(size)
+    sums = sums_of(data)
+    for _ in range(times):
+        sums = sums.coarser() or sums
+    assert len(sums.sums) == -(-size // sums.block_bytes)
+    for begin in range(0, size, sums.block_bytes):
+        assert sums.fits(begin, data[begin : begin + sums.block_bytes])
+    assert BlockSums.parse(sums.encode(), Digest.of(data), size) == sums
+
+
+@settings(max_examples=50, deadline=None)
+@given(size=st.integers(MIN_BLOCK_BYTES + 1, 3 * MIN_BLOCK_BYTES), where=st.data())
+def test_a_block_with_a_flipped_bit_or_of_another_place_does_not_fit(size, where):
+    data = sample(size)
+    sums = sums_of(data)
+    position = where.draw(st.integers(0, size - 1))
+    begin, end = sums.block(position)
+    block = bytearray(data[begin:end])
+    block[position - begin] ^= 1 << where.draw(st.integers(0, 7))
+    assert not sums.fits(begin, bytes(block))
+    assert not sums.fits(begin, data[begin : end - 1])
+    assert not sums.fits(begin + 1, data[begin + 1 : end])
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 889, 890, 891, 5000])
+def test_the_sums_of_a_sample_of_any_size_fit_beside_it(blocks):
+    summer, block = BlockSummer(), bytes(MIN_BLOCK_BYTES)
+    for _ in range(blocks):
+        summer.update(block)
+    made = summer.finish(Digest.of(b"any"))
+    assert len(made.encode()) <= MAX_ENCODED_BYTES
+    assert len(made.sums) > 889 / 2 or made.block_bytes == MIN_BLOCK_BYTES
+    assert made.fits(0, block * min(blocks, made.block_bytes // MIN_BLOCK_BYTES))
+
+
+DATA = sample(3 * MIN_BLOCK_BYTES)
+ENCODED = sums_of(DATA).encode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda e: b"", "too short"),
+        (lambda e: e[:-1], "damaged"),
+        (lambda e: e + b"\0", "damaged"),
+        (lambda e: e[:9] + bytes([e[9] ^ 1]) + e[10:], "damaged"),
+        (lambda e: resealed(bytes([9]) + e[1:-4]), "version 9"),
+        (lambda e: resealed(e[:1] + bytes([3]) + e[2:-4]), "2\\^3"),
+        (lambda e: resealed(e[:-8]), "one sum for each block"),
+        (lambda e: resealed(e[:-4] + bytes(4)), "one sum for each block"),
+        (lambda e: sums_of(DATA[1:] + b"x").encode(), "another sample"),
+        (lambda e: sums_of(DATA[1:]).encode(), "another sample"),
+    ],
+)
+def test_sums_that_cannot_be_the_samples_are_refused(damage, reason):
+    assert BlockSums.parse(ENCODED, Digest.of(DATA), len(DATA)) == sums_of(DATA)
+    with pytest.raises(BadSums, match=reason):
+        BlockSums.parse(damage(ENCODED), Digest.of(DATA), len(DATA))
+
+
+def resealed(body):
+    """A body with a right sum of itself."""
+    return body + crc32c(body).to_bytes(4, "little")
