@@ -87,6 +87,13 @@ class BlockSums:
             merged.append(self.sums[-1])
         return BlockSums(self.digest, self.size, self.block_bytes * 2, merged)
 
+    def agree_with(self, others: "BlockSums | None") -> bool:
+        """Whether `others` are the same, be it of larger blocks."""
+        mine: BlockSums | None = self
+        while others is not None and mine is not None and mine.block_bytes < others.block_bytes:
+            mine = mine.coarser()
+        return others is not None and mine == others
+
     def block(self, offset: int) -> tuple[int, int]:
         """Where the block with the byte at `offset` begins and ends."""
         begin = offset - offset % self.block_bytes

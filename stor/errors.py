@@ -32,6 +32,10 @@ class Damaged(StorError):
     """A copy is not the sample it is named for: wrong bytes, wrong size or no regular file."""
 
 
+class Changed(Damaged):
+    """The file of a copy was changed, or replaced by another, since it was opened."""
+
+
 class NoRoom(StorError):
     """No writable set of storages has room for the sample."""
 

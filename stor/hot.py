@@ -36,7 +36,7 @@ class HotContent:
         self.modified_ns = sample.modified_ns
         self.whole: bytes | None = sample.content
 
-    def take_part(self) -> None:
+    def take_part(self, end: int) -> None:
         """See `Content.take_part`."""
 
     async def read(self, offset: int, length: int) -> bytes:

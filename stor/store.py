@@ -140,7 +140,7 @@ class Store:
         self._seen(digest, lookup)
         if source.whole is not None:
             self.hot.add(digest, source.whole, source.modified_ns, source.place, source.storage)
-        return Content(digest, source, lookup, self._mirrors.clock)
+        return await self._ready_content(Content(digest, source, lookup, self._mirrors.clock))
 
     def expect(self, digest: Digest, length: int | None) -> Put:
         """Begin to take a sample; `length` in bytes when it is known."""
@@ -245,7 +245,15 @@ class Store:
         source = await lookup.next()
         if source is None:
             raise lookup.missing()
-        return Content(digest, source, lookup, self._mirrors.clock)
+        return await self._ready_content(Content(digest, source, lookup, self._mirrors.clock))
+
+    async def _ready_content(self, content: Content[Any]) -> Content[Any]:
+        try:
+            await content.prepare()
+        except BaseException:
+            content.close()
+            raise
+        return content
 
     def _wall_time(self, moment: float) -> float:
         """When a moment of the monotonic clock was, in seconds since the epoch."""

@@ -109,8 +109,8 @@ SYNCS = (
     Mutation(
         "sync at the end of a body",
         "stor/mirror/write.py",
-        "        self.copy.seal(modified_ns)\n        self.copy.sync()\n",
-        "        self.copy.seal(modified_ns)\n",
+        "        self.copy.seal(self.digest, modified_ns)\n        self.copy.sync()\n",
+        "        self.copy.seal(self.digest, modified_ns)\n",
         (_DURABLE,),
     ),
     Mutation(

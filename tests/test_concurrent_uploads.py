@@ -285,7 +285,7 @@ class OneDisk:
     def _copy(self):
         staged = begin(self.disk, None)
         staged.write([b"content"])
-        staged.seal(10**9)
+        staged.seal(Digest.of(b"content"), 10**9)
         staged.sync()
         return staged
 

@@ -2,16 +2,19 @@
 
 import errno
 import hashlib
+from array import array
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 
-from stor.content import READ_SECONDS, Content
+from stor.block_sums import BlockSums
+from stor.content import READ_SECONDS, SETTLE_SECONDS, Content
 from stor.digest import Digest
-from stor.errors import Damaged, Unavailable
+from stor.errors import Changed, Damaged, Unavailable
 from tests.conformance import result_of, sample, start
 
 SAMPLE = sample(10_000)
@@ -23,7 +26,15 @@ class FakeSource:
     """A copy with any bytes; reads at the offsets `fails` raise, those at `hangs` never end."""
 
     def __init__(
-        self, place="copy", data=SAMPLE, fails=(), hangs=(), size=None, whole=None, proven=False
+        self,
+        place="copy",
+        data=SAMPLE,
+        fails=(),
+        hangs=(),
+        size=None,
+        whole=None,
+        proven=False,
+        sums=None,
     ):
         self.place = self.storage = place
         self.data = data
@@ -31,6 +42,8 @@ class FakeSource:
         self.modified_ns = 5 * 10**9
         self.whole = whole
         self.proven = proven
+        self.provable = True
+        self.sums = sums
         self.fails = fails
         self.hangs = hangs
         self.hanging = None
@@ -45,6 +58,17 @@ class FakeSource:
             return self.hanging
         return execute(self._read, offset, length, hasher)
 
+    def adopt(self, sums):
+        self.sums = sums
+
+    def read_checked(self, offset, length):
+        assert not self.closed
+        self.reads.append(offset)
+        if offset in self.hangs:
+            self.hanging = Deferred()
+            return self.hanging
+        return execute(self._read_checked, offset, length)
+
     def send(self, splice_pipe, offset, length):
         assert not self.closed
         if offset in self.hangs:
@@ -55,11 +79,19 @@ class FakeSource:
     def close(self):
         self.closed += 1
 
+    def _read_checked(self, offset, length):
+        begin, end = self.sums.block(offset)
+        if any(begin <= fail < end for fail in self.fails):
+            raise OSError(errno.EIO, "Input/output error")
+        if not self.sums.fits(begin, self.data[begin:end]):
+            raise Damaged(f"{self.place}: a wrong block")
+        return self.data[offset : min(end, offset + length)]
+
     def _send(self, splice_pipe, offset, length):
         if offset in self.fails:
             raise OSError(errno.EIO, "Input/output error")
         if offset >= len(self.data):
-            raise Damaged(f"{self.place} was changed")
+            raise Changed(f"{self.place} was changed")
         splice_pipe.sent += self.data[offset : offset + length]
         return True
 
@@ -78,10 +110,14 @@ class FakeSource:
 
 
 class FakeCopies:
-    """The copies that are left; what is said of those that were tried."""
+    """The copies that are left; what is said of those that were tried.
 
-    def __init__(self, *sources):
+    `beside`: each is kept beside the others, on another disk of the same set.
+    """
+
+    def __init__(self, *sources, beside=False):
         self.sources = list(sources)
+        self.beside = beside
         self.corrupt = []
         self.suspected = []
         self.twins = 0
@@ -92,7 +128,7 @@ class FakeCopies:
 
     async def twin(self, source):
         self.twins += 1
-        return await self.next()
+        return await self.next() if self.beside else None
 
     def mark_corrupt(self, source, reason):
         self.corrupt.append(source.place)
@@ -107,9 +143,9 @@ class FakeCopies:
 class Reading:
     """A sample that is read from the first of `sources` on."""
 
-    def __init__(self, *sources):
+    def __init__(self, *sources, beside=False):
         self.sources = sources
-        self.copies = FakeCopies(*sources[1:])
+        self.copies = FakeCopies(*sources[1:], beside=beside)
         self.clock = Clock()
         self.content = Content(Digest.of(SAMPLE), sources[0], self.copies, self.clock)
         self.given = b""
@@ -285,9 +321,9 @@ def test_closing_twice_closes_once():
     assert reading.sources[0].closed == 1
 
 
-def part(*sources):
-    reading = Reading(*sources)
-    reading.content.take_part()
+def part(*sources, beside=True):
+    reading = Reading(*sources, beside=beside)
+    reading.content.take_part(len(SAMPLE))
     return reading
 
 
@@ -304,21 +340,36 @@ def test_a_part_is_compared_with_another_copy():
     reading.close()
 
 
-def test_a_part_that_differs_between_copies_is_not_given():
-    reading = part(FakeSource("one", flipped(5000)), FakeSource("two"))
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_part_that_differs_between_copies_is_that_of_the_right_one(bad):
+    copies = [FakeSource("one"), FakeSource("two")]
+    copies[bad].data = flipped(5000)
+    reading = part(*copies)
     assert read_part(reading, 0, 5000) == SAMPLE[:5000]
-    with pytest.raises(Unavailable, match="one and two differ"):
-        read_part(reading, 5000, 1)
-    assert reading.copies.suspected == ["one"]
-    assert reading.copies.corrupt == []
+    assert read_part(reading, 5000, 1) == SAMPLE[5000:5001]
+    assert copies[1 - bad].place not in reading.copies.corrupt
+    assert reading.copies.suspected
     reading.close()
 
 
-def test_a_part_of_the_only_copy_is_given():
-    reading = part(FakeSource())
-    for _ in range(3):
-        assert read_part(reading, 7000, 100) == SAMPLE[7000:7100]
-    assert reading.copies.twins == 1
+def test_a_part_of_the_only_copy_is_given_to_its_end_when_all_of_it_is_right():
+    reading = Reading(FakeSource())
+    reading.content.take_part(7300)
+    assert read_part(reading, 7000, 200) == SAMPLE[7000:7200]
+    assert reading.sources[0].reads == [7000]
+    assert read_part(reading, 7200, 100) == SAMPLE[7200:7300]
+    assert reading.sources[0].reads == [7000, 7200, 0]
+    reading.close()
+
+
+@pytest.mark.parametrize("place", [0, 7250, 9999])
+def test_a_part_of_the_only_copy_is_not_given_to_its_end_when_the_copy_is_wrong(place):
+    reading = Reading(FakeSource("bad", flipped(place)))
+    reading.content.take_part(7300)
+    read_part(reading, 7000, 200)
+    with pytest.raises(Damaged):
+        read_part(reading, 7200, 100)
+    assert reading.copies.corrupt == ["bad"]
     reading.close()
 
 
@@ -355,7 +406,7 @@ class Passing(Reading):
     def pass_or_read(self, length=PIECE_BYTES):
         offset = len(self.given)
         length = min(length, len(SAMPLE) - offset)
-        if self.content.proven:
+        if self.content.sendable:
             splice_pipe = FakeConduit()
             result_of(self.content.send(splice_pipe, offset, length))
             self.given += splice_pipe.sent
@@ -451,6 +502,130 @@ def test_a_client_that_is_gone_is_read_nothing_for():
     with pytest.raises((Damaged, Unavailable)):
         reading.pass_or_read()
     assert reading.sources[1].reads == []
+    reading.close()
+
+
+@pytest.mark.parametrize("place", [0, 999, 5000, 9000, 9999])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_where_two_copies_differ_the_right_one_goes_on(place, bad):
+    copies = [FakeSource("one"), FakeSource("two")]
+    copies[bad].data = flipped(place)
+    reading = Reading(*copies, beside=True)
+    assert reading.read_all() == SAMPLE
+    assert copies[1 - bad].place not in reading.copies.corrupt
+    assert reading.copies.suspected
+    reading.close()
+
+
+def test_where_two_copies_differ_and_both_are_wrong_nothing_more_is_given():
+    reading = Reading(
+        FakeSource("one", flipped(5000)), FakeSource("two", flipped(5001)), beside=True
+    )
+    with pytest.raises(Damaged):
+        reading.read_all()
+    assert reading.given == SAMPLE[:5000]
+    assert sorted(reading.copies.corrupt) == ["one", "two"]
+    reading.close()
+
+
+def test_nobody_waits_long_for_a_first_byte_that_is_in_doubt():
+    one, two = FakeSource("one", SAMPLE[:-1], hangs=[0]), FakeSource("two", hangs=[0])
+    reading = Reading(one, two, beside=True)
+    asked = start(reading.content.prepare())
+    reading.clock.advance(SETTLE_SECONDS)
+    asked[0].trap(Unavailable)
+    assert reading.copies.suspected == ["one"]
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+@pytest.mark.parametrize("size", [0, 1, 5000, 9999, 10_001])
+@pytest.mark.parametrize("summed", [True, False])
+def test_of_two_copies_that_differ_in_size_the_right_one_is_promised(cut, size, summed):
+    copies = [FakeSource("one"), FakeSource("two")]
+    copies[cut].data = (SAMPLE + b"x")[:size]
+    copies[cut].size = size
+    copies[1 - cut].sums = SUMS if summed else None
+    reading = Reading(*copies, beside=True)
+    result_of(reading.content.prepare())
+    assert reading.content.size == len(SAMPLE)
+    assert reading.content.place == copies[1 - cut].place
+    assert reading.read_all() == SAMPLE
+    reading.close()
+
+
+BLOCKS = range(0, len(SAMPLE), 1500)
+
+
+SUMS = BlockSums(
+    Digest.of(SAMPLE),
+    len(SAMPLE),
+    1500,
+    array("I", [crc32c(SAMPLE[b : b + 1500]) for b in BLOCKS]),
+)
+
+
+@st.composite
+def damages(draw):
+    """Two copies with sums, each block of which is good on one of them at least."""
+    copies = [bytearray(SAMPLE), bytearray(SAMPLE)]
+    fails = [set(), set()]
+    for begin in BLOCKS:
+        bad, how = draw(
+            st.sampled_from([(0, "flip"), (1, "flip"), (0, "fail"), (1, "fail"), (0, "")])
+        )
+        at = draw(st.integers(begin, min(begin + 1500, len(SAMPLE)) - 1))
+        if how == "flip":
+            copies[bad][at] ^= 1
+        elif how == "fail":
+            fails[bad].add(at)
+    return [FakeSource(str(i), bytes(copies[i]), fails=fails[i], sums=SUMS) for i in (0, 1)]
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+@given(
+    damages(),
+    st.integers(0, 9999),
+    st.integers(1, 10_000),
+    st.integers(1, 3000),
+    st.booleans(),
+    st.booleans(),
+)
+def test_each_block_that_is_good_on_one_copy_is_given(copies, begin, length, step, part, lacks):
+    if lacks:  # the sums of one copy are good for both
+        copies[0].sums = None
+    end = min(begin + length, len(SAMPLE)) if part else len(SAMPLE)
+    begin = begin if part else 0
+    reading = Reading(*copies, beside=True)
+    result_of(reading.content.prepare())
+    if part:
+        reading.content.take_part(end)
+    given = b""
+    while begin + len(given) < end:
+        offset = begin + len(given)
+        given += result_of(reading.content.read(offset, min(step, end - offset)))
+    assert given == SAMPLE[begin:end]
+    assert reading.copies.corrupt == []
+    reading.close()
+
+
+@pytest.mark.parametrize("place", [0, 1499, 1500, 9999])
+def test_a_block_that_is_wrong_on_both_copies_ends_the_answer_before_it(place):
+    reading = Reading(*[FakeSource(k, flipped(place), sums=SUMS) for k in "ab"], beside=True)
+    with pytest.raises(Damaged):
+        reading.read_all(500)
+    assert reading.given == SAMPLE[: place - place % 1500]
+    assert sorted(reading.copies.corrupt) == ["a", "b"]
+    reading.close()
+
+
+def test_a_copy_without_sums_is_checked_by_those_of_the_copy_that_failed():
+    reading = Reading(
+        FakeSource("bad", flipped(4000), sums=SUMS),
+        FakeSource("s3", flipped(9000)),
+        FakeSource("c"),
+    )
+    assert reading.read_all() == SAMPLE
+    assert reading.copies.suspected == ["bad", "s3"]
     reading.close()
 
 

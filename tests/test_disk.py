@@ -238,7 +238,7 @@ def test_a_file_system_that_makes_inodes_as_it_goes_has_enough(root):
 
 STEPS = [
     lambda staged, digest: staged.write([SMALL[:1000], b"", SMALL[1000:]]),
-    lambda staged, digest: staged.seal(MODIFIED_NS),
+    lambda staged, digest: staged.seal(digest, MODIFIED_NS),
     lambda staged, digest: staged.sync(),
     name,
     sync_directories,
@@ -250,7 +250,7 @@ def store(disk, content=SMALL):
     """Put a copy on one disk; whether it got its name."""
     staged = begin(disk, len(content))
     staged.write([content])
-    staged.seal(MODIFIED_NS)
+    staged.seal(Digest.of(content), MODIFIED_NS)
     staged.sync()
     named = name(staged, Digest.of(content))
     sync_directories(staged, Digest.of(content))

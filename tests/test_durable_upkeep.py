@@ -28,7 +28,7 @@ def disk_at(root):
 def staged_on(disk):
     staged = begin(disk, None)
     staged.write([CONTENT])
-    staged.seal(10**9)
+    staged.seal(Digest.of(CONTENT), 10**9)
     staged.sync()
     return staged
 

@@ -1,14 +1,26 @@
 """One disk's copy of a sample: what is known of it, and the bytes of an open one."""
 
 import errno
+from array import array
 from typing import Protocol
 
 import attrs
+from crc32c import crc32c
 
+from stor.block_sums import PIECE_BYTES, BadSums, BlockSummer, BlockSums
 from stor.digest import Digest, Hasher
 from stor.disk.syscalls import Syscalls
 from stor.disk.verified import Mark, Verified
-from stor.errors import Damaged
+from stor.errors import Changed, Damaged
+
+#: Where a copy's block sums are kept (xattr(7)).
+SUMS_ATTRIBUTE = "user.stor.sums"
+
+#: A larger block is checked before it is read a second time, to be given in parts.
+_WHOLE_BYTES = 512 * 1024
+
+#: What a file system says that has not enough room for an attribute (ext4 with blocks of 1 KiB).
+_NO_ROOM_THERE = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 
 #: What a file system says that cannot splice.
 _NO_SPLICING = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -39,7 +51,8 @@ class OpenCopy:
     """A copy being read. Owns `fd` until `close`; `whole` is set, and verified, when small.
 
     `mark` is that of the file when it was opened, and `verified` is told once all of it was read
-    from here and is right; `proven` says that this was so not long ago.
+    from here and is right; `proven` says that this was so not long ago. `sums` are those of its
+    blocks; `own_sums` those that are kept with it.
     """
 
     files: Syscalls
@@ -50,50 +63,79 @@ class OpenCopy:
     verified: Verified | None = None
     mark: Mark | None = None
     proven: bool = False
-    _hashed_bytes: int = 0
+    sums: BlockSums | None = None
+    own_sums: BlockSums | None = None
+    #: Whether sums that are made on the way may be written to the file.
+    keeps_sums: bool = False
+    _summer: BlockSummer = attrs.field(factory=BlockSummer)
+    _checked_bytes: int = 0
+    _block: "_CheckedBlock | None" = None
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> bytes:
         """Exactly `length` bytes from `offset`, which are also given to `hasher`.
 
         With a hasher the read that reaches the end of the file compares the hash, so the last
-        part of a damaged copy is never returned. Raises `Damaged`, or `OSError` with the hasher
-        untouched.
+        part of a damaged copy is never returned. When it is right and all of it was read here, the
+        copy is known to be so, and its block sums are kept with it. Raises `Damaged`, or `OSError`
+        with the hasher untouched.
         """
-        if self.fd is None:
-            raise ValueError("read of a closed copy")
-        data = read_exactly(self.files, self.fd, length, offset)
-        if hasher is not None:
-            hasher.update(data)
-            if offset + length == self.copy.size and hasher.digest() != self.digest.raw:
+        data = read_exactly(self.files, self._opened(), length, offset)
+        if hasher is None:
+            return data
+        hasher.update(data)
+        if offset == self._summer.size:
+            self._summer.update(data)
+        if offset + length == self.copy.size:
+            if hasher.digest() != self.digest.raw:
                 raise Damaged(f"{self.copy.path}: content does not have the SHA-256 of its name")
             # The hash may be that of bytes some of which another copy has given.
-            if offset == self._hashed_bytes:
-                self._hashed_bytes += length
-            if self.verified and self.mark and self._hashed_bytes == self.copy.size:
-                self.verified.add(self.digest, self.mark)
+            if self.verified and self._summer.size == self.copy.size:
+                self._is_right(self._summer.finish(self.digest))
         return data
+
+    def read_checked(self, offset: int, length: int) -> bytes:
+        """From 1 to `length` bytes from `offset`, from blocks that have the right sums.
+
+        Raises `Damaged` when one has not, `OSError`.
+        """
+        sums = self._sums()
+        begin, end = sums.block(offset)
+        if end - begin > _WHOLE_BYTES:
+            return self._read_large(begin, end, offset, length)
+        end = sums.block(min(offset + length, self.copy.size) - 1)[1]
+        data = read_exactly(self.files, self._opened(), end - begin, begin)
+        view = memoryview(data)
+        for first, last in sums.blocks(begin, end):
+            self._compare(first, last, crc32c(view[first - begin : last - begin]))
+        return (
+            data if (begin, end) == (offset, offset + length) else data[offset - begin :][:length]
+        )
 
     def send(self, splice_pipe: Outflow, offset: int, length: int) -> bool:
         """Send up to `length` bytes from `offset` on, until `splice_pipe` takes no more.
 
-        What is in its pipe already stands at `offset`. `False` when the file system cannot do
-        this. Raises `Damaged` when the file is no longer what it was when it was opened, and
-        `OSError`; then the splice_pipe is of no more use.
+        A copy that is not `proven` has each block checked before it is sent. What is in the pipe
+        already stands at `offset`. `False` when the file system cannot do this. Raises `Damaged`
+        before a wrong block, `Changed` when the file is no longer what it was when it was opened,
+        and `OSError`; then the splice_pipe is of no more use.
         """
-        if self.fd is None:
-            raise ValueError("read of a closed copy")
+        fd = self._opened()
         end = offset + length
         offset += splice_pipe.level
+        checked = end if self.proven else offset
         while splice_pipe.flush() and offset < end:
+            if offset >= checked:
+                begin, checked = self._sums().block(offset)
+                self._check_block(begin, checked)
             try:
-                moved = self.files.splice(self.fd, end - offset, offset, splice_pipe.inlet)
+                moved = self.files.splice(fd, min(end, checked) - offset, offset, splice_pipe.inlet)
             except OSError as error:
                 if error.errno in _NO_SPLICING:
                     return False
                 raise
             # After the pages were taken: what was changed before is not sent.
-            if not moved or Mark.of(self.files.fstat(self.fd)) != self.mark:
-                raise Damaged(f"{self.copy.path}: was changed while it was being sent")
+            if not moved or Mark.of(self.files.fstat(fd)) != self.mark:
+                raise Changed(f"{self.copy.path}: was changed while it was being sent")
             splice_pipe.level += moved
             offset += moved
         return True
@@ -103,6 +145,96 @@ class OpenCopy:
         fd, self.fd = self.fd, None
         if fd is not None:
             self.files.close(fd)
+
+    def _opened(self) -> int:
+        if self.fd is None:
+            raise ValueError("read of a closed copy")
+        return self.fd
+
+    def _sums(self) -> BlockSums:
+        if self.sums is None:
+            raise ValueError("a copy without block sums has no blocks to check")
+        return self.sums
+
+    def _read_large(self, begin: int, end: int, offset: int, length: int) -> bytes:
+        """A part of a block that is checked in pieces first, and again in those that are given."""
+        block = self._block
+        if block is None or block.begin != begin:
+            block = self._check_block(begin, end)
+        first = offset - offset % PIECE_BYTES
+        last = min(-(-(offset + length) // PIECE_BYTES) * PIECE_BYTES, end)
+        data = read_exactly(self.files, self._opened(), last - first, first)
+        view = memoryview(data)
+        for at in range(first, last, PIECE_BYTES):
+            if (
+                crc32c(view[at - first :][:PIECE_BYTES])
+                != block.pieces[(at - begin) // PIECE_BYTES]
+            ):
+                raise Changed(f"{self.copy.path}: was changed while it was being sent")
+        return data[offset - first :][:length]
+
+    def _check_block(self, begin: int, end: int) -> "_CheckedBlock":
+        """Compare a block with its sum, in pieces. Raises `Damaged`, `OSError`."""
+        whole, pieces = 0, array("I")
+        for at in range(begin, end, PIECE_BYTES):
+            size = min(PIECE_BYTES, end - at)
+            data = read_exactly(self.files, self._opened(), size, at)
+            whole = crc32c(data, whole)
+            if end - begin > _WHOLE_BYTES:
+                pieces.append(crc32c(data))
+        self._compare(begin, end, whole)
+        self._block = _CheckedBlock(begin, pieces)
+        return self._block
+
+    def _compare(self, begin: int, end: int, found: int) -> None:
+        if found != self._sums().of_block(begin):
+            raise Damaged(f"{self.copy.path}: the bytes from {begin} to {end} are not those stored")
+        if begin == self._checked_bytes:
+            self._checked_bytes = end
+            if end == self.copy.size and self.verified and self.mark:
+                self.verified.add(self.digest, self.mark)
+
+    def _is_right(self, sums: BlockSums) -> None:
+        """All of it was read, and is right."""
+        if self.keeps_sums and not sums.agree_with(self.own_sums):
+            keep_sums(self.files, self._opened(), sums)
+            self.mark = Mark.of(self.files.fstat(self._opened()))
+        if self.verified and self.mark:
+            self.verified.add(self.digest, self.mark)
+            self.proven = True
+
+
+@attrs.frozen
+class _CheckedBlock:
+    """A large block that was right, and the sums of its pieces."""
+
+    begin: int
+    pieces: "array[int]"
+
+
+def kept_sums(files: Syscalls, fd: int, digest: Digest, size: int) -> BlockSums | None:
+    """The block sums that are kept with a copy, `None` when there are none that can be used."""
+    try:
+        return BlockSums.parse(files.get_attribute(fd, SUMS_ATTRIBUTE), digest, size)
+    except (OSError, BadSums):  # whatever an attribute is like, the copy itself may be good
+        return None
+
+
+def keep_sums(files: Syscalls, fd: int, sums: BlockSums) -> None:
+    """Keep block sums with a copy, coarser ones where its file system has less room for them.
+
+    Where it has none, or refuses, the copy goes without: that says nothing of the disk.
+    """
+    kept: BlockSums | None = sums
+    while kept is not None:
+        try:
+            files.set_attribute(fd, SUMS_ATTRIBUTE, kept.encode())
+        except OSError as error:
+            if error.errno not in _NO_ROOM_THERE:
+                return
+            kept = kept.coarser()
+        else:
+            return
 
 
 def read_exactly(files: Syscalls, fd: int, length: int, offset: int) -> bytes:

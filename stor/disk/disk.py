@@ -13,7 +13,7 @@ import attrs
 
 from stor.digest import Digest
 from stor.disk.claims import Claims
-from stor.disk.copy import Copy, OpenCopy
+from stor.disk.copy import Copy, OpenCopy, kept_sums
 from stor.disk.durable import Blocks, DurableDirectories
 from stor.disk.syscalls import Syscalls, is_regular
 from stor.disk.verified import Mark, Verified
@@ -204,6 +204,8 @@ class Disk:
             if copy.copy.size > SMALL_BYTES:
                 copy.mark, copy.verified = Mark.of(status), self.verified
                 copy.proven = self.verified.knows(digest, copy.mark)
+                copy.own_sums = kept_sums(self.files, fd, digest, copy.copy.size)
+                copy.sums, copy.keeps_sums = copy.own_sums, True
                 self.files.advise_sequential(fd)
             else:
                 copy.whole = copy.read(0, copy.copy.size, hashlib.sha256())

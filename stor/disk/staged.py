@@ -6,9 +6,10 @@ from contextlib import suppress
 
 import attrs
 
+from stor.block_sums import BlockSummer
 from stor.digest import Digest
-from stor.disk.copy import read_exactly
-from stor.disk.disk import Disk, DiskAway, Room, write_all
+from stor.disk.copy import keep_sums, read_exactly
+from stor.disk.disk import SMALL_BYTES, Disk, DiskAway, Room, write_all
 from stor.errors import Damaged
 
 #: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
@@ -41,6 +42,7 @@ class StagedCopy:
     _made: list[str] = attrs.field(factory=list)
     _open: bool = True
     _written_bytes: int = 0
+    _summer: BlockSummer = attrs.field(factory=BlockSummer)
     _sent_bytes: int = 0
 
     @classmethod
@@ -71,6 +73,7 @@ class StagedCopy:
         for chunk in chunks:
             write_all(self.disk.files, self._fd, chunk)
             self._written_bytes += len(chunk)
+            self._summer.update(chunk)
         unsent_bytes = self._written_bytes - self._sent_bytes
         if unsent_bytes >= _SEND_BYTES:
             self.disk.files.begin_sync(self._fd, unsent_bytes, self._sent_bytes)
@@ -87,8 +90,10 @@ class StagedCopy:
             finally:
                 self.disk.files.close(fd)
 
-    def seal(self, modified_ns: int) -> None:
-        """Say how old the content is, which is complete. Raises `OSError`."""
+    def seal(self, digest: Digest, modified_ns: int) -> None:
+        """Say how old the content is, which is complete; keep its block sums. Raises `OSError`."""
+        if self._written_bytes > SMALL_BYTES:
+            keep_sums(self.disk.files, self._fd, self._summer.finish(digest))
         self.disk.files.set_modified(self._fd, modified_ns)
 
     def sync(self) -> None:

@@ -78,6 +78,14 @@ class Syscalls:
         """posix_fallocate(3): ENOSPC now rather than in the middle of the body."""
         os.posix_fallocate(fd, 0, length)
 
+    def get_attribute(self, fd: int, name: str) -> bytes:
+        """fgetxattr(2): ENODATA when the file has none of that name."""
+        return os.getxattr(fd, name)
+
+    def set_attribute(self, fd: int, name: str, value: bytes) -> None:
+        """fsetxattr(2): ENOSPC, E2BIG or ERANGE when the file system has no room for it there."""
+        os.setxattr(fd, name, value)
+
     def set_modified(self, fd: int, modified_ns: int) -> None:
         """futimens(3): both times, nanoseconds since the epoch."""
         os.utime(fd, ns=(modified_ns, modified_ns))

@@ -217,7 +217,7 @@ class Api:
             return b""
         request.set_head(206 if part else 200, headers)
         if (begin, end) != (0, content.size):
-            content.take_part()
+            content.take_part(end)
         if isinstance(content, HotContent) or content.whole is not None:
             return (content.whole or b"")[begin:end]
         await Sender(request, self._clock, self._conduits).send(content, begin, end)

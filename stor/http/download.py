@@ -110,7 +110,7 @@ class Sender:
 
     async def _pass(self, content: Content[Any], end: int) -> bool:
         """Send the next bytes past memory. `False`: they have to be read."""
-        if self._conduit is None and content.proven:
+        if self._conduit is None and content.sendable:
             self._conduit = self._client.splice_pipe(self._conduits)
         splice_pipe = self._conduit
         if splice_pipe is None:

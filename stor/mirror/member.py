@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stor.block_sums import BlockSums
 from stor.digest import Digest, Hasher
 from stor.disk.copy import Copy, OpenCopy
 from stor.disk.disk import (
@@ -312,11 +313,30 @@ class DiskSource:
         self.size = opened.copy.size
         self.modified_ns = opened.copy.modified_ns
         self.whole = opened.whole
-        self.proven = opened.proven
+        self.provable = True
+
+    @property
+    def proven(self) -> bool:
+        """See `stor.content.Source.proven`."""
+        return self._opened.proven
+
+    @property
+    def sums(self) -> BlockSums | None:
+        """See `stor.content.Source.sums`."""
+        return self._opened.sums
+
+    def adopt(self, sums: BlockSums) -> None:
+        """See `stor.content.Source.adopt`."""
+        self._opened.sums = sums
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
         reading = self._using = self.member.read(self._opened.read, offset, length, hasher)
+        return reading
+
+    def read_checked(self, offset: int, length: int) -> Deferred[bytes]:
+        """See `stor.content.Source.read_checked`."""
+        reading = self._using = self.member.read(self._opened.read_checked, offset, length)
         return reading
 
     def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:

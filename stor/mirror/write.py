@@ -34,8 +34,9 @@ STAGE_EARLY_BYTES = 1024 * 1024
 class Slot:
     """One disk's part in a write. Its steps run one after the other, also after a time-out."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, digest: Digest) -> None:
         self.member = member
+        self.digest = digest
         self.staged: StagedCopy | None = None
         self._last: Deferred[Any] | None = None
 
@@ -119,14 +120,14 @@ class Slot:
 
     def _append_last(self, chunks: Sequence[bytes], modified_ns: int) -> None:
         self.copy.write(chunks)
-        self.copy.seal(modified_ns)
+        self.copy.seal(self.digest, modified_ns)
         self.copy.sync()
 
     def _write_all(self, chunks: Sequence[bytes], modified_ns: int, root_fd: int) -> Room:
         # Nothing is allocated: the write itself shows whether there is room.
         self.staged = StagedCopy.begin(self.member.disk, root_fd, None)
         self.staged.write(chunks)
-        self.staged.seal(modified_ns)
+        self.staged.seal(self.digest, modified_ns)
         return self.staged.room()
 
     def _sync(self, root_fd: int) -> None:
@@ -170,7 +171,7 @@ class MirrorWrite:
         self._length = length
         self._reserve_bytes = reserve_bytes
         self._modified_ns = modified_ns
-        self._slots = [Slot(member) for member in members]
+        self._slots = [Slot(member, digest) for member in members]
         self._failed: set[Slot] = set()
         self._reserved = on_disk(length or 0, mirror.block_bytes)
         mirror.reserved.add(self._reserved, 1)

@@ -5,6 +5,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from stor.block_sums import BlockSums
 from stor.digest import Digest, Hasher
 from stor.errors import Damaged
 from stor.metrics import S3_STORAGE
@@ -14,6 +15,9 @@ from stor.zero_copy import SplicePipe
 
 #: One read gives at most so much; a read may give less than was asked for.
 _PIECE_BYTES = 64 * 1024
+
+#: A block up to this size is held in memory until its sum is known to be right.
+_BLOCK_BYTES = 1024 * 1024
 
 #: How often a body that was cut is asked for again from where it ended, for each piece of it.
 _RESUMPTIONS = 2
@@ -38,6 +42,10 @@ class S3Source:
         self.modified_ns = modified_ns
         self.whole: bytes | None = None
         self.proven = False
+        self.provable = False
+        self.sums: BlockSums | None = None
+        self._block = b""
+        self._block_begin = 0
         self._opener = opener
         self._digest = digest
         self._body = body
@@ -53,6 +61,15 @@ class S3Source:
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
         return Deferred.fromCoroutine(self._read(offset, length, hasher))
+
+    def adopt(self, sums: BlockSums) -> None:
+        """See `stor.content.Source.adopt`."""
+        if sums.block_bytes <= _BLOCK_BYTES:
+            self.sums = sums
+
+    def read_checked(self, offset: int, length: int) -> Deferred[bytes]:
+        """See `stor.content.Source.read_checked`."""
+        return Deferred.fromCoroutine(self._read_checked(offset, length))
 
     def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:
         """See `stor.content.Source.send`."""
@@ -106,6 +123,21 @@ class S3Source:
             if offset + len(data) == self.size and hasher.digest() != self._digest.raw:
                 raise self._damaged()
         return data
+
+    async def _read_checked(self, offset: int, length: int) -> bytes:
+        if self.sums is None:
+            raise ValueError("a sample without block sums has no blocks to check")
+        begin, end = self.sums.block(offset)
+        if self._block_begin != begin or not self._block:
+            parts, at = [], begin
+            while at < end:
+                parts.append(await self._read(at, end - at, None))
+                at += len(parts[-1])
+            self._block, self._block_begin = b"".join(parts), begin
+            if not self.sums.fits(begin, self._block):
+                self._block = b""
+                raise self._damaged()
+        return self._block[offset - begin :][:length]
 
     async def _persist(self, offset: int, limit: int) -> bytes:
         """Bytes from `offset` on; a body that is cut is asked for again from there."""
