@@ -32,6 +32,7 @@ setup(
         "attrs>=24.1",
         "bcrypt>=4.0",
         "boto3>=1.35",
+        "crc32c>=2.7",
         "klein>=24.8",
         "prometheus_client>=0.20",
         "pymemcache>=4.0",

@@ -92,7 +92,7 @@ async def read(store, digest, begin=0, end=None, piece_bytes=PIECE_BYTES):
         if content.whole is not None:
             return content.whole[begin:end]
         if (begin, end) != (0, content.size):
-            content.take_part()
+            content.take_part(end)
         return await read_on(content, begin, end, piece_bytes)
     finally:
         content.close()

@@ -1,5 +1,10 @@
 """The sums of a sample's blocks: made from any pieces, kept small, and believed only when whole."""
 
+import errno
+import hashlib
+import os
+from array import array
+
 import pytest
 from crc32c import crc32c
 from hypothesis import given, settings
@@ -13,7 +18,12 @@ from stor.block_sums import (
     BlockSums,
 )
 from stor.digest import Digest
-from tests.conformance import sample
+from stor.disk.copy import Copy, OpenCopy, keep_sums, kept_sums
+from stor.disk.disk import Disk
+from stor.disk.syscalls import Syscalls
+from tests.conformance import MIB, sample
+from tests.support.files import RecordingFiles
+from tests.support.staging import begin, name
 
 
 def sums_of(data, pieces=()):
@@ -42,8 +52,8 @@ def test_coarser_sums_are_those_of_larger_blocks(size, times):
     for _ in range(times):
         sums = sums.coarser() or sums
     assert len(sums.sums) == -(-size // sums.block_bytes)
-    for begin in range(0, size, sums.block_bytes):
-        assert sums.fits(begin, data[begin : begin + sums.block_bytes])
+    for first in range(0, size, sums.block_bytes):
+        assert sums.fits(first, data[first : first + sums.block_bytes])
     assert BlockSums.parse(sums.encode(), Digest.of(data), size) == sums
 
 
@@ -100,3 +110,78 @@ def test_sums_that_cannot_be_the_samples_are_refused(damage, reason):
 def resealed(body):
     """A body with a right sum of itself."""
     return body + crc32c(body).to_bytes(4, "little")
+
+
+class LittleRoom(Syscalls):
+    """A file system that has little room for attributes, or none, as ext4 with blocks of 1 KiB."""
+
+    def __init__(self, room, error=errno.ENOSPC):
+        self.room = room
+        self.error = error
+
+    def set_attribute(self, fd, name, value):
+        if len(value) > self.room:
+            raise OSError(self.error, os.strerror(self.error))
+        super().set_attribute(fd, name, value)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.E2BIG, errno.ERANGE])
+@pytest.mark.parametrize(("room", "blocks"), [(1000, 12), (50, 6), (40, 3), (28, 1), (27, None)])
+def test_block_sums_are_coarser_where_there_is_less_room_for_them(tmp_path, room, blocks, error):
+    content = sample(12 * MIN_BLOCK_BYTES)
+    path = tmp_path / "copy"
+    path.write_bytes(content)
+    summer = BlockSummer()
+    summer.update(content)
+    fd = os.open(path, os.O_RDONLY)
+    keep_sums(LittleRoom(room, error), fd, summer.finish(Digest.of(content)))
+    kept = kept_sums(Syscalls(), fd, Digest.of(content), len(content))
+    os.close(fd)
+    assert (kept and len(kept.sums)) == blocks
+
+
+@pytest.mark.parametrize(
+    "error", [errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EROFS, errno.EIO]
+)
+def test_a_file_system_that_keeps_no_attributes_keeps_samples_without_sums(tmp_path, error):
+    files = LittleRoom(0, getattr(errno, error))
+    disk = Disk(str(tmp_path), files)
+    disk.identify(tmp_path.stat().st_dev)
+    content = sample(300_000)
+    staged = begin(disk, None)
+    staged.write([content])
+    staged.seal(Digest.of(content), 10**9)
+    staged.sync()
+    name(staged, Digest.of(content))
+    staged.close()
+    opened = disk.open(Digest.of(content))
+    assert opened.sums is None
+    assert opened.read(0, len(content), hashlib.sha256()) == content
+    assert opened.proven
+    opened.close()
+
+
+def test_a_part_in_the_middle_of_a_very_large_sample_reads_its_own_blocks_and_no_others(tmp_path):
+    size, begin = 10 * 2**30, 5 * 2**30 + 12_345
+    files = RecordingFiles()
+    with open(tmp_path / "copy", "wb") as file:
+        file.truncate(size)
+    summer = BlockSummer()
+    summer.update(bytes(MIB))
+    block = summer.finish(Digest.of(b"any")).coarser().coarser()
+    sums = BlockSums(block.digest, size, MIB, array("I", block.sums * (size // MIB)))
+    while len(sums.encode()) > MAX_ENCODED_BYTES:
+        sums = sums.coarser()
+    root_fd = files.open_directory(str(tmp_path))
+    fd = files.open_to_read("copy", root_fd)
+    files.close(root_fd)
+    copy = OpenCopy(files, sums.digest, Copy("copy", size, 0, ""), fd, sums=sums)
+    given = b""
+    while len(given) < MIB:
+        given += copy.read_checked(begin + len(given), MIB - len(given))
+    copy.close()
+    assert given == bytes(MIB)
+    reads = [call.args[1:] for call in files.calls if call.name == "read"]
+    assert max(length for length, _ in reads) <= 2 * MIB
+    touched = {offset // sums.block_bytes for _, offset in reads}
+    assert len(touched) <= 3

@@ -1,6 +1,7 @@
 """Copies to put back, and putting them back."""
 
 import errno
+import hashlib
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
@@ -10,13 +11,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from stor.content import Content
 from stor.digest import Digest
 from stor.disk.copy import Copy
 from stor.disk.disk import REPAIR_DIRECTORY, DiskAway
 from stor.disk.notes import forget, note, noted
 from stor.errors import Damaged, StorError, Unavailable
 from stor.mirror.health import State
-from stor.mirror.member import ANSWER_SECONDS, Member
+from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.write import MirrorWrite
 from stor.threads import Busy, settle, within
@@ -48,6 +50,32 @@ class Examination:
     lacking: list[Member] = attrs.field(factory=list)
     absent: list[Member] = attrs.field(factory=list)
     unheard: list[Member] = attrs.field(factory=list)
+
+
+class _OpenSources:
+    """Copies that are open, to be read one after the other. Implements `stor.content.Copies`."""
+
+    def __init__(self, sources: list[DiskSource]) -> None:
+        self._sources = sources
+
+    async def next(self) -> DiskSource | None:
+        """See `stor.content.Copies.next`."""
+        return self._sources.pop(0) if self._sources else None
+
+    async def twin(self, source: DiskSource) -> DiskSource | None:
+        """See `stor.content.Copies.twin`: each was read whole already, none is compared."""
+        return None
+
+    def mark_corrupt(self, source: DiskSource, reason: str) -> None:
+        """See `stor.content.Copies.mark_corrupt`: what was examined is known already."""
+
+    def suspect(self, source: DiskSource) -> None:
+        """See `stor.content.Copies.suspect`: it is being mended."""
+
+    def close(self) -> None:
+        """See `stor.content.Copies.close`."""
+        for source in self._sources:
+            source.close()
 
 
 class Mending(Protocol):
@@ -162,9 +190,9 @@ class Repairs:
         found = await self._examine(digest, mirror)
         if len(found.absent) == len(mirror.members):
             raise Absent(f"{mirror} does not hold {digest}")
-        if not found.good:
-            raise Unmendable(f"no good copy of {digest} is left on {mirror}")
         lacking = [member for member in found.lacking if member.writable]
+        if not found.good and not lacking:
+            raise Unmendable(f"no good copy of {digest} is left on {mirror}")
         if lacking:
             try:
                 await self._put_back(digest, mirror, found, lacking)
@@ -211,27 +239,47 @@ class Repairs:
     async def _put_back(
         self, digest: Digest, mirror: Mirror, found: Examination, lacking: list[Member]
     ) -> None:
-        giver, copy = next(iter(found.good.items()))
-        source = await giver.open(digest)
-        if source is None:
-            raise Unmendable(f"{copy.path} vanished while it was copied")
+        """Write the sample anew to the disks that lack it, from all copies with parts of it."""
+        sources = await self._sources(digest, found)
+        if not sources:
+            raise Unmendable(f"no good copy of {digest} is left on {mirror}")
+        content = Content(digest, sources[0], _OpenSources(sources[1:]), self._clock)
         write = MirrorWrite(
-            mirror, lacking, digest, copy.size, self._reserve_bytes, copy.modified_ns
+            mirror, lacking, digest, content.size, self._reserve_bytes, content.modified_ns
         )
+        hasher = hashlib.sha256()
         try:
             await write.prepare()
-            if source.whole is not None:
-                await write.add([source.whole], True)
+            if content.whole is not None:
+                await write.add([content.whole], True)
             offset = 0
-            while source.whole is None and offset < copy.size:
-                length = min(_CHUNK_BYTES, copy.size - offset)
-                data = await source.read(offset, length, None)
-                offset += length
-                await write.add([data], offset == copy.size)
+            while content.whole is None and offset < content.size:
+                data = await content.read(offset, min(_CHUNK_BYTES, content.size - offset))
+                hasher.update(data)
+                offset += len(data)
+                if offset == content.size and hasher.digest() != digest.raw:
+                    raise Unmendable(f"no good copy of {digest} is left on {mirror}")
+                await write.add([data], offset == content.size)
             await self._commit(digest, write)
         finally:
-            source.close()
+            content.close()
             await write.discard()
+
+    async def _sources(self, digest: Digest, found: Examination) -> list[DiskSource]:
+        """The good copies, open; or those that have block sums, of which every part may be good."""
+        sources = []
+        bad = [member for member in found.lacking if member not in found.absent]
+        for member in found.good or bad:
+            try:
+                source = await member.open(digest)
+            except (Damaged, DiskAway, Busy, OSError) as error:
+                self.log.warn("{root}: {error}", root=member.root, error=str(error))
+                continue
+            if source is not None and (member in found.good or source.sums is not None):
+                sources.append(source)
+            elif source is not None:
+                source.close()
+        return sources
 
     async def _commit(self, digest: Digest, write: MirrorWrite) -> None:
         await self._turns.take(digest)
