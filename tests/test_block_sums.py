@@ -144,7 +144,7 @@ def test_block_sums_are_coarser_where_there_is_less_room_for_them(tmp_path, room
     "error", [errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EROFS, errno.EIO]
 )
 def test_a_file_system_that_keeps_no_attributes_keeps_samples_without_sums(tmp_path, error):
-    files = LittleRoom(0, getattr(errno, error))
+    files = LittleRoom(0, error)
     disk = Disk(str(tmp_path), files)
     disk.identify(tmp_path.stat().st_dev)
     content = sample(300_000)
