@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import Any
 
 import attrs
@@ -262,15 +263,23 @@ class _Reader(Reader):
         return s3 if enabled else None
 
     def _s3_endpoint(self, host: str) -> str:
-        if re.fullmatch(r"https?://[^/\s?#]+/?", host):
-            return host.rstrip("/")
-        if re.fullmatch(r"[^/\s?#:]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", host):
+        given = re.fullmatch(r"(?:(https?)://)?([^/]+)/?", host)
+        found = _authority(given[2]) if given is not None else None
+        if given is None or found is None:
+            expected = "a name, an address, name:port or an http(s) URL without a path"
+            self.fault("s3_credentials.host", expected, host)
+            return ""
+        name, port = found
+        # What is signed and sent is ASCII.
+        ascii_name = name if name.isascii() else name.encode("idna").decode("ascii")
+        named = f"[{name}]" if ":" in name else ascii_name
+        authority = named if port is None else f"{named}:{port}"
+        if given[1] is None:
             self.warnings.append(
-                f"s3_credentials.host: {host} has no scheme, http is used; https://{host} encrypts"
+                f"s3_credentials.host: {host} has no scheme, http is used; "
+                f"https://{authority} encrypts"
             )
-            return f"http://{host}"
-        self.fault("s3_credentials.host", "a name, name:port or http(s) URL without a path", host)
-        return ""
+        return f"{given[1] or 'http'}://{authority}"
 
     def _lookup_order(self, s3_write: str) -> tuple[str, ...]:
         order = self.data.get("lookup_order", list(TIERS))
@@ -291,13 +300,11 @@ class _Reader(Reader):
             return ()
         found = []
         for index, server in enumerate(servers):
-            match = isinstance(server, str) and re.fullmatch(
-                r"(?:\[([0-9a-fA-F:]+)\]|([^\s:/]+))(?::(\d{1,5}))?", server
-            )
-            if not match or not 0 < int(match[3] or 11211) < 65536:
+            address = _authority(server) if isinstance(server, str) else None
+            if address is None:
                 self.fault(f"memcached_servers[{index}]", "host or host:port", server)
             else:
-                found.append((match[1] or match[2], int(match[3] or 11211)))
+                found.append((address[0], address[1] or 11211))
         return tuple(found)
 
     def _statsite(self) -> Statsite | None:
@@ -357,6 +364,30 @@ _KEYS = (
     "secret",
     *RETIRED,
 )
+
+
+def _authority(text: str) -> tuple[str, int | None] | None:
+    """The host and the port of `host`, `host:port`, `[IPv6]:port` or an IPv6 address as it is."""
+    if _is_ipv6(text):
+        return text, None
+    found = re.fullmatch(r"(?:\[([^\]]*)\]|([^\s\[\]/?#@:]+))(?::(\d{1,5}))?", text, re.ASCII)
+    if found is None or (found[1] is not None and not _is_ipv6(found[1])):
+        return None
+    port = None if found[3] is None else int(found[3])
+    if port is not None and not 0 < port < 65536:
+        return None
+    try:
+        (found[1] or found[2]).encode("idna")
+    except UnicodeError:  # no name (RFC 3490)
+        return None
+    return found[1] or found[2], port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return IPv6Address(text).scope_id is None
+    except ValueError:
+        return False
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

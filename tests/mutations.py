@@ -447,6 +447,27 @@ CHECKS = (
             "tests/test_concurrent_uploads.py::test_a_name_that_another_upload_relies_on_is_not_taken_away",
         ),
     ),
+    Mutation(
+        "what S3 refuses of one sample makes S3 doubtful",
+        "stor/s3/bucket.py",
+        "or error.meaning is not Meaning.SAMPLE",
+        "or error.meaning is not None",
+        ("tests/test_s3_store.py::test_a_refused_sample_is_no_reason_to_probe",),
+    ),
+    Mutation(
+        "three failures make S3 unavailable without a probe",
+        "stor/s3/bucket.py",
+        "            self._failures = 0\n            Deferred.fromCoroutine(self.probe())",
+        '            self._down("s3: three failures")',
+        ("tests/test_s3_store.py::test_a_sample_that_cannot_be_had_keeps_no_other_away",),
+    ),
+    Mutation(
+        "any 404 of S3 says that the sample is not there",
+        "stor/s3/bucket.py",
+        "if meaning is Meaning.ABSENT:",
+        "if response.code == 404:",
+        ("tests/test_s3_store.py::test_a_sample_that_cannot_be_had_keeps_no_other_away",),
+    ),
 )
 
 _PROCESSES = "tests/test_several_processes.py"

@@ -17,7 +17,7 @@ S3_KEYS = {"access_key": "AK", "secret_key": "SK", "host": "https://s3.example"}
 WITH_S3 = {"s3_enabled": True, "s3_credentials": S3_KEYS}
 SETS = 'a list of sets such as [["/mnt/data1", "/mnt/data2"]]'
 WHO = '"user:password", a list of such, or {"htpasswd": "/path"}'
-NO_PATH = "a name, name:port or http(s) URL without a path"
+NO_PATH = "a name, an address, name:port or an http(s) URL without a path"
 
 
 def configured(**changes):
@@ -113,6 +113,11 @@ def test_a_key_means_what_it_says(changes, name, expected):
         ("[::1]:7480", "http://[::1]:7480", True),
         ("http://s3.example", "http://s3.example", False),
         ("https://s3.example:1/", "https://s3.example:1", False),
+        ("2001:db8::7", "http://[2001:db8::7]", True),
+        ("[2001:db8::7]", "http://[2001:db8::7]", True),
+        ("https://[2001:db8::7]:7480/", "https://[2001:db8::7]:7480", False),
+        ("http://2001:db8::7", "http://[2001:db8::7]", False),
+        ("https://bücher.example", "https://xn--bcher-kva.example", False),
     ],
 )
 def test_a_bare_s3_host_means_http_and_warns(host, endpoint, warns):
@@ -190,6 +195,23 @@ FAULTS = [
     (
         {"s3_credentials": {**S3_KEYS, "host": "http://h/p"}},
         f's3_credentials.host: expected {NO_PATH}, found "http://h/p"',
+    ),
+    *(
+        (
+            {"s3_credentials": {**S3_KEYS, "host": host}},
+            f's3_credentials.host: expected {NO_PATH}, found "{host}"',
+        )
+        for host in (
+            "http://",
+            "ftp://h",
+            "h:0",
+            "h:65536",
+            "[::g]",
+            "[h]",
+            "a@h",
+            "http://u:p@h",
+            "a..b",
+        )
     ),
     (
         {"s3_credentials": {**S3_KEYS, "bucket": 1}},

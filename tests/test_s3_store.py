@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from stor.digest import Digest
 from stor.errors import NotFound, Unavailable
 from stor.mirror.outbox import Outbox
+from stor.s3.client import Meaning, meaning_of
 from stor.s3.incoming import S3Puts
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
@@ -283,3 +284,112 @@ def test_absent_is_not_found_only_when_s3_has_answered(tmp_path, order):
     s3.refusing = True
     assert rig.get(b"absent").status == 503
     assert rig.get(b"there").status == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "meaning"),
+    [
+        (404, "NoSuchKey", Meaning.ABSENT),
+        (403, "InvalidObjectState", Meaning.SAMPLE),
+        (403, "AccessDenied", Meaning.SAMPLE),
+        (400, "InvalidRequest", Meaning.SAMPLE),
+        (400, "KMS.DisabledException", Meaning.SAMPLE),
+        (405, "MethodNotAllowed", Meaning.SAMPLE),
+        (451, "UnavailableForLegalReasons", Meaning.SAMPLE),
+        # A 404 that says nothing of the sample is never taken for its absence.
+        (404, "", Meaning.ENGINE),
+        (404, "404", Meaning.ENGINE),
+        (404, "NoSuchBucket", Meaning.ENGINE),
+        (200, "NoSuchKey", Meaning.ENGINE),
+        (503, "NoSuchKey", Meaning.ENGINE),
+        (301, "PermanentRedirect", Meaning.ENGINE),
+        (400, "AuthorizationHeaderMalformed", Meaning.ENGINE),
+        (401, "Unauthorized", Meaning.ENGINE),
+        (403, "", Meaning.ENGINE),
+        (403, "SignatureDoesNotMatch", Meaning.ENGINE),
+        (403, "InvalidAccessKeyId", Meaning.ENGINE),
+        (403, "RequestTimeTooSkewed", Meaning.ENGINE),
+        (429, "SlowDown", Meaning.ENGINE),
+        (500, "InternalError", Meaning.ENGINE),
+        (503, "SlowDown", Meaning.ENGINE),
+        (None, "unknown", Meaning.ENGINE),
+    ],
+)
+def test_what_a_refusal_is_about(status, code, meaning):
+    assert meaning_of(status, code) is meaning
+
+
+def refusal(code):
+    return b"<Error><Code>%s</Code></Error>" % code
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (403, refusal(b"InvalidObjectState")),
+        (403, refusal(b"AccessDenied")),
+        (403, b""),
+        (400, refusal(b"InvalidRequest")),
+        (404, b"not here"),
+        (500, refusal(b"InternalError")),
+        (200, b"of a length that is not said", {"Content-Length": None}),
+        (206, b"which nobody asked for"),
+        (302, b"elsewhere"),
+    ],
+    ids=lambda answer: f"{answer[0]} {answer[1][:40]!r}",
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_sample_that_cannot_be_had_keeps_no_other_away(tmp_path, answer, method):
+    rig, s3 = Rig(tmp_path, (2,)), filled([b"odd", b"another"])
+    with_s3(rig, s3)
+    s3.answers[Digest.of(b"odd").s3_key] = answer
+    for _ in range(20):
+        response = rig.get(b"odd", method=method)
+        assert response.status == 503
+        assert int(response.headers["retry-after"]) > 0
+    assert rig.get(b"another").body == b"another"
+    assert rig.get(b"nobody has it").status == 404
+    assert rig.request("GET", "/status").status == 200
+
+
+def test_a_refused_sample_is_no_reason_to_probe(tmp_path):
+    rig, s3 = Rig(tmp_path, (2,)), filled([b"odd"])
+    with_s3(rig, s3)
+    probes = s3.probes
+    s3.answers[Digest.of(b"odd").s3_key] = (403, refusal(b"InvalidObjectState"))
+    for _ in range(20):
+        assert rig.get(b"odd").status == 503
+    assert s3.probes == probes
+
+
+def test_what_fails_for_all_makes_s3_unavailable(tmp_path):
+    rig, s3 = Rig(tmp_path, (2,)), filled([b"one"])
+    with_s3(rig, s3)
+    s3.refusing = True
+    for _ in range(3):
+        assert rig.get(b"one").status == 503
+    assert "refused" in rig.request("GET", "/status").text
+    s3.calls.clear()
+    assert rig.get(b"one").status == 503
+    assert s3.calls == []
+
+
+@pytest.mark.parametrize(
+    ("modified", "said"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        *(
+            (odd, "Thu, 01 Jan 1970 00:00:00 GMT")
+            for odd in (None, "", "today", "Sun, 06 Nov 10000 08:49:37 GMT", "0", "\xff" * 100)
+        ),
+        ("Sun, 06 Nov 1904 08:49:37 GMT", "Thu, 01 Jan 1970 00:00:00 GMT"),
+    ],
+)
+def test_any_last_modified_of_an_engine(tmp_path, modified, said):
+    rig, s3 = Rig(tmp_path, (2,)), MemoryS3()
+    rig.clock.advance(10**9)
+    with_s3(rig, s3)
+    s3.answers[Digest.of(b"odd").s3_key] = (200, b"odd", {"Last-Modified": modified})
+    for method in ("HEAD", "GET"):
+        response = rig.get(b"odd", method=method)
+        assert (response.status, response.headers["last-modified"]) == (200, said)

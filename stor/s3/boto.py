@@ -4,11 +4,11 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from stor.config import S3
 
-__all__ = ["BotoCoreError", "ClientError", "connect"]
+__all__ = ["ClientError", "connect"]
 
 CONNECT_SECONDS = 3
 #: Whoever posts is to have an answer within 10 s; it is theirs, or the queue's, to try again.
@@ -32,6 +32,8 @@ def connect(settings: S3, threads: int) -> Any:
             max_pool_connections=threads,
             signature_version="s3v4",
             s3={"addressing_style": "path"},
+            # None of the environment's: bodies do not go through one either (`stor.s3.http`).
+            proxies={},
             # Engines other than AWS do not know the checksums of newer SDKs.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -1,12 +1,11 @@
 """The samples in a bucket: looked up and read without a thread each, written through a pool."""
 
 import calendar
+import re
 from collections.abc import Callable
 from email.utils import parsedate
 from typing import Any, TypeVar
 
-from hyperlink import EncodedURL
-from treq.client import HTTPClient
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -14,12 +13,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web._newclient import RequestNotSent
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent
 
 from stor.digest import Digest
 from stor.errors import Unavailable
 from stor.s3.body import Body
-from stor.s3.client import S3Client, S3Failed, Stat
+from stor.s3.client import Meaning, S3Client, S3Failed, Stat, meaning_of
 from stor.s3.source import S3Source
 from stor.threads import Pool
 
@@ -32,8 +31,11 @@ ANSWER_SECONDS = 7.0
 SMALL_BYTES = 256 * 1024
 SMALL_SECONDS = 3.0
 
-#: So many failures in a row, and the engine is not asked again before it passes a probe.
-FAILURES_UNTIL_DOWN = 3
+#: After so many failures in a row a probe says whether the engine is asked any more.
+FAILURES_UNTIL_PROBE = 3
+
+#: A sample that nobody stores: an engine that says so finds others, too.
+UNKNOWN = Digest.of(b"stor asks for this to see whether a bucket answers")
 
 #: A copy with the wrong bytes is asked for again after so long.
 CONDEMNED_SECONDS = 300.0
@@ -87,7 +89,7 @@ class Bucket:
         client: S3Client,
         worker: Pool,
         signer: Pool,
-        http: HTTPClient,
+        http: IAgent,
         clock: IReactorTime,
     ) -> None:
         """`worker` is for calls that may take long; no look at S3 waits behind them.
@@ -140,8 +142,10 @@ class Bucket:
         response = await self._get("GET", digest, {"Range": "bytes=0-0"})
         if response is None:
             return None
-        if response.code == 416:  # it is empty
-            return await self._guard(self.worker.run(self.client.head, digest))
+        if response.code == 416:  # it is empty: there is no first byte
+            response = await self._get("GET", digest)
+            if response is None:
+                return None
         self._deliver(response).close()
         size = _whole_size(response) if response.code == 206 else response.length
         return Stat(size, _modified_ns(response))
@@ -198,26 +202,37 @@ class Bucket:
             response = await asking
         except Exception as error:
             self.errors += 1
-            self._failures += 1
-            if self._failures >= FAILURES_UNTIL_DOWN:
-                self._down(_text(error))
+            if not isinstance(error, S3Failed) or error.meaning is not Meaning.SAMPLE:
+                self._doubt()
             raise Unavailable(_text(error)) from error
         self._failures = 0
         return response
 
+    def _doubt(self) -> None:
+        """The engine has failed: see whether others can still be had from it, if that goes on."""
+        self._failures += 1
+        if self._failures >= FAILURES_UNTIL_PROBE and not self._probing:
+            self._failures = 0
+            Deferred.fromCoroutine(self.probe())
+
     async def _check(self) -> None:
-        """See that the bucket is there and ours to use. Raises `S3Failed`, or what went wrong."""
+        """See that the bucket is ours to use, and finds samples. Raises what went wrong.
+
+        A gateway may know its buckets by heart while none of its disks answers.
+        """
         response = await self._request("HEAD", await self._signer.run(self.client.sign_check))
         if response.code != 200:
             raise S3Failed(f"s3: head_bucket: {response.code} ({response.code})")
+        found = await self._ask("GET", UNKNOWN, {})
+        if found is not None:
+            self._deliver(found).close()
 
     async def _request(self, method: str, url: str, headers: dict[str, str] | None = None) -> Any:
+        wanted = {"Accept-Encoding": "identity", **(headers or {})}
         return await self._http.request(
-            method,
-            EncodedURL.from_text(url),
-            headers=Headers({name: [value] for name, value in (headers or {}).items()}),
-            unbuffered=True,
-            allow_redirects=False,
+            method.encode("ascii"),
+            url.encode("ascii"),
+            Headers({name: [value] for name, value in wanted.items()}),
         )
 
     async def _ask(self, method: str, digest: Digest, headers: dict[str, str]) -> Any | None:
@@ -229,18 +244,21 @@ class Bucket:
                 if not tries_left or not _was_closed(error):
                     raise
                 continue
-            if response.code in (200, 206):
+            ranged = "Range" in headers
+            if response.code == 200 or (response.code == 206 and ranged):
                 if response.length is UNKNOWN_LENGTH:
-                    raise S3Failed("s3: an answer without Content-Length")
+                    self._deliver(response).close()
+                    raise S3Failed("s3: an answer without Content-Length", Meaning.SAMPLE)
                 return response
             code = await self._error_code(response)
-            if response.code == 416 and headers:
+            if response.code == 416 and ranged:
                 return response
-            # Any other 404 is none of the sample's: of a wrong bucket or a proxy on the way.
-            if response.code == 404 and code == "NoSuchKey":
+            meaning = meaning_of(response.code, code)
+            if meaning is Meaning.ABSENT:
                 return None
             if response.code < 500 or not tries_left:
-                raise S3Failed(f"s3: {method}: {code or 'refused'} ({response.code})")
+                reason = f"s3: {method}: {code or 'refused'} ({response.code})"
+                raise S3Failed(reason, meaning, response.code)
         return None
 
     async def _error_code(self, response: Any) -> str:
@@ -273,16 +291,20 @@ class Bucket:
 def _whole_size(response: Any) -> int:
     """The size of a sample of which a part was asked for (RFC 9110, 14.4)."""
     content_range = str((response.headers.getRawHeaders("Content-Range") or [""])[0])
-    size = content_range.rpartition("/")[2]
-    if not size.isdecimal():
+    found = re.search(r"/(\d{1,18})$", content_range, re.ASCII)
+    if found is None:
         raise Unavailable("s3: a part without the size of the whole")
-    return int(size)
+    return int(found[1])
 
 
 def _modified_ns(response: Any) -> int:
+    """When the sample was stored; 1970 when the engine does not say so, or makes no sense."""
     text = str((response.headers.getRawHeaders("Last-Modified") or [""])[0])
-    modified = parsedate(text)
-    return calendar.timegm(modified) * 10**9 if modified else 0
+    try:
+        modified = parsedate(text)
+        return max(0, calendar.timegm(modified) * 10**9) if modified else 0
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _was_closed(error: Exception) -> bool:

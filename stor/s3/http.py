@@ -1,8 +1,10 @@
-"""The HTTP client for bodies."""
+"""The HTTP client for bodies.
+
+Not treq's, which decodes what has a `Content-Encoding`: a sample is the bytes that are stored.
+"""
 
 from typing import Any
 
-from treq.client import HTTPClient
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.web.client import (
     Agent,
@@ -23,8 +25,8 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
-def http_client(reactor: Any, ca_file: str | None) -> HTTPClient:
-    """A client with a pool of its own; `ca_file` has the certificates to trust (PEM).
+def http_client(reactor: Any, ca_file: str | None) -> Agent:
+    """A client with a pool of its own, and no proxy; `ca_file` has the certificates to trust (PEM).
 
     Without it those of the system are trusted. Raises `OSError`, `ValueError`.
     """
@@ -35,7 +37,7 @@ def http_client(reactor: Any, ca_file: str | None) -> HTTPClient:
     pool.retryAutomatically = False
     trust = None if ca_file is None else trustRootFromCertificates(_certificates(ca_file))
     policy = BrowserLikePolicyForHTTPS(trust)
-    return HTTPClient(Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=pool))
+    return Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=pool)
 
 
 def _certificates(path: str) -> list[Certificate]:

@@ -1,6 +1,7 @@
 """An S3 engine that hangs, refuses, cuts, lies or crawls."""
 
 import contextlib
+import gzip
 import http.client
 import itertools
 import json
@@ -16,10 +17,13 @@ from pathlib import Path
 import pytest
 
 from stor.app import DISK_READERS, DISK_WRITERS, S3_THREADS
+from stor.config import S3
+from stor.digest import Digest
+from stor.s3.client import S3Client, S3Failed
 from tests.engines.certificate import Certificate
 from tests.integration.bad_engine import BadEngine, start_over
 from tests.integration.load import percentile, timed
-from tests.integration.process import MIB, poll, sha_of
+from tests.integration.process import MIB, free_port, poll, sha_of
 from tests.integration.test_hung_disk import Client
 from tests.support.rig import request_bytes
 
@@ -104,6 +108,9 @@ def test_what_the_disks_hold_goes_on_and_the_rest_is_503(engine, fresh, trouble)
         with engine.in_trouble(trouble), ThreadPoolExecutor(8) as pool:
             asked = [in_s3, sha_of(b"nobody has it")] * 4
             answers = list(pool.map(lambda sha: timed(stor.get, sha), asked))
+            # A probe finds out: after three failures in a row, or the next one of every 15 s where
+            # the engine speaks of one sample at a time.
+            poll(lambda: b"OK" not in stor.get("status").body, 30, "an unavailable S3")
             # Some trouble is over before the next GET of what a disk holds.
             poll(lambda: client.between(begun, time.monotonic()), what="a GET from a disk")
             ended = time.monotonic()
@@ -368,3 +375,160 @@ def test_s3_that_takes_no_connections_is_503(start):
             assert (answer.status, seconds < HEAD_SECONDS) == (503, True)
             assert stor.get(stor.place(b"on the disks")).status == 200
             stor.kill()
+
+
+ARCHIVED = ("archived", lambda answer: answer.refuse(403, "InvalidObjectState"))
+REFUSED = ("refused", lambda answer: answer.refuse(403, "AccessDenied"))
+
+
+@pytest.mark.parametrize("odd", [ARCHIVED, REFUSED, ("hung", hang)], ids=lambda odd: odd[0])
+def test_a_sample_that_cannot_be_had_makes_no_other_unavailable(engine, fresh, odd):
+    stor = fresh
+    shas = [engine.put(os.urandom(1000)) for _ in range(2)]
+
+    def about_one(answer):
+        odd[1](answer) if answer.sha == shas[0] else answer.right()
+
+    with engine.in_trouble(about_one), ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(stor.get, [shas[0]] * 8))
+        assert {answer.status for answer in answers} == {503}
+        assert stor.get(shas[1]).status == 200
+        assert stor.get(sha_of(b"nobody has it")).status == 404
+        assert stor.get("status").body == b"OK"
+
+
+@pytest.mark.parametrize("size", [1000, LARGE])
+def test_an_object_with_a_content_encoding_is_served_as_it_is_stored(engine, stor, size):
+    content = gzip.compress(os.urandom(size))
+    sha = engine.put(content)
+    engine.headers[sha] = {"Content-Encoding": "gzip"}
+    engine.headers[lying := engine.put(b"no gzip")] = {"Content-Encoding": "gzip"}
+    wanted = []
+
+    def look(answer):
+        wanted.append(answer.wanted.get_all("Accept-Encoding"))
+        answer.right()
+
+    with engine.in_trouble(look):
+        response = stor.get(sha)
+        assert (response.status, response.body) == (200, content)
+        assert "content-encoding" not in response.headers
+        assert stor.request("HEAD", sha).headers["content-length"] == str(len(content))
+        assert stor.get(sha, Range="bytes=5-9").body == content[5:10]
+        assert stor.get(lying).body == b"no gzip"
+    assert {tuple(one) for one in wanted} == {("identity",)}
+
+
+def test_no_call_goes_through_a_proxy_of_the_environment(engine, start, tmp_path):
+    """A proxy that nobody listens on would fail each of them."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    names = [f"{scheme}_proxy" for scheme in ("http", "https", "all")]
+    stor = start(
+        variables={name: nowhere for one in names for name in (one, one.upper())},
+        s3_enabled=True,
+        s3_credentials=engine.credentials,
+        s3_write="only",
+        storage_pairs=[],
+        spool_directory=str(tmp_path / "spool"),
+    )
+    poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+    for size in (1000, 9 * MIB):
+        content = os.urandom(size)
+        assert stor.put(content).status == 201
+        assert engine.objects[sha_of(content)] == content
+        assert stor.get(sha_of(content)).body == content
+
+
+@pytest.mark.parametrize("form", ["[::1]:{}", "http://[::1]:{}"])
+def test_an_engine_at_an_ipv6_address(start, tmp_path, form):
+    with BadEngine(host="::1") as engine:
+        port = engine.credentials["host"].rpartition(":")[2]
+        stor = start(
+            s3_enabled=True,
+            s3_credentials=engine.credentials | {"host": form.format(port)},
+            s3_write="only",
+            storage_pairs=[],
+            spool_directory=str(tmp_path / "spool"),
+        )
+        poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+        assert stor.put(b"content").status == 201
+        assert stor.get(sha_of(b"content")).body == b"content"
+        stor.stop()
+
+
+@pytest.fixture
+def client(engine):
+    """The calls that write, without a Stor."""
+    found = engine.credentials
+    return S3Client(S3(found["access_key"], found["secret_key"], found["host"]), 1)
+
+
+def test_an_engine_that_knows_no_condition_is_asked_for_it_once(engine, client):
+    def unconditional(answer):
+        if answer.wanted.get("If-None-Match"):
+            conditions.append(answer.sha)
+            answer.refuse(501, "NotImplemented")
+        elif answer.method == "PUT":
+            answer.stored()
+        else:
+            answer.right()
+
+    conditions, contents = [], [b"put 1", b"put 2", b"put 3"]
+    digests = list(map(Digest.of, contents))
+    engine.put(b"put 2")
+    with engine.in_trouble(unconditional):
+        for digest, content in zip(digests, contents, strict=True):
+            created = client.put(digest, content, replace=False)
+            assert created == (content != b"put 2")
+            assert not client.put(digest, content, replace=False)
+    assert conditions == [str(digests[0])]
+    assert [engine.objects[str(digest)] for digest in digests] == contents
+
+
+def test_501_to_all_is_an_error_and_the_condition_is_asked_for_again(engine, client):
+    digest = Digest.of(b"never stored")
+    refuse = lambda answer: answer.refuse(501, "NotImplemented")  # noqa: E731
+    with engine.in_trouble(refuse), pytest.raises(S3Failed, match=r"501"):
+        client.put(digest, b"never stored", replace=False)
+    asked = []
+    with engine.in_trouble(lambda a: (asked.append(a.wanted.get("If-None-Match")), a.stored())):
+        assert client.put(digest, b"never stored", replace=False)
+    assert asked == ["*"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (lambda answer: answer.stored(upload_id=None), "an answer without UploadId"),
+        (lambda answer: answer.stored(etag=None), "an answer without ETag"),
+        (lambda answer: answer.say(200, b"<Odd></Odd>"), "an answer without UploadId"),
+        (lambda answer: answer.say(200, b"<html>no XML"), "."),
+        (lambda answer: answer.say(200, b""), "."),
+    ],
+    ids=["UploadId", "ETag", "another document", "no XML", "nothing"],
+)
+def test_an_answer_that_lacks_something_is_one_clear_error(engine, client, trouble, reason):
+    digest = Digest.of(b"a part")
+    with engine.in_trouble(trouble), pytest.raises(S3Failed, match=reason) as caught:
+        client.put_part(digest, client.begin(digest), 1, b"a part")
+    assert str(caught.value).startswith("s3: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"Last-Modified": None}, 0), ({}, 784111777)],
+    ids=["without", "with"],
+)
+def test_a_head_without_a_time_has_a_default(engine, client, headers, seconds):
+    sha = engine.put(b"content of a head")
+    engine.headers[sha] = headers
+    stat = client.head(Digest.parse(sha))
+    assert (stat.size, stat.modified_ns) == (len(b"content of a head"), seconds * 10**9)
+
+
+def test_a_time_that_makes_no_sense_is_one_clear_error(engine, client):
+    sha = engine.put(b"content of a head")
+    engine.headers[sha] = {"Last-Modified": "a long time ago"}
+    with pytest.raises(S3Failed, match=r"^s3: head_object: "):
+        client.head(Digest.parse(sha))

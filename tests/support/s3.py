@@ -1,12 +1,15 @@
 """An S3 bucket without a server: the calls of `S3Client`, and HTTP requests to signed URLs."""
 
+from urllib.parse import urlsplit
+
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH
 
-from stor.s3.bucket import Bucket
+from stor.s3.bucket import UNKNOWN, Bucket
 from stor.s3.client import Part, S3Failed, Stat
 from tests.support.pools import InlinePool
 
@@ -16,10 +19,12 @@ PIECE_BYTES = 16_384
 
 
 class MemoryS3:
-    """Has `objects` by their keys, and what `S3Client` and `HTTPClient` have that Stor uses.
+    """Has `objects` by their keys, and what `S3Client` and Twisted's `Agent` have that Stor uses.
 
     While `refusing` every request and every call that writes is refused, while `unwritable` the
-    latter. `calls` are the names and keys of those that were made.
+    latter. `calls` are the names and keys of those that were made, but for those of probes.
+    `probes` says how many there were.
+    `answers` are the statuses, bodies and headers of keys that are answered otherwise.
     """
 
     bucket = "samples"
@@ -29,6 +34,8 @@ class MemoryS3:
         self.refusing = self.unwritable = False
         self.calls = []
         self.uploads = {}
+        self.answers = {}
+        self.probes = 0
 
     def bucket_over(self, clock):
         """The bucket, looked at once."""
@@ -76,19 +83,22 @@ class MemoryS3:
     def _write(self, name, digest):
         self.calls.append((name, digest.s3_key))
         if self.refusing or self.unwritable:
-            raise S3Failed("s3: refused (503)", 503)
+            raise S3Failed("s3: refused (503)", status=503)
 
-    # What HTTPClient does.
+    # What an Agent does.
 
-    def request(self, method, url, headers, unbuffered, allow_redirects):
-        assert unbuffered
-        assert not allow_redirects
-        key = "/".join(url.to_uri().path[1:])
-        self.calls.append((method, key))
+    def request(self, method, uri, headers=None, body_producer=None):
+        assert headers.getRawHeaders("Accept-Encoding") == ["identity"]
+        key = urlsplit(uri.decode("ascii")).path.removeprefix("/samples").removeprefix("/")
+        self.probes += not key
+        if key not in ("", UNKNOWN.s3_key):
+            self.calls.append((method.decode("ascii"), key))
         if self.refusing:
             return fail(OSError("refused"))
         if not key:
             return succeed(MemoryResponse(200, b""))
+        if key in self.answers:
+            return succeed(MemoryResponse(*self.answers[key]))
         content = self.objects.get(key)
         if content is None:
             return succeed(MemoryResponse(404, b"<Code>NoSuchKey</Code>"))
@@ -100,17 +110,18 @@ class MemoryS3:
         if begin >= len(content):
             return succeed(MemoryResponse(416, b"<Code>InvalidRange</Code>"))
         part = f"bytes {begin}-{min(end, len(content)) - 1}/{len(content)}"
-        return succeed(MemoryResponse(206, content[begin:end], part))
+        return succeed(MemoryResponse(206, content[begin:end], {"Content-Range": part}))
 
 
 class MemoryResponse:
     """An answer whose body comes in pieces, while it is wanted."""
 
-    def __init__(self, code, content, content_range=None):
-        self.code, self.length = code, len(content)
-        self.headers = Headers({"Last-Modified": [MODIFIED]})
-        if content_range is not None:
-            self.headers.setRawHeaders("Content-Range", [content_range])
+    def __init__(self, code, content, headers=None):
+        """A header that is `None` is not there; without Content-Length the length is not known."""
+        given = {"Last-Modified": MODIFIED, "Content-Length": "", **(headers or {})}
+        self.code = code
+        self.length = len(content) if given.pop("Content-Length") is not None else UNKNOWN_LENGTH
+        self.headers = Headers({n: [value] for n, value in given.items() if value is not None})
         self._rest = content
         self._body = None
         self._paused = self._sending = False
