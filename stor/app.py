@@ -366,6 +366,7 @@ class App:
         reactor, outcomes = self._reactor, self._outcomes
         writable = bool(chosen.writable.search(root))
         health = self._commons.health(root, reactor.seconds, writable=writable)
+        health.reserve_bytes = chosen.reserve_bytes
         disk = Disk(root, self._files, _forbidden_device(chosen), self._blocks)
         writers = ThreadPool(outcomes, f"write {root}", DISK_WRITERS, nice=WRITERS_NICE)
         alone = Alone(disk, writers)
@@ -379,7 +380,15 @@ class App:
             prober=ThreadPool(outcomes, f"probe {root}", 1),
             commits=commits,
         )
-        member = Member(disk, health, workers, reactor, roster, self.metrics.figures.disk(root))
+        member = Member(
+            disk,
+            health,
+            workers,
+            reactor,
+            roster,
+            self.metrics.figures.disk(root),
+            probed_here=self._commons.mending is None,
+        )
         member.corrupt = self._commons.corrupt(root)
         return member
 
@@ -390,6 +399,7 @@ def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:
         member.roster = roster
         member.disk.forbidden_device = _forbidden_device(chosen)
         member.health.writable = bool(chosen.writable.search(member.root))
+        member.health.reserve_bytes = chosen.reserve_bytes
 
 
 def _forbidden_device(chosen: Config) -> int | None:

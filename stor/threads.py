@@ -324,8 +324,3 @@ def settle_within(
     for place, one in enumerate(pending):
         one.addBoth(ended, place)
     return settled
-
-
-def first_failure(outcomes: list[T | Failure]) -> Failure | None:
-    """The first of `outcomes` that is a failure."""
-    return next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)

@@ -231,9 +231,12 @@ SYNCS = (
     Mutation(
         "sync of a probe's byte",
         "stor/disk/probe.py",
-        "                disk.files.sync(fd)\n",
+        "            files.sync(fd)\n",
         "",
-        ("tests/test_health.py::test_a_probe_that_fails_makes_a_disk_offline_until_one_passes",),
+        (
+            "tests/test_health.py::test_a_disk_that_a_probe_cannot_read_is_offline_and_one_it_cannot"
+            "_write_suspect",
+        ),
     ),
     Mutation(
         "sync of what is to be repaired",
@@ -245,6 +248,13 @@ SYNCS = (
 )
 
 CHECKS = (
+    Mutation(
+        "the file that an I/O error is about",
+        "stor/mirror/member.py",
+        "            self._weigh(kind, error, about)\n",
+        "            self._weigh(kind, error, None)\n",
+        ("tests/test_errnos.py::test_one_sample_that_cannot_be_read_is_no_fault_of_its_disks",),
+    ),
     Mutation(
         "hash of a body",
         "stor/http/upload.py",

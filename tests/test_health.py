@@ -12,7 +12,7 @@ from tests.conformance import MIB, QuickFiles, sample
 from tests.support.http import assert_one_line, no_bug_logged
 from tests.support.rig import FaultyRig, digest_of
 
-BROKEN = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EUCLEAN)
+BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.EUCLEAN)
 REFUSING = (errno.EROFS, errno.EACCES, errno.EPERM)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -102,7 +102,7 @@ def test_what_the_process_lacks_is_no_fault_of_the_disk(rig, error):
 
 
 @pytest.mark.parametrize("sets", [(2,), (2, 2)])
-def test_a_disk_that_fails_every_call_is_suspect_after_two_uploads(quick_path, sets):
+def test_a_disk_that_fails_every_call_is_suspect_after_three_uploads(quick_path, sets):
     """Cleaning up after a failed upload is no success."""
     rig = FaultyRig(quick_path, sets, kind=QuickFiles)
     rig.disks["set0/disk0"].fail_always("*", errno.EIO)
@@ -112,7 +112,7 @@ def test_a_disk_that_fails_every_call_is_suspect_after_two_uploads(quick_path, s
         if disk.health.state is State.SUSPECT:
             break
     assert disk.health.state is State.SUSPECT
-    assert disk.health.errors_total <= 4 or len(sets) > 1
+    assert disk.health.errors_total <= 6 or len(sets) > 1
 
 
 def test_a_suspect_disk_is_read_last_and_not_written(rig):
@@ -145,8 +145,8 @@ def test_a_suspect_disk_answers_for_no_one(quick_path):
     rig = FaultyRig(quick_path, (1,), kind=QuickFiles)
     assert_one_line(rig.get(b"absent"), 404)
     rig.disks["set0/disk0"].fail_always("*", errno.EIO)
-    for _ in range(5):
-        assert_one_line(rig.get(b"absent"), 503)
+    for n in range(5):
+        assert_one_line(rig.get(b"absent %d" % n), 503)
     rig.heal()
     assert_one_line(rig.get(b"absent"), 503)
     assert_one_line(rig.put(b"new"), 503)
@@ -293,15 +293,29 @@ def test_a_full_disk_is_taken_into_use(quick_path):
     assert (rig.roots[0] / ".stor" / "disk.json").exists()
 
 
-@pytest.mark.parametrize("call", ["open_directory", "fstatvfs", "write", "sync", "read"])
-def test_a_probe_that_fails_makes_a_disk_offline_until_one_passes(rig, call):
+@pytest.mark.parametrize(
+    ("call", "state"),
+    [
+        ("open_directory", State.OFFLINE),
+        ("fstatvfs", State.OFFLINE),
+        ("read", State.OFFLINE),
+        ("write", State.SUSPECT),
+        ("sync", State.SUSPECT),
+        ("name", State.SUSPECT),
+    ],
+)
+def test_a_disk_that_a_probe_cannot_read_is_offline_and_one_it_cannot_write_suspect(
+    rig, call, state
+):
+    """Until a probe passes."""
     disk = member(rig, "set1/disk1")
     rig.disks["set1/disk1"].fail_always(call, errno.EIO)
     rig.clock.advance(3)
     rig.probe()
-    assert disk.health.state is State.OFFLINE
+    assert disk.health.state is state
     assert disk.health.since == rig.clock.seconds()
-    assert disk.health.fault == f"{disk.root}: [Errno 5] Input/output error"
+    assert disk.health.fault.startswith(f"{disk.root}: ")
+    assert disk.health.fault.endswith(": [Errno 5] Input/output error")
     rig.clock.advance(3)
     rig.probe()
     assert disk.health.since == rig.clock.seconds() - 3

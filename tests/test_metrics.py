@@ -271,11 +271,13 @@ class TestTheDisks:
     def test_errors_and_states(self, tmp_path):
         files = Disks(FaultyFiles)
         rig = Watched(tmp_path, (2,), files=files)
-        rig.put(HELLO)
+        contents = [b"%d" % n for n in range(20)]
+        for content in contents:
+            rig.put(content)
         first, second = map(str, rig.roots)
-        files["set0/disk0"].fail_always("open_to_read", 5)
-        for _ in range(20):
-            rig.get(HELLO)
+        files["set0/disk0"].fail_always("*", 5)
+        for content in contents:
+            rig.get(content)
         shutil.rmtree(second)
         rig.members[1].probe()
         exported = rig.exported()

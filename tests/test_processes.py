@@ -3,6 +3,7 @@
 import os
 import socket
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from twisted.internet.testing import StringTransport
 from stor.digest import Digest
 from stor.disk.disk import Room
 from stor.errors import NotFound, Unavailable
-from stor.mirror.health import State
+from stor.mirror.health import Faults, State
 from stor.mirror.repair import Absent
 from stor.processes.board import SUBJECTS, Board, BoardFull, Subjects
 from stor.processes.crew import (
@@ -101,10 +102,10 @@ class TestReportedHealth:
             writable=True,
             board=boards[1],
             place=0,
-            tell=lambda event, reason: told.append((event, reason)),
+            tell=lambda *happened: told.append(happened),
         )
         known = SharedHealth(lambda: 0.0, writable=True, board=boards[0], place=0)
-        known.take_over(known.picture().__class__(None, None, None, False, False, 9, 0, 0, 1.0))
+        known.take_over(attrs.evolve(known.picture(), faults=Faults(), device=9, since=1.0))
         health.take_over(known.picture())
         assert (health.state, health.device, health.since) == (State.ONLINE, 9, 1.0)
         health.operation_passed()
@@ -116,7 +117,7 @@ class TestReportedHealth:
         health.write_refused("read-only")
         health.probe_failed("gone")
         assert told == [
-            *[("failed", "EIO")] * 3,
+            *[("failed", "EIO", None)] * 3,
             ("passed", ""),
             ("refused", "read-only"),
             ("away", "gone"),

@@ -5,6 +5,7 @@ import errno
 import pytest
 from twisted.internet.defer import Deferred
 
+from stor.digest import Digest
 from stor.errors import NotFound, Unavailable
 from stor.mirror.health import ERRORS_UNTIL_SUSPECT, State
 from stor.mirror.member import ANSWER_SECONDS
@@ -171,7 +172,7 @@ def test_a_scout_notices_errors(tmp_path):
     for n in range(ERRORS_UNTIL_SUSPECT):
         assert rig.members[0].health.state is State.ONLINE
         assert rig.members[0].health.errors_total == n
-        assert ended(rig.store.find(ABSENT))[0].check(NotFound)
+        assert ended(rig.store.find(Digest.of(b"absent %d" % n)))[0].check(NotFound)
     assert rig.members[0].health.state is State.SUSPECT
 
 

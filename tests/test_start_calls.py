@@ -1,7 +1,12 @@
 """A start asks the disks the same, however many samples they hold."""
 
+import re
+
 from tests.conformance import QuickFiles
 from tests.support.rig import FaultyRig
+
+#: A name that chance gives.
+STAGED = re.compile("[0-9a-f]{32}$")
 
 
 def calls_of_a_start(path):
@@ -9,7 +14,7 @@ def calls_of_a_start(path):
     rig = FaultyRig(path, kind=QuickFiles)
     rig.begin()
     return {
-        label: [(call.name, call.path) for call in files.calls]
+        label: [(call.name, STAGED.sub("*", call.path or "")) for call in files.calls]
         for label, files in rig.disks.items()
     }
 
@@ -32,5 +37,5 @@ def test_a_start_looks_into_no_directory_of_samples(quick_path):
     for calls in calls_of_a_start(quick_path).values():
         assert len(calls) > 10
         for name, path in calls:
-            assert path in (*roots, ".", "(nameless)", None) or path.startswith(".stor"), name
+            assert path in (*roots, ".", "(nameless)", "") or path.startswith(".stor"), name
             assert name != "list" or path in (".stor/tmp", ".stor/repair")

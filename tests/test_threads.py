@@ -21,7 +21,6 @@ from stor.threads import (
     Outcomes,
     ThreadPool,
     Unanswered,
-    first_failure,
     settle,
     start_thread,
     within,
@@ -408,13 +407,10 @@ def test_settle_waits_for_all_and_never_raises():
     ((one, two, three),) = outcomes
     assert (one, three) == (1, 3)
     assert isinstance(two, Failure)
-    assert first_failure([one, two, three]) is two
 
 
 def test_settle_of_nothing_is_nothing():
     assert result_of(settle([])) == []
-    assert first_failure([]) is None
-    assert first_failure([1, None]) is None
 
 
 def test_settle_takes_failures_of_every_kind():

@@ -43,11 +43,6 @@ _VERIFY_CHUNK_BYTES = 1024 * 1024
 #: What one disk can make use of.
 _BLOCKS_BYTES = 2 * 1024 * 1024
 
-#: What a full disk says, and what one says that is mounted read-only or not ours to write.
-FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSING = (errno.EROFS, errno.EACCES, errno.EPERM)
-#: What says that this process, not the disk, has too little of something.
-OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
 
 

@@ -60,13 +60,18 @@ class Marker:
         return json.dumps(attrs.asdict(self), indent=2).encode() + b"\n"
 
 
-def read_marker(disk: Disk, root_fd: int) -> Marker | None:
-    """The marker of a disk, `None` when it has none. Raises `BadMarker`, `OSError`."""
+def read_marker(disk: Disk, root_fd: int, *, from_device: bool = False) -> Marker | None:
+    """The marker of a disk, `None` when it has none. Raises `BadMarker`, `OSError`.
+
+    `from_device`: not what the kernel still has in memory of a disk that may be dead.
+    """
     try:
         fd = disk.files.open_to_read(MARKER_PATH, root_fd)
     except FileNotFoundError:
         return None
     try:
+        if from_device:
+            disk.files.forget_cached(fd)
         return Marker.parse(disk.files.read(fd, _MARKER_BYTES, 0))
     finally:
         disk.files.close(fd)

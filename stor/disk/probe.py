@@ -1,11 +1,15 @@
 """Using a disk once, to learn what state it is in."""
 
+import errno
 import re
+import secrets
+from collections.abc import Collection
 from contextlib import suppress
 
 import attrs
 
-from stor.disk.disk import FULL, OWN_DIRECTORY, REFUSING, STAGING_DIRECTORY, Disk, Room
+from stor.disk.disk import OWN_DIRECTORY, STAGING_DIRECTORY, Disk, Room
+from stor.disk.errnos import Fault, fault_of
 from stor.disk.identity import BadMarker, Marker, read_marker
 
 #: The operator makes this file to have a disk read and not written; it needs no content.
@@ -18,16 +22,18 @@ _SAMPLE_DIRECTORY = re.compile(r"[0-9A-F]{2}")
 class Probe:
     """What using a disk once has shown.
 
-    `device` is its `st_dev`; `empty` means that it holds no samples; `refused` says why it cannot
-    be written, if it cannot; `held` that the operator does not want it written.
+    `device` is its `st_dev`; `empty` means that it holds no samples; `held` that the operator does
+    not want it written; `refused` says why it cannot be written, if it cannot, and `failing` what
+    went wrong when it was.
     """
 
     room: Room
     device: int = 0
     marker: Marker | None = None
     empty: bool = False
-    refused: str | None = None
     held: bool = False
+    refused: str | None = None
+    failing: str | None = None
 
 
 def probe(disk: Disk) -> Probe:
@@ -36,7 +42,7 @@ def probe(disk: Disk) -> Probe:
     Raises `DiskAway`, `BadMarker`, `OSError`.
     """
     with disk.entered(probing=True) as root_fd:
-        marker = read_marker(disk, root_fd)
+        marker = read_marker(disk, root_fd, from_device=True)
         return Probe(
             disk.room_of(root_fd),
             disk.files.fstat(root_fd).st_dev,
@@ -46,29 +52,26 @@ def probe(disk: Disk) -> Probe:
         )
 
 
-def try_writing(disk: Disk) -> str | None:
-    """Write to a disk; why it refuses, or `None` when it does not. Raises `DiskAway`, `OSError`.
+def try_writing(disk: Disk, doubtful: Collection[str] = ()) -> None:
+    """Do to a disk what an upload does. Raises `DiskAway`, `OSError`.
 
     The byte has to reach the device: what the kernel holds in its cache says nothing about a disk
-    that hangs.
+    that hangs. It has to get a name, which some file systems do not give (link(2), EPERM).
+    `doubtful` are directories in the root in which some sample could not be named.
     """
-    try:
-        with disk.entered() as root_fd:
-            fd, temporary = disk.open_staging(root_fd)
-            try:
-                disk.files.write(fd, b"\0")
-                disk.files.sync(fd)
-            finally:
-                with suppress(OSError):  # close(2) reports nothing that sync has not
-                    disk.files.close(fd)
-                if temporary is not None:
-                    disk.files.unlink(temporary, root_fd)
-    except OSError as error:
-        if error.errno in REFUSING:
-            return f"{disk.root}: cannot be written: {error.strerror}"
-        if error.errno not in FULL:
-            raise
-    return None
+    files = disk.files
+    with disk.entered() as root_fd:
+        fd, temporary = disk.open_staging(root_fd)
+        try:
+            files.write(fd, b"\0")
+            files.sync(fd)
+            _try_naming(disk, fd, root_fd)
+        finally:
+            with suppress(OSError):  # close(2) reports nothing that sync has not
+                files.close(fd)
+            if temporary is not None:
+                files.unlink(temporary, root_fd)
+        _try_directories(disk, doubtful, root_fd)
 
 
 def sweep(disk: Disk) -> int:
@@ -89,6 +92,35 @@ def sweep(disk: Disk) -> int:
         finally:
             disk.files.close(staging_fd)
     return removed
+
+
+def _try_naming(disk: Disk, fd: int, root_fd: int) -> None:
+    name = f"{STAGING_DIRECTORY}/{secrets.token_hex(16)}"
+    try:
+        disk.files.name(fd, name, root_fd)
+    except OSError as error:
+        if fault_of(error) is Fault.FILE:
+            raise _no_names(error.errno, error.strerror) from error
+        raise
+    with suppress(FileNotFoundError):  # swept away by another process
+        disk.files.unlink(name, root_fd)
+
+
+def _try_directories(disk: Disk, doubtful: Collection[str], root_fd: int) -> None:
+    """Raise `OSError` when one of them is closed to this user."""
+    closed = [
+        name
+        for name in sorted(doubtful)
+        if _exists(disk, name, root_fd) and not disk.files.may_write(name, root_fd)
+    ]
+    if closed:
+        more = f" and in {len(closed) - 1} more" if len(closed) > 1 else ""
+        said = f"this user may not write in {closed[0]}{more} (chown, chmod, chattr -i)"
+        raise _no_names(errno.EACCES, said)
+
+
+def _no_names(number: int | None, said: str | None) -> OSError:
+    return OSError(number, f"samples cannot be named: {said}")
 
 
 def _exists(disk: Disk, path: str, root_fd: int) -> bool:

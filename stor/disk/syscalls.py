@@ -70,6 +70,10 @@ class Syscalls:
         """posix_fadvise(2) POSIX_FADV_SEQUENTIAL: read ahead twice as far."""
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
+    def forget_cached(self, fd: int) -> None:
+        """posix_fadvise(2) POSIX_FADV_DONTNEED: what is read next comes from the device."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """write(2): how many bytes were written, possibly fewer than given."""
         return os.write(fd, data)
@@ -140,6 +144,10 @@ class Syscalls:
     def rename(self, path: str, new_path: str, directory_fd: int) -> None:
         """renameat(2), within one disk."""
         os.rename(path, new_path, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+
+    def may_write(self, path: str, directory_fd: int) -> bool:
+        """faccessat(2): whether names can be made in a directory."""
+        return os.access(path, os.W_OK | os.X_OK, dir_fd=directory_fd, effective_ids=True)
 
     def list(self, directory_fd: int) -> list[str]:
         """getdents(2): the names in an open directory."""

@@ -1,15 +1,16 @@
 """A disk's state, and what moves it."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import attrs
 
 from stor.disk.disk import Room
 from stor.disk.identity import Marker
 from stor.disk.probe import Probe
+from stor.mirror.placement import shortage
 
-#: So many I/O errors with no success between them make a disk suspect.
+#: I/O errors over this many different files, with no success between them, make a disk suspect.
 ERRORS_UNTIL_SUSPECT = 3
 
 
@@ -22,82 +23,133 @@ class State(enum.StrEnum):
     OFFLINE = "offline"
 
 
+class Cause(enum.StrEnum):
+    """What keeps a disk from taking new samples although it should."""
+
+    FULL = "full"
+    REFUSED = "refused"
+
+
+@attrs.frozen
+class Unwritable:
+    """Why a disk that should take new samples takes none, one line, and since when."""
+
+    cause: Cause
+    reason: str
+    since: float
+
+
+@attrs.frozen
+class Faults:
+    """What is wrong with a disk, one line for each kind."""
+
+    away: str | None = None
+    suspect: str | None = None
+    #: The file system takes no writes, or no names can be made.
+    refused: str | None = None
+    full: str | None = None
+
+
 @attrs.frozen
 class Picture:
     """All that one process knows of a disk's health, for another one."""
 
-    away: str | None
-    suspect: str | None
-    refused: str | None
+    faults: Faults
     held: bool
     rebuilding: bool
     device: int | None
     errors_total: int
-    errors_in_a_row: int
+    failing: frozenset[Hashable]
     since: float
+    unwritable_since: float
 
 
 class Health:
     """What is known of one disk, from probes and from the operations themselves.
 
     A disk starts offline and is online after its first probe. It goes offline when a probe says
-    that it is away or does not answer, and comes back with the next good one.
+    that it is away, cannot be read or does not answer, and comes back with the next good one.
     """
 
-    def __init__(self, clock: Callable[[], float], writable: bool = True) -> None:
-        """`clock` gives seconds; `writable` is false for a disk that the operator set read-only."""
+    def __init__(
+        self, clock: Callable[[], float], writable: bool = True, reserve_bytes: int = 0
+    ) -> None:
+        """`clock` gives seconds; `writable` is false for a disk that the operator set read-only.
+
+        `reserve_bytes` are kept free on it.
+        """
         self._clock = clock
         self.writable = writable
+        self.reserve_bytes = reserve_bytes
         self.room = Room(0, 0)
         self.device: int | None = None
         self.marker: Marker | None = None
         self.errors_total = 0
-        self._errors_in_a_row = 0
-        self._away: str | None = "not probed yet"
-        self._suspect: str | None = None
-        self._refused: str | None = None
+        #: What could not be read or written since the last success.
+        self._failing: set[Hashable] = set()
+        self._faults = Faults(away="not probed yet")
         self._held = False
         #: Whether the disk replaces another and still lacks samples of its set.
         self.rebuilding = False
-        self.since = clock()
+        self.since = self._unwritable_since = clock()
         #: Called when another state follows from what is known, or for another reason.
         self.changed: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> State:
         """The one state that follows from all that is known."""
-        if self._away is not None:
+        if self._faults.away is not None:
             return State.OFFLINE
-        if self._suspect is not None:
+        if self._faults.suspect is not None:
             return State.SUSPECT
-        if self._refused is not None or self._held or not self.writable:
+        if self._faults.refused is not None or self.held:
             return State.READ_ONLY
         return State.ONLINE
 
     @property
+    def held(self) -> bool:
+        """Whether the operator does not want the disk written."""
+        return self._held or not self.writable
+
+    @property
     def fault(self) -> str | None:
-        """What is wrong with the disk, one line. Being kept read-only by the operator is not."""
-        return self._away or self._suspect or self._refused
+        """What is wrong with the disk, one line. Being held or full is not."""
+        return self._faults.away or self._faults.suspect or self._faults.refused
+
+    @property
+    def unwritable(self) -> Unwritable | None:
+        """Why a disk that can be read takes no new samples, though the operator wants it to."""
+        if self.state not in (State.ONLINE, State.READ_ONLY) or self.held:
+            return None
+        causes = ((Cause.REFUSED, self._faults.refused), (Cause.FULL, self._faults.full))
+        return next(
+            (
+                Unwritable(cause, reason, self._unwritable_since)
+                for cause, reason in causes
+                if reason is not None
+            ),
+            None,
+        )
 
     @property
     def readable(self) -> bool:
         """Whether the disk may be asked for samples."""
-        return self._away is None
+        return self._faults.away is None
 
     @property
     def sound(self) -> bool:
         """Whether nothing keeps the disk from being relied on for reading."""
-        return self._away is None and self._suspect is None
+        return self._faults.away is None and self._faults.suspect is None
 
     def probe_passed(self, probe: Probe) -> None:
         """A probe could use the disk, at least for reading."""
-        self._errors_in_a_row = 0
-        self._held = probe.held
+        self._failing.clear()
         self.marker = probe.marker
         self.learn(probe.room)
         self.device = probe.device
         self.rebuilding = probe.marker is not None and probe.marker.rebuilding
-        self._change(None, None, probe.refused)
+        full = shortage(self.room, self.reserve_bytes)
+        self._change(Faults(None, probe.failing, probe.refused, full), held=probe.held)
 
     def learn(self, room: Room) -> None:
         """Something has looked what is left on the disk; what was measured earlier is no news."""
@@ -105,52 +157,57 @@ class Health:
             self.room = room
 
     def probe_failed(self, reason: str) -> None:
-        """A probe found the disk away, hung or failing."""
-        self._change(reason, self._suspect, self._refused)
+        """A probe found the disk away, hung or unreadable."""
+        self._change(attrs.evolve(self._faults, away=reason))
 
     def operation_passed(self) -> None:
         """An operation on the disk did what it should."""
-        self._errors_in_a_row = 0
+        self._failing.clear()
 
     def write_refused(self, reason: str) -> None:
         """The file system takes no writes; a probe will say when it does again."""
-        self._change(self._away, self._suspect, reason)
+        self._change(attrs.evolve(self._faults, refused=reason))
 
-    def operation_failed(self, reason: str) -> None:
-        """An operation had an I/O error; three in a row and the disk is suspect."""
+    def operation_failed(self, reason: str, about: Hashable = None) -> None:
+        """An operation had an I/O error; over three files in a row, and the disk is suspect.
+
+        `about` is the file; without it, it is one of which nothing was heard before.
+        """
         self.errors_total += 1
-        self._errors_in_a_row += 1
-        if self._errors_in_a_row >= ERRORS_UNTIL_SUSPECT:
-            suspect = f"{self._errors_in_a_row} I/O errors in a row: {reason}"
-            self._change(self._away, suspect, self._refused)
+        self._failing.add(object() if about is None else about)
+        if len(self._failing) >= ERRORS_UNTIL_SUSPECT:
+            suspect = f"I/O errors in a row over {len(self._failing)} files: {reason}"
+            self._change(attrs.evolve(self._faults, suspect=suspect))
 
     def picture(self) -> Picture:
         """All of it, for another process."""
         return Picture(
-            self._away,
-            self._suspect,
-            self._refused,
+            self._faults,
             self._held,
             self.rebuilding,
             self.device,
             self.errors_total,
-            self._errors_in_a_row,
+            frozenset(self._failing),
             self.since,
+            self._unwritable_since,
         )
 
     def take_over(self, picture: Picture) -> None:
         """Know what another process knows, and nothing else."""
-        self._away, self._suspect, self._refused = picture.away, picture.suspect, picture.refused
+        self._faults = picture.faults
         self._held, self.rebuilding = picture.held, picture.rebuilding
         self.device = picture.device
         self.errors_total = picture.errors_total
-        self._errors_in_a_row = picture.errors_in_a_row
-        self.since = picture.since
+        self._failing = set(picture.failing)
+        self.since, self._unwritable_since = picture.since, picture.unwritable_since
 
-    def _change(self, away: str | None, suspect: str | None, refused: str | None) -> None:
-        before, faults = self.state, (self._away, self._suspect, self._refused)
-        self._away, self._suspect, self._refused = away, suspect, refused
-        if self.state != before:
+    def _change(self, faults: Faults, *, held: bool | None = None) -> None:
+        before = self.state, self._faults, self.unwritable
+        self._faults = faults
+        self._held = self._held if held is None else held
+        if self.state != before[0]:
             self.since = self._clock()
-        if self.state != before or faults != (away, suspect, refused):
+        if before[2] is None and self.unwritable is not None:
+            self._unwritable_since = self._clock()
+        if (self.state, faults) != before[:2]:
             self.changed()

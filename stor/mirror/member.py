@@ -6,20 +6,15 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.block_sums import BlockSums
 from stor.digest import Digest, Hasher
 from stor.disk.copy import Copy, OpenCopy
-from stor.disk.disk import (
-    FULL,
-    OUT_OF_RESOURCES,
-    REFUSING,
-    Disk,
-    DiskAway,
-)
+from stor.disk.disk import Disk, DiskAway
+from stor.disk.errnos import Fault, fault_of
 from stor.disk.identity import BadMarker, Marker, write_marker
 from stor.disk.probe import Probe, probe, sweep, try_writing
 from stor.disk.roster import Roster
@@ -37,9 +32,16 @@ Args = TypeVarTuple("Args")
 PROBE_INTERVAL_SECONDS = 15.0
 PROBE_DEADLINE_SECONDS = 10.0
 
+#: After an error that may be the disk's, a probe is not put off for longer; nor is one that could
+#: not be made.
+PROBE_SOON_SECONDS = 1.0
+
 #: A disk that has not said by then whether it has a sample, or how much is left on it, has not
 #: answered.
 ANSWER_SECONDS = 5.0
+
+#: What says that a directory is not this user's to write, or none.
+_CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 #: What says nothing of a disk: nobody can do anything about an error there.
 _RELEASE = "release"
@@ -80,7 +82,10 @@ class Member:
         clock: IReactorTime,
         roster: Roster,
         meter: DiskMeter,
+        *,
+        probed_here: bool = True,
     ) -> None:
+        """`probed_here`: this process probes the disk, not another one."""
         self.disk = disk
         self.health = health
         self.clock = clock
@@ -89,8 +94,13 @@ class Member:
         self._workers = workers
         self.roster = roster
         self._meter = meter
+        self._probed_here = probed_here
         self._probing = False
+        self._probe_due: IDelayedCall | None = None
+        self._said: tuple[object, ...] = ()
         self._swept = False
+        #: Directories in the root in which some sample could not be named.
+        self._doubtful: set[str] = set()
         self._operations = 0
         self._under_way: dict[int, float] = {}
 
@@ -124,33 +134,40 @@ class Member:
         """How many operations are waiting or being done."""
         return len(self._under_way)
 
-    def read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
-        """Call `function` in one of the threads for reading; count what the disk did."""
-        return self._run("read", self._workers.readers.run, function, *args)
+    def read(
+        self, function: Callable[[*Args], T], *args: *Args, about: Digest | None = None
+    ) -> Deferred[T]:
+        """Call `function` in one of the threads for reading; count what the disk did.
 
-    def write(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        `about` is the sample whose file that is.
+        """
+        return self._run("read", about, self._workers.readers.run, function, *args)
+
+    def write(
+        self, function: Callable[[*Args], T], *args: *Args, about: Digest | None = None
+    ) -> Deferred[T]:
         """Call `function` in one of the threads for writing; count what the disk did."""
-        return self._run("write", self._workers.writers.run, function, *args)
+        return self._run("write", about, self._workers.writers.run, function, *args)
 
-    def commit(self, step: Step[T]) -> Deferred[T]:
+    def commit(self, step: Step[T], about: Digest | None = None) -> Deferred[T]:
         """Do a step of an upload, perhaps with those of others; count what the disk did."""
-        return self._run("write", self._workers.commits.run, step)
+        return self._run("write", about, self._workers.commits.run, step)
 
-    def looked(self, outcome: Copy | Failure | None, seconds: float) -> None:
+    def looked(self, digest: Digest, outcome: Copy | Failure | None, seconds: float) -> None:
         """Count what the disk did when somebody looked at it from another thread than its own."""
         self._meter.did("read", max(0.0, seconds))
-        self._count(outcome)
+        self._count("read", outcome, digest)
 
     def give_back(self, function: Callable[[], T]) -> Deferred[T]:
         """Let go, in one of the disk's threads, of what an operation has left; never refused."""
-        return self._run(_RELEASE, self._workers.writers.finish, function)
+        return self._run(_RELEASE, None, self._workers.writers.finish, function)
 
     async def open(self, digest: Digest) -> "DiskSource | None":
         """The disk's copy as a source to read from, `None` when there is none.
 
         Raises `Damaged`, `DiskAway`, `Busy`, `OSError`.
         """
-        opened = await self.read(self.disk.open, digest)
+        opened = await self.read(self.disk.open, digest, about=digest)
         return None if opened is None else DiskSource(self, opened)
 
     def hear(self, picture: Picture) -> None:
@@ -166,9 +183,10 @@ class Member:
         """
         answer: Deferred[Copy | None]
         if digest in self.corrupt:
-            answer = self.read(self.disk.look, digest).addCallback(_mark_corrupt)
+            answer = self.read(self.disk.look, digest, about=digest)
+            answer.addCallback(_mark_corrupt)
         else:
-            answer = self.read(self.disk.check, digest, length)
+            answer = self.read(self.disk.check, digest, length, about=digest)
         return within(self.clock, seconds, answer)
 
     def renew_room(self) -> Deferred[None]:
@@ -188,12 +206,24 @@ class Member:
         probing = Deferred.fromCoroutine(self._probe()).addErrback(self._probe_failed)
         return within(self.clock, PROBE_DEADLINE_SECONDS, probing).addErrback(self._unanswered)
 
+    def probe_soon(self) -> None:
+        """Have the disk probed before its turn: what an error says of it, a probe finds out."""
+        if self._probed_here and self._probe_due is None:
+            self._probe_due = self.clock.callLater(PROBE_SOON_SECONDS, self._probe_now)
+
+    def _probe_now(self) -> None:
+        self._probe_due = None
+        self.probe()
+
     def sweep_again(self) -> None:
         """A process that wrote here has ended: the next probe removes what it has left."""
         self._swept = False
 
     def stop(self) -> None:
         """Let the threads end once they are idle."""
+        if self._probe_due is not None:
+            self._probe_due.cancel()
+            self._probe_due = None
         self._workers.stop()
 
     @property
@@ -202,7 +232,9 @@ class Member:
             return 0.0
         return self.clock.seconds() - next(iter(self._under_way.values()))
 
-    def _run(self, kind: str, run: Callable[..., Deferred[T]], *call: object) -> Deferred[T]:
+    def _run(
+        self, kind: str, about: Digest | None, run: Callable[..., Deferred[T]], *call: object
+    ) -> Deferred[T]:
         self._operations += 1
         number = self._operations
         self._under_way[number] = self.clock.seconds()
@@ -213,22 +245,51 @@ class Member:
                 self._meter.refused()
             else:
                 self._meter.did(kind, max(0.0, self.clock.seconds() - begun))
-            return outcome if kind == _RELEASE else self._count(outcome)
+            return outcome if kind == _RELEASE else self._count(kind, outcome, about)
 
         return run(*call).addBoth(ended)
 
-    def _count(self, outcome: T | Failure) -> T | Failure:
+    def _count(self, kind: str, outcome: T | Failure, about: Digest | None) -> T | Failure:
         error = outcome.value if isinstance(outcome, Failure) else None
         if error is None:
             self.health.operation_passed()
         elif isinstance(error, DiskAway):
             self._went_away(str(error))
-        elif isinstance(error, OSError) and error.errno not in (*FULL, *OUT_OF_RESOURCES):
-            if error.errno == errno.EROFS:  # one is proof enough, and the next probe looks again
-                self.health.write_refused(f"{self.root}: cannot be written: {error.strerror}")
-            self.health.operation_failed(str(error))
-            self.log.warn("{root}: {error}", root=self.root, error=str(error))
+        elif isinstance(error, OSError):
+            self._weigh(kind, error, about)
         return outcome
+
+    def _weigh(self, kind: str, error: OSError, about: Digest | None) -> None:
+        fault = fault_of(error)
+        if fault in (Fault.ROOM, Fault.PROCESS):
+            return
+        self.log.warn("{root}: {error}", root=self.root, error=str(error))
+        if fault is Fault.FILE:
+            if kind == "write" and about is not None and error.errno in _CLOSED:
+                self._doubtful.add(about.directories[0])
+                self.probe_soon()
+            return
+        if fault is Fault.WRITING:  # proof enough until a probe has looked
+            self.health.write_refused(self._refusal(error))
+        else:
+            self.health.operation_failed(str(error), about)
+        self._say()
+        self.probe_soon()
+
+    def _refusal(self, error: OSError) -> str:
+        return f"{self.root}: cannot be written: {error.strerror}"
+
+    def _say(self) -> None:
+        """Write to the log what is wrong with the disk, or that nothing is, when that is news."""
+        health = self.health
+        unwritable = health.unwritable
+        problem = health.fault or (unwritable and unwritable.reason)
+        if (health.state, problem) == self._said:
+            return
+        self._said = (health.state, problem)
+        say = self.log.warn if problem else self.log.info
+        why = problem or ("held by the operator" if health.held else "in use")
+        say("{root} is {state}: {why}", root=self.root, state=health.state.value, why=why)
 
     async def _probe(self) -> None:
         run, disk = self._workers.prober.run, self.disk
@@ -239,60 +300,64 @@ class Member:
         )
         if judgement.waits and judgement.refusal is not None:
             self._probing = False
+            # Not worth a line in the log: the next look may find otherwise.
             self.health.probe_failed(judgement.refusal)
             return
         if judgement.refusal is not None:
             raise DiskAway(judgement.refusal)
         disk.identify(found.device)
         if writable and not found.held:
-            if judgement.marker is not None and judgement.marker != found.marker:
-                found = await self._mark(found, judgement.marker)
-            else:
-                found = attrs.evolve(found, refused=await run(try_writing, disk))
-            if found.refused is None and not self._swept:
+            found = await self._write_to(found, judgement.marker)
+        self._probing = False
+        self.health.probe_passed(found)
+        self._say()
+
+    async def _write_to(self, found: Probe, marker: Marker | None) -> Probe:
+        """Use the disk for writing, too; what was found, and what that has shown."""
+        run, disk = self._workers.prober.run, self.disk
+        try:
+            if marker is not None and marker != found.marker:
+                await run(write_marker, disk, marker)
+                self.roster.marked(self.root, marker)
+                found = attrs.evolve(found, marker=marker)
+            await run(try_writing, disk, frozenset(self._doubtful))
+            self._doubtful.clear()
+            if not self._swept:
                 await run(sweep, disk)
                 self._swept = True
-        self._probe_passed(found)
-
-    async def _mark(self, found: Probe, marker: Marker) -> Probe:
-        try:
-            await self._workers.prober.run(write_marker, self.disk, marker)
         except OSError as error:
-            if error.errno not in (*FULL, *REFUSING):
+            fault = fault_of(error)
+            if fault is Fault.PROCESS:
                 raise
-            if error.errno in FULL:
-                return found
-            refused = f"{self.root}: cannot be written: {error.strerror}"
-            return attrs.evolve(found, refused=refused)
-        self.roster.marked(self.root, marker)
-        return attrs.evolve(found, marker=marker)
-
-    def _probe_passed(self, found: Probe) -> None:
-        self._probing = False
-        before = self.health.state
-        self.health.probe_passed(found)
-        state = self.health.state
-        if before is not state:
-            why = self.health.fault or "in use"
-            self.log.info("{root} is {state}: {why}", root=self.root, state=state.value, why=why)
+            if fault is Fault.DISK:
+                return attrs.evolve(found, failing=f"{self.root}: a test write failed: {error}")
+            if fault is not Fault.ROOM:
+                return attrs.evolve(found, refused=self._refusal(error))
+        return found
 
     def _probe_failed(self, failure: Failure) -> None:
         self._probing = False
-        if failure.check(DiskAway):
-            self._went_away(str(failure.value))
-            return
-        if not failure.check(BadMarker, OSError):
-            self.log.failure("Probing {root}", failure, root=self.root)
-        self._went_away(f"{self.root}: {failure.value}")
+        error = failure.value
+        if isinstance(error, DiskAway):
+            self._went_away(str(error))
+        elif isinstance(error, Busy | MemoryError) or (
+            isinstance(error, OSError) and fault_of(error) is Fault.PROCESS
+        ):
+            said = str(error) or type(error).__name__
+            self.log.warn("{root} could not be probed: {error}", root=self.root, error=said)
+            self.probe_soon()
+        else:
+            if not isinstance(error, BadMarker | OSError):
+                self.log.failure("Probing {root}", failure, root=self.root)
+            self._went_away(f"{self.root}: {error}")
 
     def _unanswered(self, failure: Failure) -> None:
         failure.trap(Unanswered)
         self._went_away(f"{self.root}: has not answered for {PROBE_DEADLINE_SECONDS:g} s")
 
     def _went_away(self, reason: str) -> None:
-        if self.health.fault != reason:
-            self.log.warn("Offline: {reason}", reason=reason)
         self.health.probe_failed(reason)
+        self._say()
 
 
 def _mark_corrupt(copy: Copy | None) -> None:
@@ -331,7 +396,7 @@ class DiskSource:
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
-        reading = self._using = self.member.read(self._opened.read, offset, length, hasher)
+        reading = self._using = self._read(self._opened.read, offset, length, hasher)
         return reading
 
     def read_checked(self, offset: int, length: int) -> Deferred[bytes]:
@@ -341,8 +406,11 @@ class DiskSource:
 
     def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:
         """See `stor.content.Source.send`."""
-        sending = self._using = self.member.read(self._opened.send, splice_pipe, offset, length)
+        sending = self._using = self._read(self._opened.send, splice_pipe, offset, length)
         return sending
+
+    def _read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        return self.member.read(function, *args, about=self._opened.digest)
 
     def close(self) -> None:
         """See `stor.content.Source.close`."""

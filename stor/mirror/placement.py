@@ -45,6 +45,19 @@ class Candidate:
         )
 
 
+def shortage(room: Room, reserve_bytes: int) -> str | None:
+    """Why a disk with this room takes no sample at all, `None` when it takes some.
+
+    The same words until it does again: how much is free is told elsewhere.
+    """
+    left = Candidate.of([room], 0, 0)
+    if left.fits(1, reserve_bytes):
+        return None
+    if left.spare_bytes(reserve_bytes) < room.block_bytes:
+        return f"full up to its reserve of {reserve_bytes} bytes (reserve_bytes)"
+    return f"full: fewer than {RESERVE_INODES + _INODES_PER_SAMPLE} inodes are free"
+
+
 def on_disk(length: int, block_bytes: int) -> int:
     """The bytes that a file of `length` occupies, in whole blocks."""
     return -(-length // block_bytes) * block_bytes

@@ -215,7 +215,7 @@ class Repairs:
             # One I/O error can be a passing one; the second says that the copy cannot be read.
             for attempt in range(2):
                 try:
-                    copy = await member.read(member.disk.verify, digest)
+                    copy = await member.read(member.disk.verify, digest, about=digest)
                 except Damaged:
                     member.corrupt.add(digest)
                     found.lacking.append(member)

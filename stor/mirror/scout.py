@@ -186,5 +186,5 @@ class Scouts:
         reports = tour.reports[tour.counted :]
         tour.counted += len(reports)
         for report in reports:
-            report.place.member.looked(report.outcome, report.seconds)
+            report.place.member.looked(tour.digest, report.outcome, report.seconds)
         return reports

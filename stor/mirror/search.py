@@ -99,7 +99,7 @@ class Search:
         """The next copy by its name, not read; `None` when there are no more. Never raises."""
 
         async def ask(member: Member) -> Copy | None:
-            return await member.read(member.disk.look, self._digest)
+            return await member.read(member.disk.look, self._digest, about=self._digest)
 
         return await self._next(ask, opening=False)
 

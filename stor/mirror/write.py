@@ -1,5 +1,6 @@
 """A sample being written to every disk of a mirror."""
 
+import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
@@ -8,14 +9,15 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disk.disk import FULL, Room
+from stor.disk.disk import Room
+from stor.disk.errnos import Fault, fault_of
 from stor.disk.staged import StagedCopy
 from stor.errors import NoRoom, StorError, Unavailable
 from stor.mirror.group_commit import Step
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.placement import on_disk
-from stor.threads import first_failure, settle, settle_within, within
+from stor.threads import settle, settle_within, within
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -51,7 +53,7 @@ class Slot:
 
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the disk's threads once the step before has ended."""
-        return self._after_last(lambda: self.member.write(function, *args))
+        return self._after_last(lambda: self.member.write(function, *args, about=self.digest))
 
     def give_back(self, function: Callable[[], None]) -> Deferred[None]:
         """Call `function`, which ends the write here, once the last step has ended."""
@@ -111,7 +113,7 @@ class Slot:
         )
 
     def _commit(self, step: Step[T]) -> Deferred[T]:
-        return self._after_last(lambda: self.member.commit(step))
+        return self._after_last(lambda: self.member.commit(step, about=self.digest))
 
     def _append(self, length: int | None, chunks: Sequence[bytes]) -> Room | None:
         room = self.stage(length) if self.staged is None else None
@@ -251,9 +253,9 @@ class MirrorWrite:
                 self._failed.add(slot)
         if all(slot.staged is not None for slot in self._slots):
             self.release()
-        failure = first_failure(outcomes)
-        if failure is not None:
-            raise _reason(failure) from failure.value
+        for slot, outcome in zip(self._slots, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                raise _reason(outcome.value, slot.member.root) from outcome.value
         return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
 
     async def _keep_reserve(self) -> None:
@@ -269,12 +271,20 @@ class MirrorWrite:
             self.mirror.reserved.add(-self._reserved, -1)
 
 
-def _reason(failure: Failure) -> StorError:
-    error = failure.value
+def _reason(error: BaseException | None, root: str) -> StorError:
     if isinstance(error, StorError):
         return error
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and fault_of(error) is Fault.ROOM:
         return NoRoom(
             "no room: a storage became full while the sample was written; nothing was kept"
         )
-    return Unavailable(f"a storage failed while the sample was written, nothing was kept: {error}")
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return NoRoom(
+            f"no room: {root} takes no file of this size (the file system's limit, or ulimit -f); "
+            "nothing was kept"
+        )
+    said = str(error) or type(error).__name__
+    where = "" if root in said else f"{root}: "
+    return Unavailable(
+        f"a storage failed while the sample was written, nothing was kept: {where}{said}"
+    )

@@ -1,6 +1,7 @@
 """What the processes of one Stor know of their disks together. See `stor.commons`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 from stor.commons import Commons
 from stor.count import Count
@@ -106,9 +107,9 @@ class ReportedHealth(SharedHealth):
         writable: bool,
         board: Board,
         place: int,
-        tell: Callable[[str, str], None],
+        tell: Callable[..., None],
     ) -> None:
-        """`tell` is given what happened, a word, and the reason."""
+        """`tell` is given what happened, a word, the reason, and perhaps about which file."""
         super().__init__(clock, writable=writable, board=board, place=place)
         self._tell = tell
 
@@ -119,7 +120,7 @@ class ReportedHealth(SharedHealth):
 
     def operation_passed(self) -> None:
         """See `Health.operation_passed`."""
-        if self._errors_in_a_row:
+        if self._failing:
             self._tell("passed", "")
         super().operation_passed()
 
@@ -128,10 +129,10 @@ class ReportedHealth(SharedHealth):
         super().write_refused(reason)
         self._tell("refused", reason)
 
-    def operation_failed(self, reason: str) -> None:
+    def operation_failed(self, reason: str, about: Hashable = None) -> None:
         """See `Health.operation_failed`."""
-        super().operation_failed(reason)
-        self._tell("failed", reason)
+        super().operation_failed(reason, about)
+        self._tell("failed", reason, about)
 
 
 class SharedCommons(Commons):
@@ -189,7 +190,7 @@ class WorkerCommons(SharedCommons):
             writable=writable,
             board=self._board,
             place=self._subjects.places[root],
-            tell=lambda event, reason: self._tell("disk", root, event, reason),
+            tell=partial(self._tell, "disk", root),
         )
 
     def announcing(self, queue: Callable[[Digest], None]) -> Callable[[Digest], None]:

@@ -1,6 +1,6 @@
 """The supervisor: it opens the sockets, looks after the disks, and has workers answer."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import attrs
@@ -142,7 +142,7 @@ class Supervisor:
             raise Unavailable("the set of the sample is not in use any more")
         return await self._own().mirrors.repairs.mend(digest, mirror)
 
-    def _heard_of_disk(self, root: str, event: str, reason: str) -> None:
+    def _heard_of_disk(self, root: str, event: str, reason: str, about: Hashable = None) -> None:
         """A worker has noticed something on a disk."""
         member = self._member(root)
         if member is None:
@@ -151,8 +151,10 @@ class Supervisor:
             member.probe().addBoth(lambda _: self._storages_changed())
         elif event == "refused":
             member.health.write_refused(reason)
+            member.probe_soon()
         elif event == "failed":
-            member.health.operation_failed(reason)
+            member.health.operation_failed(reason, about)
+            member.probe_soon()
         else:
             member.health.operation_passed()
 

@@ -82,6 +82,7 @@ class FaultyFiles(RecordingFiles):
 
     `fail_at(n, error)`: the n-th call from now on (0 is the next) raises `error`, an errno.
     `fail_always(name, error)`: every call of that name raises, until `heal`; "*" is every name.
+    `fail_file(path, error)`: every call about that file raises, by its path or its descriptor.
     `short_write_at(n)`: the n-th call, if it is a write, writes only half.
     `hang_at(n, hang)`: the n-th call and all that follow wait in `hang()`, until `heal`.
 
@@ -93,7 +94,7 @@ class FaultyFiles(RecordingFiles):
         super().__init__(label, log)
         self._countdown = None
         self._fault = None
-        self._always = {}
+        self._always, self._files = {}, {}
         self.failed = self.failed_args = self.failed_after = None
 
     def fail_at(self, n, error):
@@ -112,16 +113,19 @@ class FaultyFiles(RecordingFiles):
     def fail_always(self, name, error):
         self._always[name] = error
 
+    def fail_file(self, path, error):
+        self._files[path] = error
+
     def heal(self):
         self._countdown = self._fault = None
-        self._always = {}
+        self._always, self._files = {}, {}
 
     def _arm(self, n, fault):
         self._countdown, self._fault = n, fault
         self.failed = self.failed_args = self.failed_after = None
 
     def _before(self, name, args):
-        error = self._always.get(name, self._always.get("*"))
+        error = self._always.get(name, self._always.get("*")) or self._file_error(name, args)
         if error is not None:
             self._raise(name, args, error)
         if self._countdown is None:
@@ -132,6 +136,10 @@ class FaultyFiles(RecordingFiles):
         self._countdown, fault = None, self._fault
         self.failed, self.failed_args, self.failed_after = name, args, len(self.calls)
         return fault(name, args)
+
+    def _file_error(self, name, args):
+        path = self._path(name, args) or ""
+        return next((e for file, e in self._files.items() if path.endswith(file)), None)
 
     def _raise(self, name, args, error):
         self.failed = name

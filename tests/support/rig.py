@@ -94,7 +94,7 @@ class Rig:
                 root.mkdir(parents=True, exist_ok=True)
                 label = f"set{s}/disk{d}"
                 disk = Disk(str(root), files(label), forbidden_device)
-                health = Health(self.clock.seconds, writable=(s, d) not in read_only)
+                health = Health(self.clock.seconds, (s, d) not in read_only, reserve_bytes)
                 meter = self.metrics.figures.disk(str(root))
                 three = workers(label) if workers else (worker(), worker(), InlinePool())
                 own = DiskPools(*three, commits(disk) if commits else Alone(disk, three[1]))
