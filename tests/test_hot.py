@@ -2,6 +2,7 @@
 
 import random
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -205,3 +206,21 @@ def test_each_is_told_of_as_it_is_the_ordinary_way(rig, method):
         assert rig.get(SMALL, headers, method=method).status == 200
     ordinary, fast_path = (served._replace(seconds=0) for served in rig.served[-2:])
     assert ordinary == fast_path
+
+
+def test_what_is_known_of_heads_is_bounded(rig):
+    """Whoever asks with ever other headers, short or long, fills no memory with them."""
+    rig.get(SMALL)
+    connection = rig.connect()
+    tracemalloc.start()
+    try:
+        for length in (10, 500, 12_000):
+            for number in range(1500):
+                header = ("X-Real-IP", f"{number} {'x' * length}")
+                connection.send(request_bytes("GET", f"/{digest_of(SMALL)}", [header]))
+                connection.received.clear()
+                rig.served.clear()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 1_500_000

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from stor.digest import Digest
+from stor.http.conditions import parse_date
 from tests.support.files import RecordingFiles
 from tests.support.http import Disks, no_bug_logged
 from tests.support.rig import Rig
@@ -179,6 +180,54 @@ def test_since_a_date(rig, value, modified, method):
     assert_answer(response, 200 if modified else 304, method)
     response = rig.get(SHA, [("If-Unmodified-Since", value)], method)
     assert_answer(response, 412 if modified else 200, method)
+
+
+#: By the time that it is: what a date says.
+READ = {
+    # IMF-fixdate.
+    ("2026-11-20T12:00:00", "Sun, 06 Nov 1994 08:49:37 GMT"): "1994-11-06T08:49:37",
+    ("2026-11-20T12:00:00", "Thu, 01 Jan 1970 00:00:00 GMT"): "1970-01-01T00:00:00",
+    ("2026-11-20T12:00:00", "Thu, 29 Feb 2024 00:00:00 GMT"): "2024-02-29T00:00:00",
+    ("2026-11-20T12:00:00", "Wed, 29 Feb 2023 00:00:00 GMT"): None,
+    # RFC 850: two digits of the year that are no more than 50 years ahead.
+    ("2026-11-20T12:00:00", "Sunday, 06-Nov-94 08:49:37 GMT"): "1994-11-06T08:49:37",
+    ("2026-11-20T12:00:00", "Friday, 20-Nov-26 12:00:00 GMT"): "2026-11-20T12:00:00",
+    ("2026-11-20T12:00:00", "Wednesday, 20-Nov-75 12:00:00 GMT"): "2075-11-20T12:00:00",
+    ("2026-11-20T12:00:00", "Friday, 20-Nov-76 12:00:00 GMT"): "2076-11-20T12:00:00",
+    ("2026-11-20T12:00:00", "Friday, 20-Nov-76 12:01:00 GMT"): "1976-11-20T12:01:00",
+    ("2026-11-20T12:00:00", "Saturday, 21-Nov-76 00:00:00 GMT"): "1976-11-21T00:00:00",
+    ("2026-11-20T12:00:00", "Sunday, 06-Nov-70 08:49:37 GMT"): "2070-11-06T08:49:37",
+    ("2099-01-01T00:00:00", "Sunday, 06-Nov-94 08:49:37 GMT"): "2094-11-06T08:49:37",
+    ("1999-12-31T23:59:59", "Sunday, 06-Nov-94 08:49:37 GMT"): "1994-11-06T08:49:37",
+    ("2024-02-29T00:00:00", "Thursday, 29-Feb-96 00:00:00 GMT"): "1996-02-29T00:00:00",
+    ("2026-11-20T12:00:00", "Sunday, 06-Nov-1994 08:49:37 GMT"): None,
+    # asctime.
+    ("2026-11-20T12:00:00", "Sun Nov  6 08:49:37 1994"): "1994-11-06T08:49:37",
+    ("2026-11-20T12:00:00", "Wed Nov 16 08:49:37 1994"): "1994-11-16T08:49:37",
+    # A leap second.
+    ("2026-11-20T12:00:00", "Sat, 31 Dec 2016 23:59:60 GMT"): "2017-01-01T00:00:00",
+    ("2026-11-20T12:00:00", "Saturday, 31-Dec-16 23:59:60 GMT"): "2017-01-01T00:00:00",
+    ("2026-11-20T12:00:00", "Sat Dec 31 23:59:60 2016"): "2017-01-01T00:00:00",
+    ("2026-11-20T12:00:00", "Sat, 31 Dec 2016 23:59:61 GMT"): None,
+    ("2026-11-20T12:00:00", "Sat, 31 Dec 2016 23:60:00 GMT"): None,
+    ("2026-11-20T12:00:00", "Sat, 31 Dec 2016 24:00:00 GMT"): None,
+    # Case counts, and the zone is written out.
+    ("2026-11-20T12:00:00", "Sun, 06 nov 1994 08:49:37 GMT"): None,
+    ("2026-11-20T12:00:00", "Sun, 06 Nov 1994 08:49:37 UTC"): None,
+    ("2026-11-20T12:00:00", "Sun, 06 Nov 0000 08:49:37 GMT"): None,
+}
+
+
+@pytest.mark.parametrize(("read", "expected"), READ.items(), ids=str)
+def test_what_a_date_says(read, expected):
+    """RFC 9110, 5.6.7."""
+    now, value = read
+    seconds = parse_date(value.encode(), seconds_of(now))
+    assert seconds == (None if expected is None else seconds_of(expected))
+
+
+def seconds_of(text):
+    return int(datetime.fromisoformat(text + "+00:00").timestamp())
 
 
 @pytest.mark.parametrize("value", NO_DATES.values(), ids=NO_DATES)

@@ -3,9 +3,17 @@
 import random
 
 import pytest
+from twisted.internet.task import Clock
 
 from stor.digest import Digest
 from stor.http.download import PIECE_BYTES, STALL_SECONDS
+from stor.http.pace import (
+    BUFFERS_BYTES,
+    CHUNK_BYTES,
+    LEAST_CHUNK_BYTES,
+    PATIENCE_SECONDS,
+    Buffers,
+)
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
@@ -191,6 +199,118 @@ def test_a_client_that_does_not_take_small_answers_is_cut(rig, requests):
     connection.wait(IDLE_SECONDS + 1)
     connection.wait(60)
     assert connection.closed
+
+
+class Holder:
+    """A connection that holds memory."""
+
+    was_cut = False
+
+    def cut(self):
+        self.was_cut = True
+
+
+class TestBuffers:
+    """What all connections hold together is bounded, and those that take their answers go on."""
+
+    LIMIT = 64 * MEBIBYTE
+
+    @pytest.fixture
+    def clock(self):
+        return Clock()
+
+    @pytest.fixture
+    def buffers(self, clock):
+        return Buffers(clock.seconds, self.LIMIT)
+
+    def held_by(self, buffers, holders, count):
+        for holder in holders:
+            buffers.hold(holder, count)
+
+    def test_the_total_is_bounded_whoever_asks(self, buffers):
+        holders = [Holder() for _ in range(1000)]
+        for holder in holders:
+            buffers.hold(holder, 300_000)
+            assert buffers.total_bytes <= self.LIMIT
+        assert buffers.cuts == sum(holder.was_cut for holder in holders)
+        # The first that came, and no more than had to go.
+        kept = self.LIMIT // 300_000
+        assert [holder.was_cut for holder in holders] == [True] * (1000 - kept) + [False] * kept
+
+    def test_in_half_of_it_slow_clients_have_all_the_time(self, clock, buffers):
+        holders = [Holder() for _ in range(100)]
+        self.held_by(buffers, holders, self.LIMIT // 200)
+        clock.advance(1000)
+        buffers.hold(Holder(), 0)
+        assert not any(holder.was_cut for holder in holders)
+
+    def test_above_that_those_that_took_nothing_for_a_second_go_first(self, clock, buffers):
+        stand, take = [[Holder() for _ in range(100)] for _ in range(2)]
+        for holder in [*stand, *take]:
+            buffers.hold(holder, self.LIMIT // 300)
+        assert not any(holder.was_cut for holder in stand)
+        clock.advance(PATIENCE_SECONDS / 2)
+        self.held_by(buffers, take, self.LIMIT // 300)
+        clock.advance(PATIENCE_SECONDS * 0.6)
+        self.held_by(buffers, take, self.LIMIT // 300)
+        assert sum(holder.was_cut for holder in stand) == 50
+        assert not any(holder.was_cut for holder in take)
+        assert buffers.total_bytes <= self.LIMIT // 2
+
+    def test_one_that_has_taken_everything_holds_nothing(self, buffers):
+        holder = Holder()
+        for count in (5, 500, 0):
+            buffers.hold(holder, count)
+            assert buffers.total_bytes == count
+
+    def test_the_fuller_the_smaller_are_the_chunks(self, buffers):
+        """So that thousands of slow clients find room beside each other."""
+        sizes = []
+        while buffers.total_bytes < self.LIMIT * 0.99:
+            sizes.append(buffers.chunk_bytes)
+            buffers.hold(Holder(), buffers.chunk_bytes)
+        assert sizes == sorted(sizes, reverse=True)
+        assert (sizes[0], sizes[-1]) == (CHUNK_BYTES, LEAST_CHUNK_BYTES)
+        assert len(sizes) > 250
+
+
+def test_clients_that_stop_reading_hold_little_together(rig):
+    """Whatever they ask for; one that reads its answers notices nothing."""
+    rig.put(LARGE)
+    rig.put(SMALL)
+    rig.get(SMALL)
+    limit = BUFFERS_BYTES // 16
+    rig.site.buffers = Buffers(rig.clock.seconds, limit)
+    crowd = [rig.connect() for _ in range(200)]
+    for number, connection in enumerate(crowd):
+        connection.stop_taking()
+        connection.send(get([LARGE, SMALL, "x" * 9000][number % 3]) * (1 + number % 4))
+        held = [len(c.transport.outgoing) for c in crowd if not c.closed]
+        assert sum(held) <= limit
+        for one in crowd:
+            one.settle()
+        reads = rig.connect()
+        reads.send(get(LARGE))
+        assert reads.responses()[0].body == LARGE
+        reads.close()
+    assert rig.site.buffers.cuts > 0
+    for connection in crowd:
+        connection.close()
+    assert rig.site.buffers.total_bytes == 0
+
+
+def test_what_clients_send_ahead_is_counted_too(rig):
+    """Half a head, or many requests behind one that waits."""
+    connections = [rig.connect() for _ in range(10)]
+    for connection in connections[:5]:
+        connection.send(b"GET / HTTP/1.1\r\nX: " + b"y" * 10_000)
+    for connection in connections[5:]:
+        connection.stop_taking()
+        connection.send(get("") * 200)
+    assert rig.site.buffers.total_bytes > 10 * 10_000
+    for connection in connections:
+        connection.close()
+    assert rig.site.buffers.total_bytes == 0
 
 
 @pytest.mark.parametrize("taken", [0, 1, 100, 300_000, 600_000, 4_900_000])

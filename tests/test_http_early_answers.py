@@ -6,7 +6,9 @@ import pytest
 
 from stor.digest import Digest
 from stor.http.channel import LINGER_IDLE_SECONDS, LINGER_SECONDS
+from stor.http.pace import WINDOW_BYTES, WINDOW_SECONDS
 from stor.http.request import UNWANTED_BODY_BYTES
+from tests.conformance import sample
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
@@ -124,13 +126,45 @@ def test_silence_ends_the_connection(tmp_path, refusal):
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_client_that_never_stops_is_cut(tmp_path, refusal):
     rig, connection = refused(tmp_path, refusal)
-    for _ in range(int(LINGER_SECONDS) - 1):
-        connection.wait(1)
-        connection.send(b"x" * 1000)
+    for _ in range(int(LINGER_SECONDS / 4) - 1):
+        connection.wait(4)
+        connection.send(b"x" * 2000)
         assert not connection.closed
-    connection.wait(1)
+    connection.wait(4)
     assert connection.closed
     assert not rig.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_client_that_drips_is_cut(tmp_path, refusal):
+    """The pace of a body is asked of what is thrown away, too."""
+    rig, connection = refused(tmp_path, refusal)
+    for _ in range(int(WINDOW_SECONDS / 4)):
+        connection.wait(4)
+        assert not connection.closed
+        connection.send(b"x" * (WINDOW_BYTES // 20))
+    connection.wait(4)
+    connection.send(b"x")
+    assert connection.closed
+    assert not rig.clock.getDelayedCalls()
+
+
+def test_posting_again_slowly_what_is_stored_ends_well(tmp_path):
+    """The client sends everything before it reads: 200, and no broken pipe on the way there."""
+    rig = Rig(tmp_path)
+    content = sample(1_000_000)
+    rig.put(content)
+    connection = rig.connect()
+    connection.send(upload_head(content, ("Content-Length", str(len(content)))))
+    assert connection.responses()[0].status == 200
+    for begin in range(0, len(content), 2000):
+        assert not connection.closed
+        connection.send(content[begin : begin + 2000])
+        connection.wait(1)
+    assert not connection.closed
+    connection.finish_sending()
+    assert connection.closed
+    assert not connection.aborted
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

@@ -1,10 +1,13 @@
 """Methods, versions, and what an error looks like."""
 
 import pytest
+from twisted.internet.defer import fail
+from twisted.logger import LogLevel
 
 from stor import __version__
 from stor.digest import Digest
-from tests.support.http import AUTHORIZED, assert_one_line, no_bug_logged
+from tests.support.http import AUTHORIZED, assert_one_line, logged_events, no_bug_logged
+from tests.support.network import Connection
 from tests.support.rig import Rig, request_bytes
 
 HELLO = b"hello"
@@ -187,3 +190,35 @@ def test_the_version_of_the_answer_is_the_request_s_at_most(rig):
         connection = rig.connect()
         connection.send(request_bytes("GET", "/", version=version))
         assert connection.received.startswith(f"{version} 200 ".encode())
+
+
+class Broken:
+    """A `Reception` that has a bug: it fails at once, or later."""
+
+    def __init__(self, late):
+        self._late = late
+
+    def receive(self, request):
+        return None
+
+    def answer(self, request):
+        if self._late:
+            return fail(ZeroDivisionError())
+        raise ZeroDivisionError
+
+
+class TestBugs:
+    @pytest.fixture(autouse=True)
+    def _no_bug(self):
+        """Here there is one."""
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_bug_is_an_error_like_any_other(self, tmp_path, late):
+        """No HTML, and nothing that a cache would keep."""
+        site = Rig(tmp_path).site
+        site.reception = Broken(late)
+        connection = Connection(site, site.clock)
+        with logged_events(LogLevel.critical) as events:
+            connection.send(request_bytes("GET", f"/{SHA}"))
+        assert_one_line(connection.responses()[0], 500)
+        assert len(events) == 1

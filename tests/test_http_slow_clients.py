@@ -50,6 +50,20 @@ class TestSlowSenders:
         connection.wait(60)
         assert connection.closed
 
+    @pytest.mark.parametrize("pieces", [[b"\r\n"], [b"\r", b"\n"]], ids=["whole", "cut"])
+    @pytest.mark.parametrize("before", ["nothing", "get", "upload"])
+    def test_a_line_end_between_requests_is_no_beginning_of_one(self, rig, before, pieces):
+        """Some clients send one behind a body (RFC 9112, 2.2); the idle time-out alone runs."""
+        upload = request_bytes("POST", f"/{digest_of(SMALL)}", [AUTHORIZED], SMALL)
+        sent = {"nothing": b"", "get": get(SMALL), "upload": upload}[before]
+        connection = rig.connect()
+        for piece in [sent + pieces[0], *pieces[1:]]:
+            connection.send(piece)
+            connection.wait(HEAD_SECONDS + 20)
+        connection.send(get(SMALL))
+        expected = {"nothing": [404], "get": [404, 404], "upload": [201, 200]}[before]
+        assert [response.status for response in connection.responses()] == expected
+
     def test_every_request_of_a_connection_has_it_anew(self, rig):
         connection = rig.connect()
         for _ in range(5):

@@ -92,6 +92,7 @@ ORDER = [
     "http.status",
     "http.download",
     "http.pace",
+    "http.parser",
     "http.fast_path",
     "http.request",
     "http.channel",

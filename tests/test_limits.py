@@ -8,7 +8,7 @@ import pytest
 from stor.config import parse
 from stor.descriptors import needed, raise_limit, shortage
 from stor.http.channel import TURNED_AWAY_SECONDS
-from stor.http.site import MAX_TURNED_AWAY
+from stor.http.site import MAX_ENDING
 from tests.support.http import (
     assert_nothing_kept,
     assert_one_line,
@@ -83,62 +83,151 @@ class TestUploads:
         assert_nothing_kept(rig)
 
 
+def asked(rig, name=None):
+    """A connection with the answer to one request, for a sample if it says nothing else."""
+    connection = rig.connect()
+    connection.send(request_bytes("GET", f"/{digest_of(CONTENTS[0]) if name is None else name}"))
+    return connection
+
+
 class TestConnections:
+    """One more than there may be takes the place of the one that has been idle longest."""
+
     @pytest.fixture
     def rig(self, tmp_path):
-        rig = Rig(tmp_path, max_connections=3)
+        rig = Rig(tmp_path, max_connections=3, cache_bytes=1_000_000)
         rig.put(CONTENTS[0], headers=[("Connection", "close")])
         return rig
 
-    def test_one_too_many_is_told_at_once(self, rig):
-        open_ones = [rig.connect() for _ in range(3)]
-        refused = rig.connect()
-        refused.settle()
+    @pytest.fixture
+    def busy(self, rig):
+        """As many as there may be, all with an upload under way."""
+        return [begun(rig, content) for content in CONTENTS[1:4]]
+
+    def test_the_one_that_has_been_idle_longest_makes_room(self, rig):
+        connections = [rig.connect() for _ in range(3)]
+        # Not in the order in which they came: what counts is when they were last of use.
+        connections[0].send(b"\r\n")
+        upload = begun(rig, CONTENTS[1])
+        connections[1].settle()
+        assert [connection.closed for connection in connections] == [False, True, False]
+        assert not connections[1].aborted
+        assert connections[1].received == b""
+        upload.send(CONTENTS[1])
+        assert upload.responses()[0].status == 201
+
+    def test_nobody_is_refused_while_one_is_idle(self, rig):
+        """As with a client that opens a connection for each file and leaves it behind."""
+        connections = [asked(rig) for _ in range(500)]
+        assert all(c.responses()[0].body == CONTENTS[0] for c in connections)
+        assert len(rig.site.channels) <= 3
+
+    def test_nobody_with_a_request_loses_his_place(self, rig):
+        uploads = [begun(rig, content) for content in CONTENTS[1:3]]
+        for _ in range(20):
+            assert asked(rig).responses()[0].body == CONTENTS[0]
+        for connection, content in zip(uploads, CONTENTS[1:3], strict=True):
+            connection.send(content)
+            assert connection.responses()[0].status == 201
+
+    def test_one_at_rest_goes_before_one_that_has_begun_to_ask(self, rig):
+        begins, rests = rig.connect(), rig.connect()
+        begins.send(b"GET /")
+        begun(rig, CONTENTS[1])
+        rig.connect()
+        rests.settle()
+        assert rests.closed
+        assert not begins.closed
+        begun(rig, CONTENTS[2])
+        begun(rig, CONTENTS[3])
+        begins.settle()
+        assert_one_line(begins.responses()[0], 503)
+
+    def test_one_that_was_answered_and_still_sends_makes_room_too(self, rig):
+        lingers = rig.connect()
+        lingers.send(request_bytes("POST", "/x", [("Content-Length", "9")]) + b"12345")
+        assert lingers.responses()[0].status == 412
+        assert not lingers.closed
+        uploads = [begun(rig, content) for content in CONTENTS[1:4]]
+        lingers.settle()
+        assert lingers.aborted
+        assert all(upload.responses() == [] for upload in uploads)
+
+    @pytest.mark.parametrize(("limit", "open_ones", "closes"), [(20, 17, False), (20, 18, True)])
+    def test_answers_end_connections_where_it_is_crowded(self, tmp_path, limit, open_ones, closes):
+        """From nine tenths on, hot samples and others alike."""
+        rig = Rig(tmp_path, max_connections=limit, cache_bytes=1_000_000)
+        rig.put(CONTENTS[0], headers=[("Connection", "close")])
+        rig.request("GET", f"/{digest_of(CONTENTS[0])}", [("Connection", "close")])
+        for _ in range(open_ones - 1):
+            rig.connect()
+        for name in (digest_of(CONTENTS[0]), ""):
+            connection = asked(rig, name)
+            response = connection.responses()[0]
+            assert (response.headers.get("connection") == "close") == closes
+            assert connection.closed == closes
+            connection.close()
+
+    def test_one_too_many_is_told_what_to_do(self, rig, busy):
+        refused = asked(rig)
         (response,) = refused.responses()
         assert_one_line(response, 503)
         assert int(response.headers["retry-after"]) > 0
         assert response.headers["connection"] == "close"
         assert refused.transport.write_closed
-        for connection in open_ones:
-            connection.send(request_bytes("GET", f"/{digest_of(CONTENTS[0])}"))
-            assert connection.responses()[0].body == CONTENTS[0]
+        for connection, content in zip(busy, CONTENTS[1:4], strict=True):
+            connection.send(content)
+            assert connection.responses()[0].status == 201
 
-    def test_what_it_sends_is_read_and_thrown_away_for_a_moment(self, rig):
-        """Or the answer would be lost to a reset; but not for ever, nor is it obeyed."""
-        for _ in range(3):
-            rig.connect()
+    @pytest.mark.parametrize("sent", [b"", b"GET /"])
+    def test_one_too_many_that_does_not_ask_is_told_after_a_moment(self, rig, busy, sent):
         refused = rig.connect()
-        refused.send(upload_head(CONTENTS[1], ("Content-Length", "8")) + CONTENTS[1])
+        refused.send(sent)
+        assert refused.responses() == []
+        refused.wait(TURNED_AWAY_SECONDS)
+        assert_one_line(refused.responses()[0], 503)
+        refused.wait(TURNED_AWAY_SECONDS)
+        assert refused.closed
+
+    @pytest.mark.parametrize("name", ["status", "status/?x", "metrics"])
+    def test_how_stor_is_gets_an_answer_always(self, rig, busy, name):
+        """Load balancers and operators ask when it is crowded."""
+        for _ in range(MAX_ENDING * 2):
+            rig.connect()
+        connection = asked(rig, name)
+        (response,) = connection.responses()
+        assert response.status == 200
+        assert response.headers["connection"] == "close"
+        assert connection.closed
+
+    def test_what_it_sends_is_read_and_thrown_away_for_a_moment(self, rig, busy):
+        """Or the answer would be lost to a reset; but not for ever, nor is it obeyed."""
+        refused = rig.connect()
+        refused.send(upload_head(CONTENTS[4], ("Content-Length", "8")) + CONTENTS[4])
         assert refused.unread == 0
         assert len(refused.responses()) == 1
         for _ in range(10):
             refused.wait(TURNED_AWAY_SECONDS / 10)
             refused.send(b"x")
         assert refused.closed
-        assert rig.copies(CONTENTS[1]) == []
+        assert rig.copies(CONTENTS[4]) == []
 
-    def test_one_that_ends_makes_room(self, rig):
-        first, *_ = [rig.connect() for _ in range(3)]
-        refused = rig.connect()
-        refused.close()
-        first.close()
-        connection = rig.connect()
-        connection.send(request_bytes("GET", "/"))
-        assert [r.status for r in connection.responses()] == [200]
+    def test_one_that_ends_makes_room(self, rig, busy):
+        busy[0].close()
+        assert asked(rig).responses()[0].body == CONTENTS[0]
 
-    def test_of_a_flood_most_are_closed_without_a_word(self, rig):
-        for _ in range(3):
-            rig.connect()
-        flood = [rig.connect() for _ in range(MAX_TURNED_AWAY + 500)]
-        for connection in flood:
-            connection.settle()
-        told = [connection for connection in flood if connection.received]
-        assert len(told) == MAX_TURNED_AWAY
-        assert all(connection.closed for connection in flood if connection not in told)
-        rig.clock.advance(TURNED_AWAY_SECONDS)
-        for connection in told:
-            connection.settle()
-        assert len(rig.site.channels) == 3
+    @pytest.mark.parametrize("idle", [True, False])
+    def test_a_flood_takes_no_more_than_its_places(self, rig, idle):
+        if not idle:
+            for content in CONTENTS[1:4]:
+                begun(rig, content)
+        flood = []
+        for _ in range(MAX_ENDING + 500):
+            flood.append(rig.connect())
+            for connection in flood:
+                connection.settle()
+            flood = [connection for connection in flood if not connection.closed]
+            assert len(rig.site.channels) <= 3 + MAX_ENDING
 
     def test_the_end_of_the_service_waits_for_none_of_them(self, rig):
         connections = [rig.connect() for _ in range(5)]

@@ -32,6 +32,18 @@ class Answer:
     headers: Mapping[str, str] = attrs.field(factory=dict)
     causes: tuple[str, ...] = ()
 
+    @property
+    def fields(self) -> dict[str, str]:
+        """Every header that depends on the answer."""
+        fields = {}
+        if self.status != 304:  # whose length would be that of the sample (RFC 9110, 8.6)
+            fields["Content-Type"] = self.content_type
+            fields["Content-Length"] = str(len(self.body))
+        if self.status >= 400:
+            # A cache in front may keep a 404 for minutes, and the sample may come in a second.
+            fields["Cache-Control"] = "no-store"
+        return fields | dict(self.headers)
+
     @classmethod
     def line(cls, status: int, line: str, **headers: str) -> "Answer":
         """One line of text; a header's name is written with underscores."""

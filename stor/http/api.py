@@ -171,7 +171,7 @@ class Api:
             found = await self._store.find(digest)
             request.storage = found.storage
             now = self._validators(digest, found.modified_ns)
-            code = conditions.evaluate(now)
+            code = conditions.evaluate(now, self._wall_seconds())
             if code == 304:
                 headers = self._headers(now)
                 return request.apply(Answer(304, b"", headers=headers))

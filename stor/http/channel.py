@@ -7,6 +7,7 @@ it, which makes the kernel send a reset that can overtake the answer.
 import enum
 from contextlib import suppress
 from http import HTTPStatus
+from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any, Protocol
 
 import attrs
@@ -19,27 +20,30 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.internet.tcp import Connection as TCPConnection
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from stor.http.answer import Answer
 from stor.http.fast_path import FastPath
-from stor.http.pace import HEAD_SECONDS, WINDOW_BYTES, WINDOW_SECONDS, Pace
-from stor.http.request import SERVER, StorRequest, path_of
+from stor.http.pace import HEAD_SECONDS, WINDOW_BYTES, WINDOW_SECONDS, Buffers, Pace
+from stor.http.parser import Parser
+from stor.http.request import ALWAYS_ANSWERED, SERVER, StorRequest, name_of, path_of
 
-#: After an answer that came before the end of the body: so long is the rest read and thrown away,
-#: in all and without a byte. Closing at once would reset the connection, and the reset can
-#: destroy the answer before the client has read it (RFC 9112, 9.6).
-LINGER_SECONDS = 30.0
+#: After an answer that came before the end of the body, the rest is read and thrown away, in all
+#: this long, while it comes at the least pace of a body and is never silent for the shorter time.
+#: Closing at once would reset the connection, and the reset can destroy the answer before the
+#: client has read it (RFC 9112, 9.6); many clients read it only after they have sent everything.
+LINGER_SECONDS = 3600.0
 LINGER_IDLE_SECONDS = 5.0
 
 #: The same for a connection that was one too many.
 TURNED_AWAY_SECONDS = 2.0
 
-#: int() refuses more than 4300 digits (CVE-2020-10735).
-_LENGTH_DIGITS = 4000
+#: How long a TLS connection that we end waits for the client's end of it.
+TLS_CLOSE_SECONDS = 1.0
 
 #: So much is read at a time: 64 KiB of a body, which many clients send at once, and the head.
 INTAKE_BYTES = 96 * 1024
@@ -49,10 +53,18 @@ INTAKE_BYTES = 96 * 1024
 HAND_OVER_SECONDS = 1.0
 HAND_OVER_RETRY_SECONDS = 0.01
 
-_HEAD_END = b"\r\n\r\n"
+#: What TLS may keep of an answer beside the socket's buffer (Twisted's _AggregateSmallWrites).
+_TLS_BYTES = 64_000
 
-#: So much behind a head is taken as a body, and by itself.
-_BODY_BYTES = 4096
+
+class Wait(enum.Enum):
+    """What a connection without a request under way waits for."""
+
+    REQUEST = enum.auto()
+    #: The rest of a head.
+    HEAD = enum.auto()
+    #: The client, to read an answer and end the connection.
+    END = enum.auto()
 
 
 @attrs.frozen
@@ -104,19 +116,28 @@ class Connections(Protocol):
     #: Who answers what this process does not, if there is anybody.
     elsewhere: Elsewhere | None
 
-    def admit(self, channel: "StorChannel") -> Answer | None:
-        """Take a new connection into account; what to turn it away with, if it is one too many."""
+    #: The memory that all connections hold.
+    buffers: Buffers
+
+    def admit(self, channel: "StorChannel") -> None:
+        """Take a new connection into account; it or another may be one too many."""
 
     @property
     def crowded(self) -> bool:
-        """Whether there is no time for that either."""
+        """Whether connections have to end with their answers, to make room for others."""
+
+    def wait(self, channel: "StorChannel", what: Wait | None) -> None:
+        """Take note of what a connection waits for; `None`: a request is under way."""
+
+    def too_many(self) -> Answer:
+        """What one that is too many is told."""
 
     def lost(self, channel: "StorChannel") -> None:
         """Forget a channel whose connection has ended."""
 
 
 @implementer(IHalfCloseableProtocol)
-class StorChannel(HTTPChannel):
+class StorChannel(Parser):
     """One connection: HTTP/1.1 with pauses, early answers, and clear words for bad requests."""
 
     site: Connections
@@ -124,10 +145,13 @@ class StorChannel(HTTPChannel):
     def __init__(self) -> None:
         super().__init__()
         self.lingering = False
+        #: Whether there are too many connections without this one: it gets to know how Stor is.
+        self.turned_away = False
         self._linger_end: IDelayedCall | None = None
         self._intake_paused = False
         self._answered: StorRequest | None = None
         self._half_closed = False
+        self._body_waiting_bytes = 0
         #: Who gets the connection back at its next request that reads, if anybody does.
         self.giver: object = None
         #: The client of a connection that was made to another process.
@@ -140,24 +164,28 @@ class StorChannel(HTTPChannel):
         super().connectionMade()
         self._pace = Pace(self.site.clock.seconds)
         self._peer = getattr(self.getPeer(), "host", "-")
+        # Beneath TLS, or what else there is between.
+        self._socket = self.transport
+        while isinstance(self._socket, ProtocolWrapper):
+            self._socket = self._socket.transport
         # Not through TLS, and not the in-memory transports of a proxy or a test.
         self._direct = isinstance(self.transport, TCPConnection)
         if self._direct:
             self.transport.bufferSize = INTAKE_BYTES
-        # One that was handed over was admitted when it was made.
-        answer = self.site.admit(self)
-        if answer is not None and not self.site.crowded:
-            self.refuse(answer, TURNED_AWAY_SECONDS)
-        elif answer is not None:
-            self.lingering = True
-            self.transport.abortConnection()
+        self.site.admit(self)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
         """Leave the site's count of connections."""
         if self._linger_end is not None and self._linger_end.active():
             self._linger_end.cancel()
-        self._unread = None
         super().connectionLost(reason)
+        self._forget()
+
+    def _forget(self) -> None:
+        """The connection has ended, or is another process's from now on."""
+        self.forget()
+        self._unread = None
+        self.site.buffers.hold(self, 0)
         self.site.lost(self)
 
     def readConnectionLost(self) -> None:  # noqa: N802
@@ -199,10 +227,20 @@ class StorChannel(HTTPChannel):
         """Send 100 Continue."""
         self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    @property
+    def asks(self) -> bool:
+        """Whether something has come that has not been read."""
+        if not isinstance(self._socket, TCPConnection):
+            return False
+        try:
+            return bool(self._socket.socket.recv(1, MSG_PEEK | MSG_DONTWAIT))
+        except OSError:
+            return False
+
     def pause_intake(self) -> None:
         """Read nothing more, for as long as the disks need: no time-out runs."""
         self._intake_paused = True
-        self._networkProducer.pauseProducing()
+        self._settle()
         self.setTimeout(None)
 
     def resume_intake(self) -> None:
@@ -211,27 +249,35 @@ class StorChannel(HTTPChannel):
         if self.lingering:
             return
         self._pace.begin_window()
-        if not self._waitingForTransport:
-            self._networkProducer.resumeProducing()
         if not self._handlingRequest:
             self.setTimeout(self.site.timeOut)
+        self.parse_soon()
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        """The client has not taken all that was written."""
+        self._waitingForTransport = True
+        if self._requestProducer is not None:
+            self._requestProducer.pauseProducing()
+        self._settle()
 
     def resumeProducing(self) -> None:  # noqa: N802
         """The client has taken what was written; that alone is no reason to read on."""
         self._waitingForTransport = False
         answered, self._answered = self._answered, None
         if answered is not None:
-            super().requestDone(answered)
-            self._end_when_served()
-        super().resumeProducing()
-        if self._intake_paused or self._unread is not None:
-            self._networkProducer.pauseProducing()
+            self._next(answered)
+            return
+        if self._requestProducer is not None:
+            self._requestProducer.resumeProducing()
+        self._settle()
         if self._unread is not None:
             self._leave_soon()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Parse, or throw away what comes after the last answer."""
         if self.lingering:
+            if self._pace.body_is_slow(len(data)):
+                self.transport.abortConnection()
             self.resetTimeout()
             return
         if self._unread is not None:
@@ -243,22 +289,81 @@ class StorChannel(HTTPChannel):
                 self.resetTimeout()
                 self._send_now(answer)
                 return
-        head = self.line_mode and not self._handlingRequest
-        if head and self._pace.head_is_late():
+        self.feed(data)
+        if self.in_head and self._pace.head_is_late():
             self.refuse(_late(f"headers are expected within {HEAD_SECONDS:g} s"))
             return
-        end = data.find(_HEAD_END) + len(_HEAD_END) if head else 0
-        if end >= len(_HEAD_END) and len(data) - end > _BODY_BYTES:
-            # Line by line: each would copy what comes behind it.
-            super().dataReceived(data[:end])
-            self.dataReceived(data[end:])
+        self.resetTimeout()
+        self.parse()
+
+    @property
+    def stopped(self) -> bool:
+        """See `Parser.stopped`."""
+        return self.lingering or self._intake_paused or self._unread is not None
+
+    def parsed(self) -> None:
+        """See `Parser.parsed`."""
+        self._settle()
+        self._end_when_served()
+
+    def take_body(self, data: bytes) -> None:
+        """See `Parser.take_body`."""
+        if not self.lingering:
+            self.requests[-1].handleContentChunk(data)
+
+    def too_large(self) -> None:
+        """See `Parser.too_large`."""
+        limit = self.totalHeadersSize
+        line = f"request line and headers are too large: at most {limit} bytes are accepted"
+        self.refuse(Answer.line(431, line))
+
+    def _settle(self) -> None:
+        """Read on or not, and say what the connection waits for and how much it holds."""
+        self.hold(self._body_waiting_bytes)
+        if self.lingering:
+            self.site.wait(self, Wait.END)
             return
-        super().dataReceived(data)
-        if self._busyReceiving or self.lingering:
-            return
-        if self.line_mode and b"\n" in self._buffer:
-            # A line that ends without CR would never end for us, and does for others on the way.
-            self._respondToBadRequestAndDisconnect()
+        busy = self._handlingRequest or not self.line_mode
+        under_way = self.has_turn or self._unread is not None
+        if busy or under_way or self._waitingForTransport:
+            self.site.wait(self, None)
+        else:
+            self.site.wait(self, Wait.HEAD if self.in_head else Wait.REQUEST)
+        ahead = under_way or (busy and self.ahead_bytes > 0)
+        if self._intake_paused or ahead or (self._waitingForTransport and not busy):
+            self._networkProducer.pauseProducing()
+        else:
+            self._networkProducer.resumeProducing()
+
+    def hold(self, waiting_bytes: int) -> None:
+        """Count what the connection holds: `waiting_bytes` are read and not written yet."""
+        self._body_waiting_bytes = waiting_bytes
+        count = waiting_bytes + self.ahead_bytes + len(self._unread or b"")
+        self.site.buffers.hold(self, count + self._unsent_bytes)
+
+    @property
+    def _unsent_bytes(self) -> int:
+        """How much has been written that the kernel has not taken."""
+        unsent: int = len(self._socket.dataBuffer) + self._socket._tempDataLen
+        return unsent if self._direct or not self._answered else unsent + _TLS_BYTES
+
+    def cut(self) -> None:
+        """End the connection now: it holds what others need."""
+        self.transport.abortConnection()
+
+    def leave(self) -> None:
+        """End a connection that waits for its client: others need its place."""
+        if self.lingering:
+            self.transport.abortConnection()
+        elif self.in_head:
+            self.refuse(self.site.too_many(), TURNED_AWAY_SECONDS)
+        else:
+            self.loseConnection()
+
+    def end_within(self, seconds: float) -> None:
+        """End the connection of a client that has been answered and still sends."""
+        if self._linger_end is not None and self._linger_end.active():
+            self._linger_end.reset(seconds)
 
     @property
     def _rests(self) -> bool:
@@ -266,8 +371,8 @@ class StorChannel(HTTPChannel):
         return (
             self.site.fast_path is not None
             and self.giver is None
-            and not (self.requests or self._buffer or self._half_closed)
-            and not (self._waitingForTransport or self.site.draining)
+            and not (self.requests or self.ahead_bytes or self._half_closed or self.turned_away)
+            and not (self._waitingForTransport or self.site.draining or self.site.crowded)
             and bool(self.persistent and self.line_mode)
         )
 
@@ -278,7 +383,7 @@ class StorChannel(HTTPChannel):
         if not self.requests and self.persistent and line and self._is_for_others(line):
             self._leave(line)
         elif self._receivedHeaderSize + len(line) > self.totalHeadersSize:
-            self._refuse_headers()
+            self.too_large()
         else:
             super().lineReceived(line)
 
@@ -291,25 +396,25 @@ class StorChannel(HTTPChannel):
             return
         super().rawDataReceived(data)
 
-    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802
-        """A line is longer than all headers together may be."""
-        if not self.lingering:
-            self._refuse_headers()
-
     def allHeadersReceived(self) -> None:  # noqa: N802
         """Let the request decide before its body comes, and before any 100 Continue."""
+        super().allHeadersReceived()
         self._pace.head_ended()
         request = self.requests[-1]
         self.persistent = self.checkPersistence(request, self._version)
         if self.site.draining:
-            self.persistent = False
             self.setTimeout(self.site.timeOut)
+        if self.site.draining or self.site.crowded or self.turned_away:
+            self.persistent = False
         hosts = request.requestHeaders.getRawHeaders(b"Host", [])
         if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
             self.refuse(Answer.line(400, f"bad request: {len(hosts)} Host headers, expected one"))
             return
         if path_of(self._path) is None:
             self.refuse(Answer.line(400, "bad request: the target is no path and no http URL"))
+            return
+        if self._is_turned_away(self._path):
+            self.refuse(self.site.too_many(), TURNED_AWAY_SECONDS)
             return
         request.begin(self._command, self._path, self._version, self.length)
 
@@ -325,12 +430,20 @@ class StorChannel(HTTPChannel):
         if self._transferDecoder is not None:
             self.requests.remove(request)
             self._linger()
-        elif self._waitingForTransport and self.persistent:
-            # The next of many pipelined requests waits, or their answers would fill the memory.
+        elif self._socket.connected and (self._unsent_bytes or not self._direct):
+            # Many pipelined requests wait, or their answers would fill the memory; and a client
+            # that takes none of its last answer has no longer than one that says nothing.
             self._answered = request
             self.setTimeout(self.site.timeOut)
+            self.await_room()
         else:
-            super().requestDone(request)
+            self._next(request)
+
+    def _next(self, request: StorRequest) -> None:
+        """The client has taken the whole answer."""
+        super().requestDone(request)
+        if self.persistent:
+            self.parse_soon()
             self._end_when_served()
 
     @property
@@ -343,9 +456,17 @@ class StorChannel(HTTPChannel):
 
         As if the transport's buffer were full: FileDescriptor.doWrite resumes it.
         """
-        self.transport.producerPaused = True
-        self.pauseProducing()
-        self.transport.startWriting()
+        self._socket.producerPaused = True
+        # Not ours at once: what TLS puts between passes on only what it has stopped.
+        self._socket.producer.pauseProducing()
+        self._socket.startWriting()
+
+    def loseConnection(self) -> None:  # noqa: N802
+        """Send what is written and close."""
+        super().loseConnection()
+        if ISSLTransport.providedBy(self.transport) and self._linger_end is None:
+            # Twisted would wait for the client's close_notify, which need not come (RFC 8446, 6.1).
+            self._linger_end = self.callLater(TLS_CLOSE_SECONDS, self._socket.abortConnection)
 
     def refuse(self, answer: Answer, linger_seconds: float = LINGER_SECONDS) -> None:
         """Answer what is no request, and end the connection."""
@@ -361,38 +482,23 @@ class StorChannel(HTTPChannel):
             (b"Server", SERVER),
             (b"Date", datetimeToString()),
             (b"Connection", b"close"),
-            (b"Content-Type", answer.content_type.encode()),
-            (b"Content-Length", b"%d" % len(answer.body)),
-            *((name.encode(), value.encode()) for name, value in answer.headers.items()),
+            *((name.encode(), value.encode()) for name, value in answer.fields.items()),
         ):
             headers.addRawHeader(name, value)
         self.writeHeaders(b"HTTP/1.1", b"%d" % answer.status, reason, headers)
         self.transport.write(b"" if head else answer.body)
         self._linger(linger_seconds)
 
-    def checkPersistence(self, request: StorRequest, version: bytes) -> bool:  # noqa: N802
-        """Whether the connection may go on: HTTP/1.1 and no `close` in any Connection header."""
-        values = request.requestHeaders.getRawHeaders(b"Connection", [])
-        tokens = {token.strip().lower() for value in values for token in value.split(b",")}
-        return version == b"HTTP/1.1" and b"close" not in tokens
-
     def timeoutConnection(self) -> None:  # noqa: N802
         """Nothing has come for too long."""
         if self.lingering:
             self.transport.abortConnection()
+        elif self.turned_away and self.idle:
+            self.refuse(self.site.too_many(), TURNED_AWAY_SECONDS)
         elif self.site.draining and self.idle:
-            # What was written may take the client longer than a time-out of Twisted's allows.
             self.loseConnection()
         else:
             super().timeoutConnection()
-
-    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:  # noqa: N802
-        """Twisted's, but for lengths and encodings that leave doubt where the body ends."""
-        if header == b"Content-Length" and len(data) > _LENGTH_DIGITS:
-            return bool(self._failChooseTransferDecoder())
-        if header == b"Transfer-Encoding" and data.lower() != b"chunked":
-            return bool(self._failChooseTransferDecoder())
-        return bool(super()._maybeChooseTransferDecoder(header, data))
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         self.refuse(Answer.line(400, "bad request: this is not HTTP/1.1 as RFC 9112 has it"))
@@ -407,24 +513,33 @@ class StorChannel(HTTPChannel):
                 sent = transport.socket.sendmsg(answer)
         if sent < sum(map(len, answer)):
             transport.write(b"".join(answer)[sent:])
+            self.await_room()
+        else:
+            self.site.wait(self, Wait.REQUEST)
 
     def _end_when_served(self) -> None:
-        under_way = self._handlingRequest or self._unread is not None
+        under_way = self._handlingRequest or self.stopped or self.has_turn
         if self._half_closed and (self.lingering or not under_way):
             self.transport.loseConnection()
 
     def _is_for_others(self, line: bytes) -> bool:
         elsewhere = self.site.elsewhere
-        return elsewhere is not None and elsewhere.answers(self, line, self._buffer)
+        if elsewhere is None:
+            return False
+        target = line.rpartition(b" ")[0].partition(b" ")[2]
+        head = self.ahead(self.totalHeadersSize)
+        return not self._is_turned_away(target) and elsewhere.answers(self, line, head)
+
+    def _is_turned_away(self, target: bytes) -> bool:
+        return self.turned_away and name_of(path_of(target) or b"/") not in ALWAYS_ANSWERED
 
     def _leave(self, line: bytes) -> None:
         """Hand the connection over, from this request line on, once all answers are sent."""
-        self._unread = bytearray(line + self.delimiter + self._buffer)
-        self._buffer = b""
+        self._unread = bytearray(line + self.delimiter + self.forget())
         # In case that nobody takes it.
         self._command = line.partition(b" ")[0]
         self._leaving_since = self.site.clock.seconds()
-        self._networkProducer.pauseProducing()
+        self._settle()
         self._leave_soon()
 
     def _leave_soon(self, seconds: float = 0.0) -> None:
@@ -434,22 +549,16 @@ class StorChannel(HTTPChannel):
     def _hand_over(self) -> None:
         if self._unread is None or self.site.elsewhere is None or self._waitingForTransport:
             return
-        if self._has_unsent:
+        if self._unsent_bytes:
             self.await_room()
             return
-        peer = self.getPeer()
-        handed = Handed(
-            bytes(self._unread),
-            getattr(peer, "host", "-"),
-            getattr(peer, "port", 0),
-            self._pace.head_seconds,
-        )
+        port = getattr(self.getPeer(), "port", 0)
+        handed = Handed(bytes(self._unread), self._peer, port, self._pace.head_seconds)
         given = self.site.elsewhere.give(self, handed)
         late = self.site.clock.seconds() - self._leaving_since >= HAND_OVER_SECONDS
         if given is Given.GONE:
-            self._unread = None
             self.setTimeout(None)
-            self.site.lost(self)
+            self._forget()
         elif self.giver is not None:
             self._stay()
         elif given is Given.CROWDED and not late:
@@ -464,25 +573,12 @@ class StorChannel(HTTPChannel):
         """Nobody takes a connection back: answer here what can be answered everywhere."""
         unread, self._unread, self.giver = bytes(self._unread or b""), None, None
         del self._command
-        self._networkProducer.resumeProducing()
         self.dataReceived(unread)
-
-    @property
-    def _has_unsent(self) -> bool:
-        """Whether the transport has bytes that the kernel has not taken yet."""
-        return bool(
-            getattr(self.transport, "dataBuffer", b"")
-            or getattr(self.transport, "_tempDataBuffer", [])
-        )
-
-    def _refuse_headers(self) -> None:
-        limit = self.totalHeadersSize
-        line = f"request line and headers are too large: at most {limit} bytes are accepted"
-        self.refuse(Answer.line(431, line))
 
     def _linger(self, seconds: float = LINGER_SECONDS) -> None:
         """Send what is written, say that it is all, and read until the client has seen it."""
         self.lingering = True
+        self.forget()
         self._networkProducer.unregisterProducer()
         if not ISSLTransport.providedBy(self.transport):
             # TLS has no half-close; there the length of the answer says where it ends.
@@ -490,6 +586,8 @@ class StorChannel(HTTPChannel):
         self._networkProducer.resumeProducing()
         self.setTimeout(min(LINGER_IDLE_SECONDS, seconds))
         self._linger_end = self.callLater(seconds, self.transport.abortConnection)
+        self._pace.begin_window()
+        self._settle()
 
 
 def _late(expected: str) -> Answer:

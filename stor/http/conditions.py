@@ -8,7 +8,15 @@ from twisted.web.http import datetimeToString
 
 _ENTITY_TAG = re.compile(rb'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 #: IMF-fixdate, and the two obsolete forms that are still to be read (RFC 9110, 5.6.7).
-_DATE_FORMATS = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+_DATES = [
+    re.compile(form.replace("TIME", "(?P<h>[0-9]{2}):(?P<m>[0-9]{2}):(?P<s>[0-9]{2})").encode())
+    for form in (
+        "[A-Z][a-z]{2}, (?P<day>[0-9]{2}) (?P<month>[A-Z][a-z]{2}) (?P<year>[0-9]{4}) TIME GMT",
+        "[A-Z][a-z]+day, (?P<day>[0-9]{2})-(?P<month>[A-Z][a-z]{2})-(?P<year>[0-9]{2}) TIME GMT",
+        "[A-Z][a-z]{2} (?P<month>[A-Z][a-z]{2}) (?P<day>[ 0-9][0-9]) TIME (?P<year>[0-9]{4})",
+    )
+]
+_MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 _RANGE = re.compile(rb"(?i:bytes)=[ \t]*(\d*)-(\d*)[ \t]*")
 
 
@@ -39,20 +47,23 @@ class Conditions:
         """Whether there is anything to evaluate."""
         return any(value is not None for value in attrs.astuple(self))
 
-    def evaluate(self, now: Validators) -> int | None:
-        """304 or 412 instead of the answer, `None` to go on (the order of RFC 9110, 13.2.2)."""
+    def evaluate(self, now: Validators, seconds: float) -> int | None:
+        """304 or 412 instead of the answer, `None` to go on (the order of RFC 9110, 13.2.2).
+
+        `seconds` is the time of day, since 1970.
+        """
         if self.if_match is not None:
             if not _matches(self.if_match, now.etag, weak=False):
                 return 412
         elif self.if_unmodified_since is not None:
-            since = _parse_date(self.if_unmodified_since)
+            since = parse_date(self.if_unmodified_since, seconds)
             if since is not None and now.modified_seconds > since:
                 return 412
         if self.if_none_match is not None:
             if _matches(self.if_none_match, now.etag, weak=True):
                 return 304
         elif self.if_modified_since is not None:
-            since = _parse_date(self.if_modified_since)
+            since = parse_date(self.if_modified_since, seconds)
             if since is not None and now.modified_seconds <= since:
                 return 304
         return None
@@ -104,11 +115,23 @@ def _number(digits: bytes) -> int:
     return int(digits.lstrip(b"0")[:4000] or b"0")
 
 
-def _parse_date(value: bytes) -> int | None:
-    for date_format in _DATE_FORMATS:
-        try:
-            parsed = datetime.strptime(value.decode("latin-1"), date_format)
-        except ValueError:
-            continue
-        return int(parsed.replace(tzinfo=UTC).timestamp())
-    return None
+def parse_date(value: bytes, now_seconds: float) -> int | None:
+    """The seconds since 1970 of an HTTP date, `None` of what is none (RFC 9110, 5.6.7)."""
+    match = next(filter(None, (form.fullmatch(value) for form in _DATES)), None)
+    if match is None or match["month"] not in _MONTHS:
+        return None
+    month = _MONTHS.index(match["month"]) + 1
+    year, day, hour, minute, second = (int(match[part]) for part in ("year", "day", "h", "m", "s"))
+    # The last second of a day may be a leap second, which no `datetime` has.
+    leap = second == 60
+    try:
+        if len(match["year"]) == 2:
+            now = datetime.fromtimestamp(now_seconds, UTC)
+            year += now.year // 100 * 100
+            # What seems to be more than 50 years ahead is the last year that ended so.
+            if (year, month, day, hour, minute) > (now.year + 50, *now.timetuple()[1:5]):
+                year -= 100
+        parsed = datetime(year, month, day, hour, minute, second - leap, tzinfo=UTC)
+    except ValueError:
+        return None
+    return int(parsed.timestamp()) + leap

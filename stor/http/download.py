@@ -11,11 +11,8 @@ from zope.interface import implementer
 from stor.content import Content
 from stor.zero_copy import SplicePipe, SplicePipes
 
-#: One read, one visit to the disk: large enough for the hop to cost little, small enough for
-#: thousands of slow clients.
-CHUNK_BYTES = 512 * 1024
-
-#: The same where the bytes do not come to memory: one visit sends so much, if the client takes it.
+#: Where the bytes do not come to memory, one visit to the disk sends so much, if the client takes
+#: it.
 PASS_BYTES = 4 * 1024 * 1024
 
 #: A client that does not take the next piece within so long is cut off: 1 KiB a second.
@@ -34,6 +31,13 @@ class Client(Protocol):
 
     def unregisterProducer(self) -> None:  # noqa: N802
         """See `twisted.internet.interfaces.IConsumer`."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """How much to read at a time."""
+
+    def hold(self, count: int) -> None:
+        """So many bytes have been read for the client, and wait to be written."""
 
     def write(self, data: bytes) -> None:
         """Send a part of the body."""
@@ -100,11 +104,15 @@ class Sender:
 
     async def _write(self, content: Content[Any], end: int) -> None:
         """Send the next bytes, read into memory."""
-        data = await content.read(self._offset, min(CHUNK_BYTES, end - self._offset))
+        length = min(self._client.chunk_bytes, end - self._offset)
+        data = await content.read(self._offset, length)
+        waiting = len(data)
         for piece in _pieces(data):
             if not self.gone:
                 self._client.write(piece)
                 self._offset += len(piece)
+                waiting -= len(piece)
+                self._client.hold(waiting)
                 await self._taken()
                 self._end_stall()
 

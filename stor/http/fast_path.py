@@ -28,8 +28,9 @@ _IGNORED = frozenset(
 )
 _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e][\x20-\x7e]*)?")
 
-#: Blocks of headers whose plainness is remembered: clients send the same ones again and again.
-_KNOWN_BLOCKS = 1000
+#: Of the blocks of headers that are known to be plain or not, so many bytes are kept: clients send
+#: the same ones again and again.
+_KNOWN_BYTES = 256 * 1024
 
 
 class FastPath:
@@ -52,6 +53,7 @@ class FastPath:
         self._wall_seconds = wall_seconds
         self._served = served
         self._blocks: dict[bytes, bool] = {}
+        self._blocks_bytes = 0
         self._dated_second = -1
         self._begin = b""
 
@@ -86,12 +88,16 @@ class FastPath:
         return self._dated(server), head, content
 
     def _is_plain(self, block: bytes) -> bool:
+        if len(block) > _HEAD_BYTES:
+            return False
         plain = self._blocks.get(block)
         if plain is None:
             plain = _is_plain(block)
-            if len(self._blocks) >= _KNOWN_BLOCKS:
+            if self._blocks_bytes >= _KNOWN_BYTES:
                 self._blocks.clear()
+                self._blocks_bytes = 0
             self._blocks[block] = plain
+            self._blocks_bytes += len(block)
         return plain
 
     def _dated(self, server: bytes) -> bytes:
@@ -105,7 +111,7 @@ class FastPath:
 
 def _is_plain(block: bytes) -> bool:
     """Whether a block of headers, with the empty line at its end, changes nothing."""
-    if len(block) > _HEAD_BYTES or not block.endswith(b"\r\n\r\n"):
+    if not block.endswith(b"\r\n\r\n"):
         return False
     hosts = 0
     for line in block[:-4].split(b"\r\n"):

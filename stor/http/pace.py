@@ -1,6 +1,8 @@
-"""How slowly a client may send."""
+"""How slowly a client may send, and what those that take slowly may hold."""
 
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 #: The headers of a request are complete this long after its first byte.
 HEAD_SECONDS = 30.0
@@ -9,6 +11,17 @@ HEAD_SECONDS = 30.0
 #: client that sends one byte now and then keeps a connection, an upload and a reservation for ever.
 WINDOW_SECONDS = 60.0
 WINDOW_BYTES = 16 * 1024
+
+#: What all connections hold together, of what they have sent ahead or have not taken yet.
+BUFFERS_BYTES = 64 * 1024 * 1024
+
+#: In the upper half of that, a connection keeps what it holds no longer.
+PATIENCE_SECONDS = 1.0
+
+#: How much of a sample is read for one client at a time, with much room and with little: one read
+#: is one visit to the disk.
+CHUNK_BYTES = 512 * 1024
+LEAST_CHUNK_BYTES = 16 * 1024
 
 
 class Pace:
@@ -58,3 +71,51 @@ class Pace:
         slow = self._window_bytes < WINDOW_BYTES
         self.begin_window()
         return slow
+
+
+class Holder(Protocol):
+    """A connection that holds memory."""
+
+    def cut(self) -> None:
+        """End it now, and with it what it holds."""
+
+
+class Buffers:
+    """The memory that connections hold: what they have sent ahead, or not taken yet.
+
+    It is bounded in all. Where it grows short each client gets smaller chunks, and those that have
+    held theirs longest are cut: an honest client that takes its answers is never among them.
+    """
+
+    def __init__(self, seconds: Callable[[], float], limit_bytes: int = BUFFERS_BYTES) -> None:
+        """`seconds` is the clock."""
+        self._seconds = seconds
+        self._limit_bytes = limit_bytes
+        self._held: OrderedDict[Holder, tuple[int, float]] = OrderedDict()
+        self.total_bytes = 0
+        #: How many were cut.
+        self.cuts = 0
+
+    @property
+    def chunk_bytes(self) -> int:
+        """How much to read for one client at a time, that there be room for many."""
+        share = (self._limit_bytes - self.total_bytes) // 64
+        return max(LEAST_CHUNK_BYTES, min(CHUNK_BYTES, share))
+
+    def hold(self, holder: Holder, count: int) -> None:
+        """`holder` has made progress, and holds `count` bytes from now on."""
+        before, _ = self._held.pop(holder, (0, 0.0))
+        self.total_bytes += count - before
+        if count:
+            self._held[holder] = (count, self._seconds())
+            while self._short_of_room():
+                slowest = next(iter(self._held))
+                self.hold(slowest, 0)
+                self.cuts += 1
+                slowest.cut()
+
+    def _short_of_room(self) -> bool:
+        if self.total_bytes <= self._limit_bytes // 2:
+            return False
+        _, since = next(iter(self._held.values()))
+        return self.total_bytes > self._limit_bytes or self._seconds() - since > PATIENCE_SECONDS

@@ -17,7 +17,8 @@ from twisted.web.server import Request
 
 from stor import __version__
 from stor.http.access import Served
-from stor.http.answer import Answer
+from stor.http.answer import INTERNAL_ERROR, Answer
+from stor.http.pace import Buffers
 from stor.http.upload import Head, Upload
 from stor.zero_copy import SplicePipe, SplicePipes
 
@@ -26,6 +27,9 @@ UNWANTED_BODY_BYTES = 1024 * 1024
 
 #: The paths that are no samples, without their slash, and what each is called.
 PAGES = {"": "root", "status": "status", "metrics": "metrics"}
+
+#: The pages that are there also when there are too many connections for all else.
+ALWAYS_ANSWERED = frozenset({"status", "metrics"})
 
 SERVER = f"Stor/{__version__}".encode()
 
@@ -137,17 +141,18 @@ class StorRequest(Request):
             self._respond(self._decided)
             return
         self.path = path_of(self.uri) or b"/"
-        answering = self.site.reception.answer(self)
-        if answering is not None:
-            answering.addCallback(self._end).addErrback(self.processingFailed)
-            return
-        self.prepath: list[bytes] = []
-        # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.
-        self.postpath = [quote(self.name, safe="").encode()]
         try:
-            self.render(self.site.resource)
-        except BaseException:
+            self._ask()
+        except Exception:
             self.processingFailed(Failure())
+
+    def processingFailed(self, reason: Failure) -> None:  # noqa: N802
+        """A bug, in what answers or in what says that it has failed."""
+        self.log.failure("{method} {path}", reason, method=self.method, path=self.path)
+        if self.startedWriting:
+            self.abort()
+        else:
+            self._respond(INTERNAL_ERROR)
 
     def getRequestHostname(self) -> bytes:  # noqa: N802
         """No answer depends on the Host header, so no Host header can make a route fail."""
@@ -187,11 +192,8 @@ class StorRequest(Request):
 
     def apply(self, answer: Answer) -> bytes:
         """Set status and headers for an answer; its body, still to be written."""
-        self.set_head(answer.status, answer.headers)
+        self.set_head(answer.status, answer.fields)
         self._causes = answer.causes
-        if answer.status != 304:  # whose Content-Length would be that of the sample (RFC 9110, 8.6)
-            self.setHeader(b"Content-Type", answer.content_type.encode())
-            self.setHeader(b"Content-Length", b"%d" % len(answer.body))
         return answer.body
 
     def set_head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -217,6 +219,17 @@ class StorRequest(Request):
         """See `stor.http.download.Client`."""
         socket_fd = None if self.gone else self.channel.socket_fd
         return None if socket_fd is None else splice_pipes.take(socket_fd)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """See `stor.http.download.Client`."""
+        buffers: Buffers = self.site.buffers
+        return buffers.chunk_bytes
+
+    def hold(self, count: int) -> None:
+        """See `stor.http.download.Client`."""
+        if not self.gone:
+            self.channel.hold(count)
 
     def await_room(self) -> None:
         """See `stor.http.download.Client`."""
@@ -255,6 +268,16 @@ class StorRequest(Request):
                 self._causes,
             )
         )
+
+    def _ask(self) -> None:
+        answering = self.site.reception.answer(self)
+        if answering is not None:
+            answering.addCallback(self._end).addErrback(self.processingFailed)
+            return
+        self.prepath: list[bytes] = []
+        # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.
+        self.postpath = [quote(self.name, safe="").encode()]
+        self.render(self.site.resource)
 
     def _end(self, body: bytes) -> None:
         if not (self.gone or self.aborted):

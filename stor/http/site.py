@@ -1,5 +1,6 @@
 """The listening side: connections, and how they end."""
 
+import itertools
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -12,15 +13,21 @@ from twisted.web.server import Request, Site
 from stor.count import Count
 from stor.http.access import Observer
 from stor.http.answer import Answer, answer_to
-from stor.http.channel import Elsewhere, StorChannel
+from stor.http.channel import TURNED_AWAY_SECONDS, Elsewhere, StorChannel, Wait
 from stor.http.fast_path import FastPath
+from stor.http.pace import Buffers
 from stor.http.request import Reception, StorRequest
 
 T = TypeVar("T")
 
-#: How many connections there are at once, and how many more are told that they are too many.
+#: How many connections there are at once, and how many more are about to end: those that are told
+#: that they are too many, and those that have left their place to others.
 MAX_CONNECTIONS = 10_000
-MAX_TURNED_AWAY = 200
+MAX_ENDING = 200
+
+#: Of the connections that have waited longest, so many are looked at for one to end: what one of
+#: them has sent may not have been read yet.
+LOOKED_AT = 100
 
 #: A refused client that still sends when the service ends.
 LAST_LINGER_SECONDS = 1.0
@@ -64,7 +71,12 @@ class StorSite(Site):
         self.elsewhere = elsewhere
         self.max_connections = max_connections
         self.channels: set[StorChannel] = set()
-        self._turned_away: set[StorChannel] = set()
+        self.buffers = Buffers(reactor.seconds)
+        # Those that count no more, the oldest first.
+        self._ending: dict[StorChannel, None] = {}
+        # What each of the others waits for, those that have waited longest first.
+        self._waiting: dict[Wait, dict[StorChannel, None]] = {what: {} for what in Wait}
+        self._waits_for: dict[StorChannel, Wait] = {}
         self._connections = connections or Count()
         self.draining = False
         self._drained: Deferred[None] | None = None
@@ -96,7 +108,7 @@ class StorSite(Site):
             if channel.idle:
                 channel.setTimeout(LAST_REQUEST_SECONDS)
             elif channel.lingering:
-                channel.setTimeout(LAST_LINGER_SECONDS)
+                channel.end_within(LAST_LINGER_SECONDS)
             else:
                 channel.persistent = False
         self._drained = Deferred()
@@ -109,29 +121,75 @@ class StorSite(Site):
         for channel in list(self.channels):
             channel.transport.abortConnection()
 
-    def admit(self, channel: StorChannel) -> Answer | None:
-        """Take a new connection into account; what to turn it away with, if it is one too many."""
+    def admit(self, channel: StorChannel) -> None:
+        """Take a new connection into account; it or another may be one too many."""
         self.channels.add(channel)
         self._count()
         if channel.handed or self._connections.total <= self.max_connections:
-            return None
-        self._turned_away.add(channel)
+            self.wait(channel, Wait.REQUEST)
+            return
+        other = self._longest_waiting()
+        if other is None:
+            channel.turned_away = True
+            channel.setTimeout(TURNED_AWAY_SECONDS)
+            self._end(channel)
+        else:
+            self._end(other)
+            other.leave()
+            self.wait(channel, Wait.REQUEST)
+
+    def _longest_waiting(self) -> StorChannel | None:
+        """Who loses least: one at rest before one that has begun to ask."""
+        for waiting in self._waiting.values():
+            for channel in list(itertools.islice(waiting, LOOKED_AT)):
+                self.wait(channel, None)
+                if not channel.asks:
+                    return channel
+        return None
+
+    def _end(self, channel: StorChannel) -> None:
+        """A connection is about to end, and gives its place to another."""
+        self.wait(channel, None)
+        self._ending[channel] = None
         self._count()
-        line = f"too many connections: {self.max_connections} at once are accepted"
-        return Answer.line(503, f"{line} (max_connections)", retry_after="2")
+        if len(self._ending) > MAX_ENDING:
+            # In order, so that who has just come is told; and each once in a turn of the reactor.
+            oldest = next(iter(self._ending))
+            del self._ending[oldest]
+            self._ending[oldest] = None
+            oldest.cut()
+
+    def wait(self, channel: StorChannel, what: Wait | None) -> None:
+        """Take note of what a connection waits for; `None`: a request is under way."""
+        before = self._waits_for.pop(channel, None)
+        if before is not None:
+            # A head waits since its first byte, whatever comes of it.
+            if before is what is Wait.HEAD:
+                self._waits_for[channel] = before
+                return
+            del self._waiting[before][channel]
+        if what is not None and channel not in self._ending:
+            self._waits_for[channel] = what
+            self._waiting[what][channel] = None
 
     @property
     def crowded(self) -> bool:
-        """Whether there are too many even of those that are turned away."""
-        return len(self._turned_away) > MAX_TURNED_AWAY
+        """Whether connections have to end with their answers, to make room for others."""
+        return self._connections.total >= self.max_connections - self.max_connections // 10
+
+    def too_many(self) -> Answer:
+        """What one that is too many is told."""
+        line = f"too many connections: {self.max_connections} at once are accepted"
+        return Answer.line(503, f"{line} (max_connections)", retry_after="2")
 
     def _count(self) -> None:
-        self._connections.mine = len(self.channels) - len(self._turned_away)
+        self._connections.mine = len(self.channels) - len(self._ending)
 
     def lost(self, channel: StorChannel) -> None:
         """A connection has ended."""
         self.channels.discard(channel)
-        self._turned_away.discard(channel)
+        self.wait(channel, None)
+        self._ending.pop(channel, None)
         self._count()
         if self._drained is not None and not self._drained.called and not self.channels:
             self._drained.callback(None)

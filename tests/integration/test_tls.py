@@ -8,7 +8,16 @@ import pytest
 
 from tests.engines.certificate import Certificate
 from tests.integration.curl import curl
-from tests.integration.process import MIB, endpoint, free_port, parse, poll, receive_all, sha_of
+from tests.integration.process import (
+    MIB,
+    endpoint,
+    free_port,
+    parse,
+    poll,
+    receive_all,
+    sha_of,
+    upload_head,
+)
 from tests.support.rig import PASSWORD, USER, request_bytes
 
 CONTENT = b"a sample"
@@ -125,13 +134,38 @@ def test_what_is_in_flight_at_the_end_is_finished(start, tmp_path, big_file):
     secure.stor.ended(10)
 
 
+def test_one_connection_more_takes_the_place_of_an_idle_one(start, tmp_path):
+    secure = Secure(start, tmp_path, max_connections=2)
+    poll(lambda: sum("socket:" in d for d in secure.stor.descriptors()) == 2, what="no connection")
+    with secure.connect() as oldest, secure.connect() as other:
+        other.sendall(request_bytes("GET", "/status"))
+        assert b"200 OK" in other.recv(10_000)
+        assert secure.curl("status").body == b"OK"
+        assert oldest.recv(1) == b""
+
+
 def test_one_connection_too_many_is_told_so(start, tmp_path):
     secure = Secure(start, tmp_path, max_connections=2)
     poll(lambda: sum("socket:" in d for d in secure.stor.descriptors()) == 2, what="no connection")
-    with secure.connect(), secure.connect():
-        refused = secure.curl("status")
+    with secure.connect() as first, secure.connect() as second:
+        for number, sock in enumerate([first, second]):
+            sock.sendall(upload_head(sha_of(b"%d" % number), 10, ("Expect", "100-continue")))
+            assert b"100 Continue" in sock.recv(10_000)
+        refused = secure.curl("0" * 64)
+        assert secure.curl("status").body == b"OK"
     assert (refused.code, refused.errors) == (503, [])
     assert b"max_connections" in refused.body
+
+
+def test_the_end_waits_for_no_idle_client(start, tmp_path):
+    """One that does not say that it has seen the end of the connection (RFC 8446, 6.1)."""
+    secure = Secure(start, tmp_path)
+    with secure.connect() as silent, secure.connect() as served:
+        served.sendall(request_bytes("GET", "/status"))
+        assert b"200 OK" in served.recv(10_000)
+        secure.stor.signal()
+        secure.stor.ended(10)
+        assert silent.recv(1) == b""
 
 
 def test_a_renewed_certificate_is_in_force_after_a_restart(start, tmp_path):

@@ -34,37 +34,33 @@ class ServerTransport:
         self._connection = connection
         self.outgoing = bytearray()
         self.producer = None
-        self.producer_paused = False
+        self.producerPaused = False
         self.reading = True
+        self.connected = True
         self.disconnecting = False
         self.write_closed = False
-
-    @property
-    def dataBuffer(self):
-        """What the client has not taken yet; `twisted.internet.abstract.FileDescriptor` has it."""
-        return bytes(self.outgoing)
-
-    @property
-    def producerPaused(self):
-        return self.producer_paused
-
-    @producerPaused.setter
-    def producerPaused(self, paused):
-        self.producer_paused = paused
-
-    def startWriting(self):
-        """Whoever takes what is written is there already."""
 
     def write(self, data):
         if self._connection.closed or self.write_closed or self.disconnecting:
             return
         self.outgoing += data
         if self.producer is not None and len(self.outgoing) > self.BUFFER_BYTES:
-            self.producer_paused = True
+            self.producerPaused = True
             self.producer.pauseProducing()
 
     def writeSequence(self, parts):
         self.write(b"".join(parts))
+
+    def startWriting(self):
+        """Always so."""
+
+    # What Twisted's own transports call that.
+
+    @property
+    def dataBuffer(self):
+        return self.outgoing
+
+    _tempDataLen = 0
 
     def registerProducer(self, producer, streaming):
         self.producer = producer
@@ -80,6 +76,7 @@ class ServerTransport:
 
     def abortConnection(self):
         self._connection.aborted = True
+        self.connected = False
         self.outgoing.clear()
 
     def pauseProducing(self):
@@ -159,7 +156,8 @@ class Connection:
                 del self._incoming[:65536]
                 self.channel.dataReceived(data)
                 moved = True
-            if self.taking and self.transport.outgoing:
+            emptied = self.transport.producerPaused and not self.transport.outgoing
+            if emptied or (self.taking and self.transport.outgoing):
                 self._take(None)
                 moved = True
             if self.transport.disconnecting and not self.transport.outgoing and not self.closed:
@@ -204,14 +202,15 @@ class Connection:
         del self.transport.outgoing[: len(taken)]
         self.received += taken
         transport = self.transport
-        if not transport.outgoing and transport.producer_paused:
-            transport.producer_paused = False
+        if not transport.outgoing and transport.producerPaused:
+            transport.producerPaused = False
             if transport.producer is not None:
                 transport.producer.resumeProducing()
 
     def _end(self, reason):
         if not self.closed:
             self.closed = True
+            self.transport.connected = False
             if self.transport.producer is not None:
                 self.transport.producer.stopProducing()
             self.channel.connectionLost(Failure(reason))
