@@ -50,6 +50,10 @@ class Tree:
                 self._sync_directory(os.path.dirname(directory) or ".")
         self._durable.update(digest.directories)
 
+    def close(self) -> None:
+        """Close the root's descriptor."""
+        os.close(self.root_fd)
+
     def _sync_directory(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.root_fd)
         try:

@@ -12,7 +12,6 @@ adds calls, so the least of several requests counts.
 import argparse
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -26,12 +25,11 @@ from typing import Any
 import attrs
 
 import stor
-from bench.clients import ANSWER_SECONDS, Answer, request_head
 from bench.machine import temporary_directory
-from bench.process import Cores, Failed
+from bench.process import Cores
 from bench.report import columns
-from bench.samples import Bodies, Body, any_digest
-from bench.servers import AUTHORIZATION, StorServer
+from bench.samples import Bodies, any_digest
+from bench.servers import StorClient, StorServer
 
 #: Requests of each kind. The first starts threads and fills caches.
 REPEATS = 6
@@ -136,51 +134,6 @@ class CountedStor(StorServer):
         return Calls(**json.loads(self._process.ask("end")))
 
 
-class Client:
-    """One connection that stays open; each request is sent in one go."""
-
-    def __init__(self, server: CountedStor) -> None:
-        self._base = server.base
-        host, _, port = server.base.removeprefix("http://").partition(":")
-        self._socket = socket.create_connection((host, int(port)), ANSWER_SECONDS)
-
-    def get(self, body: Body) -> None:
-        """Fetch a stored sample."""
-        self._ask(request_head("GET", self._base, f"/{body.digest}"), 200)
-
-    def miss(self) -> None:
-        """Ask for a sample that is not stored."""
-        self._ask(request_head("GET", self._base, f"/{any_digest()}"), 404)
-
-    def post(self, body: Body, status: int = 201) -> None:
-        """Store a sample."""
-        head = request_head("POST", self._base, f"/{body.digest}", body.size, AUTHORIZATION)
-        self._ask(b"".join([head, *body.parts]), status)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._socket.close()
-
-    def _ask(self, request: bytes, status: int) -> None:
-        self._socket.sendall(request)
-        answer = b""
-        while not answer.partition(b"\r\n\r\n")[1]:
-            answer += self._receive()
-        head, _, body = answer.partition(b"\r\n\r\n")
-        found = Answer(head)
-        if found.status != status:
-            raise Failed(f"{request[:100]!r} was answered {answer[:200]!r}")
-        left = found.length - len(body)
-        while left > 0:
-            left -= len(self._receive())
-
-    def _receive(self) -> bytes:
-        data = self._socket.recv(2**16)
-        if not data:
-            raise Failed("the server closed the connection in the middle of an answer")
-        return data
-
-
 def count(directory: Path, repeats: int = REPEATS) -> dict[str, Calls]:
     """What each kind of request calls in a Stor with two mirrored pairs."""
     found: dict[str, Calls] = {}
@@ -192,7 +145,7 @@ def count(directory: Path, repeats: int = REPEATS) -> dict[str, Calls]:
 
     try:
         server.start()
-        client = Client(server)
+        client = StorClient(server.base)
         measure("POST 4 KiB", [partial(client.post, body) for body in small])
         measure("POST 3 MiB", [partial(client.post, body) for body in large])
         measure("POST stored", [partial(client.post, body, 200) for body in small])
@@ -200,10 +153,10 @@ def count(directory: Path, repeats: int = REPEATS) -> dict[str, Calls]:
         # A new process has none of the samples in memory.
         server.stop()
         server.start()
-        client = Client(server)
-        measure("GET cold", [partial(client.get, body) for body in small])
-        measure("GET hot", [partial(client.get, small[-1])] * repeats)
-        measure("404", [client.miss] * repeats)
+        client = StorClient(server.base)
+        measure("GET cold", [partial(client.get, body.digest) for body in small])
+        measure("GET hot", [partial(client.get, small[-1].digest)] * repeats)
+        measure("404", [partial(client.get, any_digest(), 404) for _ in range(repeats)])
         client.close()
     finally:
         server.stop()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from bench.clients import Requests, fetch, one_request, request_head
+from bench.clients import ANSWER_SECONDS, Answer, Requests, fetch, one_request, request_head
 from bench.machine import TWISTD, Programs
 from bench.process import Cores, Failed, Process
 from bench.samples import Body
@@ -159,6 +159,50 @@ class StorServer(_Program):
     def storing(self, body: Body) -> Requests:
         start = request_head("POST", self.base, self.path(body.digest), body.size, AUTHORIZATION)
         return one_request([start, *body.parts], 201)
+
+
+class StorClient:
+    """One connection to a Stor that stays open; each request is sent in one go."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        host, _, port = base.removeprefix("http://").partition(":")
+        self._socket = socket.create_connection((host, int(port)), ANSWER_SECONDS)
+
+    def get(self, digest: Digest, status: int = 200) -> None:
+        """Fetch a sample. Raises `Failed` on another status."""
+        self._ask(request_head("GET", self._base, f"/{digest}"), status)
+
+    def head(self, digest: Digest, status: int = 200) -> None:
+        """Ask whether a sample is stored. Raises `Failed` on another status."""
+        self._ask(request_head("HEAD", self._base, f"/{digest}"), status)
+
+    def post(self, body: Body, status: int = 201) -> None:
+        """Store a sample. Raises `Failed` on another status."""
+        head = request_head("POST", self._base, f"/{body.digest}", body.size, AUTHORIZATION)
+        self._ask(b"".join([head, *body.parts]), status)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def _ask(self, request: bytes, status: int) -> None:
+        self._socket.sendall(request)
+        answer = b""
+        while not answer.partition(b"\r\n\r\n")[1]:
+            answer += self._receive()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if Answer(head).status != status:
+            raise Failed(f"{request[:100]!r} was answered {answer[:200]!r}")
+        left = 0 if request.startswith(b"HEAD") else Answer(head).length - len(body)
+        while left > 0:
+            left -= len(self._receive())
+
+    def _receive(self) -> bytes:
+        data = self._socket.recv(2**16)
+        if not data:
+            raise Failed("the server closed the connection in the middle of an answer")
+        return data
 
 
 class NginxServer(_Program):

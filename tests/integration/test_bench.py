@@ -11,6 +11,7 @@ from itertools import repeat
 import pytest
 
 from bench.clients import Clients, Task, one_request, request_head
+from bench.device_reads import Bodies, count_reads
 from bench.process import Failed, cpu_seconds, memory, process_tree
 from bench.rooms import count, table
 from tests.integration.process import REPOSITORY
@@ -121,3 +122,12 @@ def test_the_rooms_that_requests_enter_are_counted(tmp_path):
         assert 0 < calls.moves < calls.python_calls
     assert len(found["GET hot"].rooms) < len(found["GET cold"].rooms)
     assert [line[:12].rstrip() for line in table(found).splitlines()[1:]] == list(found)
+
+
+def test_reads_of_cold_disks_are_counted(tmp_path):
+    """Of what is not in memory the device is read at least once."""
+    stor, floor = count_reads(tmp_path, 2, Bodies.found(2))
+    assert stor.keys() == floor.keys()
+    assert floor["404"] == 0
+    assert stor["GET"] >= 1
+    assert floor["GET"] >= 1
