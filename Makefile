@@ -13,6 +13,9 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # What is tested with several processes as well as with one.
 WITH_WORKERS = $(addprefix tests/integration/test_,crash.py full_disk.py many_at_once.py \
   mounts.py reloading.py s3_writing.py stopping.py)
+# A file is run by one process, in the order of names.
+SIDE_BY_SIDE = $(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadgroup \
+  --no-loadscope-reorder -m 'not alone'
 COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
   --strip-extras --no-emit-index-url --no-emit-find-links
 
@@ -28,8 +31,10 @@ check: lint
 test: check $(SWIFT_VENV)/installed
 	@./.ci/packages curl git bindfs mkfs.ext4 openssl faketime memcached haproxy chromium \
 	  ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
-	$(VENV)/bin/python -m pytest tests/integration
-	STOR_TEST_WORKERS=3 $(VENV)/bin/python -m pytest $(WITH_WORKERS)
+	$(SIDE_BY_SIDE) tests/integration
+	STOR_TEST_WORKERS=3 $(SIDE_BY_SIDE) $(WITH_WORKERS)
+	$(VENV)/bin/python -m pytest -m alone tests/integration
+	STOR_TEST_WORKERS=3 $(VENV)/bin/python -m pytest -m alone $(WITH_WORKERS)
 
 # The long forms, such as 500 crashes, and the proof that the tests guard what they should. Hours,
 # not minutes.

@@ -12,6 +12,24 @@ from tests.engines.memcached import Memcached
 from tests.engines.swift import Swift
 from tests.integration.process import Stor
 
+#: Each takes many seconds to start.
+ENGINES = {"swift", "ceph"}
+
+
+def names(item):
+    """The fixtures and the parameters of a test."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {*item.fixturenames, *(value for value in parameters if isinstance(value, str))}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs a file, and one all files that need an engine (`--dist=loadgroup`)."""
+    files = {item.path for item in items if ENGINES & names(item)}
+    for item in items:
+        group = "engines" if item.path in files else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @attrs.frozen
 class BigFile:

@@ -143,6 +143,7 @@ class TestKill:
         crash(start_stor, 150 if SOAK else 10)
 
 
+@pytest.mark.alone
 class TestStart:
     SAMPLES_A_DISK = 10_000 if SOAK else 1000
 

@@ -18,6 +18,8 @@ UNNOTICED_SECONDS = 0.01
 #: Noise of others is no fault of Stor's; the best of so many comparisons counts.
 ATTEMPTS = 3
 
+pytestmark = pytest.mark.alone
+
 
 class Crowd:
     """The crowd, in a process of its own."""

@@ -24,6 +24,8 @@ FLOOR_SECONDS = 0.05
 #: How long clients wait in silence.
 CLIENT_SECONDS = 30
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def mounts(tmp_path_factory):

@@ -143,6 +143,7 @@ async def test_a_thousand_samples_on_fifty_connections(start, pool):
     assert stor.staged() == []
 
 
+@pytest.mark.alone
 def test_a_burst_of_connections_does_not_wait(start):
     stor = start()
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
@@ -160,6 +161,7 @@ def test_a_burst_of_connections_does_not_wait(start):
     poll(lambda: stor.at_rest, what="no connection and no open file")
 
 
+@pytest.mark.alone
 def test_idle_connections_do_not_hinder_a_get(start):
     stor = start()
     sha = stor.place(os.urandom(65536), stor.roots[:2])

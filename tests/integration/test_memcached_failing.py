@@ -63,6 +63,7 @@ def place_far_and_wide(stor, samples):
     ]
 
 
+@pytest.mark.alone
 class TestDuringALoad:
     @pytest.mark.parametrize("trouble", ["killed", "hung"])
     def test_it_costs_no_error_and_little_time(self, memcached, start, trouble):

@@ -92,6 +92,7 @@ def endless_500(answer):
     answer.refuse_without_end(500)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "trouble", [hang, refuse_403, refuse_503, other_404, endless_404, endless_500]
 )
