@@ -1,12 +1,10 @@
 """What `twistd -n stor` does with its options, its configuration, its port and its disks."""
 
-import base64
 import json
 import os
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 from pathlib import Path
 
@@ -67,14 +65,6 @@ def assert_refused(ended, *lines):
 
 
 class TestData:
-    def test_two_sets_of_two_directories_and_a_private_password(self, with_data, tmp_path):
-        stor = with_data("data")
-        assert [root.is_dir() for root in stor.roots] == [True] * 4
-        password = tmp_path / "data" / "password"
-        assert stat.S_IMODE(password.stat().st_mode) == 0o600
-        assert len(stor.password) >= 12
-        assert stor.get("status").body == b"OK"
-
     def test_a_first_start_has_nothing_to_warn_of(self, with_data):
         stor = with_data("data")
         assert [line for line in stor.log.splitlines() if "#warn" in line] == []
@@ -86,60 +76,8 @@ class TestData:
         assert [Path(path).read_bytes() for path in paths] == [b"hello", b"hello"]
         assert in_bash(fetch) == b"hello"
 
-    def test_the_printed_lines_name_the_port_however_it_is_given(self, with_data):
-        port = free_port()
-        stor = with_data("data", port=port, listen=f"tcp:port={port}:interface=127.0.0.1")
-        store, fetch = poll(lambda: pasted(stor), what="two lines to paste")
-        assert stor.url() in store
-        assert stor.url() in fetch
-
-    def test_password_and_samples_stay_over_a_restart(self, with_data):
-        stor = with_data("data")
-        store, _ = poll(lambda: pasted(stor), what="two lines to paste")
-        in_bash(store)
-        stor.stop()
-        again = with_data("data")
-        assert again.password == stor.password
-        _, fetch = poll(lambda: pasted(again), what="two lines to paste")
-        assert in_bash(fetch) == b"hello"
-
-    def test_the_password_is_asked_for_whatever_the_environment_names(self, with_data, tmp_path):
-        configure(tmp_path)
-        stor = with_data("data", CONFIG_FILE="config.json")
-        assert stor.put(CONTENT).status == 401, "the password of the configuration"
-
-    def test_an_empty_password_file_is_no_empty_password(self, with_data, tmp_path):
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data" / "password").touch(0o600)
-        stor = with_data("data")
-        nothing = {"Authorization": f"Basic {base64.b64encode(b'writer:').decode()}"}
-        assert stor.request("POST", SHA, CONTENT, nothing).status == 401
-        assert stor.samples() == []
-
-    def test_a_password_that_is_no_text_stops_the_start(self, tmp_path):
-        path = tmp_path / "data" / "password"
-        path.parent.mkdir()
-        path.write_bytes(b"\xff\xfe")
-        ended = refused_start("stor", "--data", "data", directory=tmp_path)
-        assert ended[0] == 1
-        assert "Traceback" not in ended[1] + ended[2]
-        assert ended[2].startswith(f"stor: --data {tmp_path / 'data'}: ")
-        assert ended[2].count("\n") == 1
-
-    def test_a_file_in_place_of_the_directory(self, tmp_path):
-        (tmp_path / "data").touch()
-        ended = refused_start("stor", "--data", "data", directory=tmp_path)
-        directory = tmp_path / "data"
-        assert_refused(ended, f"--data {directory}: Not a directory: {directory}/set1")
-
 
 class TestConfig:
-    def test_listen_instead_of_the_configured_endpoints(self, start_with, tmp_path):
-        configured, port = configure(tmp_path)[0], free_port()
-        start_with("stor", "--config", "config.json", "--listen", endpoint(port), port=port)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", configured))
-
     def test_several_endpoints(self, start, tmp_path):
         port, path = free_port(), tmp_path / "socket"
         stor = start(listen=[endpoint(port), f"unix:{path}"], port=port)
@@ -156,12 +94,6 @@ class TestConfig:
         stor = start_with(*arguments, port=port, CONFIG_FILE="config.json")
         assert stor.put(CONTENT).status == 201
         assert stor.get(SHA).body == CONTENT
-
-    def test_config_before_the_environment(self, start_with, tmp_path):
-        port, _ = configure(tmp_path)
-        arguments = ["stor", "--config", "config.json"]
-        stor = start_with(*arguments, port=port, CONFIG_FILE="/does/not/exist")
-        assert stor.get("status").status == 200
 
     def test_a_tree_as_the_older_stor_wrote_it(self, start_with, tmp_path):
         port, roots = configure(tmp_path)
@@ -181,24 +113,11 @@ class TestConfig:
 
 
 class TestFaults:
-    def test_neither_config_nor_data(self, tmp_path):
-        assert_refused(
-            refused_start("stor", directory=tmp_path),
-            "no configuration: give --config FILE, $CONFIG_FILE or --data DIR",
-        )
-
     def test_neither_with_the_tac(self, tmp_path):
         assert_refused(
             refused_start("-oy", str(REPOSITORY / "stor.tac"), directory=tmp_path),
             "no configuration: give --config FILE, $CONFIG_FILE or --data DIR",
         )
-
-    def test_both_config_and_data(self, tmp_path):
-        assert_refused(
-            refused_start("stor", "--config", "c", "--data", "d", directory=tmp_path),
-            "--config and --data: expected one of them, found both",
-        )
-        assert not (tmp_path / "d").exists()
 
     def test_every_fault_of_a_configuration_is_listed(self, tmp_path):
         faulty = {
@@ -228,23 +147,6 @@ class TestFaults:
             begin = f"stor: {path}: {fault}"
             assert sum(line.startswith(begin) for line in lines) == 1, f"{begin} in {lines}"
 
-    def test_a_file_that_is_not_there(self, tmp_path):
-        ended = refused_start("stor", "--config", "gone.json", directory=tmp_path)
-        assert_refused(ended, "gone.json: No such file or directory")
-
-    def test_a_directory(self, tmp_path):
-        ended = refused_start("stor", "--config", str(tmp_path), directory=tmp_path)
-        assert_refused(ended, f"{tmp_path}: Is a directory")
-
-    @pytest.mark.parametrize("text", [b'{"storage_pairs": [', b"\xff\xfe{}"])
-    def test_not_json(self, tmp_path, text):
-        path = tmp_path / "config.json"
-        path.write_bytes(text)
-        status, output, errors = refused_start("stor", "--config", str(path), directory=tmp_path)
-        assert (status, output) == (1, "")
-        assert errors.startswith(f"stor: {path}: ")
-        assert errors.count("\n") == 1
-
     def test_a_port_that_is_in_use(self, tmp_path):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -259,19 +161,6 @@ class TestFaults:
     def test_a_socket_in_a_directory_that_is_not_there(self, tmp_path):
         where = f"unix:{tmp_path}/gone/socket"
         self.assert_cannot_listen(tmp_path, where, "No such file or directory")
-
-    @pytest.mark.parametrize("where", ["nonsense", "tcp:http-port"])
-    def test_an_endpoint_that_is_none(self, tmp_path, where):
-        self.assert_cannot_listen(tmp_path, where, "")
-
-    def test_an_endpoint_that_is_none_in_the_configuration(self, tmp_path):
-        given = {"storage_pairs": [["/mnt/data1"]], "basic_auth": "a:b", "listen": ["tcp:http"]}
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps(given))
-        status, output, errors = refused_start("stor", "--config", str(path), directory=tmp_path)
-        assert status == 1
-        assert "Traceback" not in output + errors
-        assert [line for line in (output + errors).splitlines() if "tcp:http" in line]
 
     def assert_cannot_listen(self, tmp_path, where, reason):
         """One line names the endpoint and the reason, and that is the end."""
