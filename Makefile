@@ -1,7 +1,7 @@
 # make run    a Stor with its disks under ./data, on 127.0.0.1:8080
 # make check  lint, types and unit tests, in a few minutes; make test everything that CI checks;
 #   make soak the long forms
-# make deb    the Debian package, in dist/; make boot-test and make image-test what shows that it works
+# make deb    the Debian package, in dist/; make boot-test and make image-test try it and the image
 # make format formats the code and writes CONTRIBUTING's list of rooms; make lock updates the exact
 #   versions; make clean removes the .venv
 
@@ -10,10 +10,10 @@ PYTHON ?= python3
 VENV ?= .venv
 SWIFT_VENV ?= .venv-swift
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
-# What is tested with several processes as well as with one.
+# Tests that run with several processes as well as with one.
 WITH_WORKERS = $(addprefix tests/integration/test_,crash.py full_disk.py many_at_once.py \
   mounts.py reloading.py s3_writing.py stopping.py)
-# A file is run by one process, in the order of names.
+# Each file runs in one process of pytest's.
 SIDE_BY_SIDE = $(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadgroup \
   --no-loadscope-reorder -m 'not alone'
 COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
@@ -36,8 +36,8 @@ test: check $(SWIFT_VENV)/installed
 	$(VENV)/bin/python -m pytest -m alone tests/integration
 	STOR_TEST_WORKERS=3 $(VENV)/bin/python -m pytest -m alone $(WITH_WORKERS)
 
-# The long forms, such as 500 crashes, and the proof that the tests guard what they should. Hours,
-# not minutes.
+# The long forms, such as 500 crashes, and the proof that the tests notice every guard that is taken
+# out. Hours, not minutes.
 soak: $(VENV)/installed-test $(SWIFT_VENV)/installed
 	$(VENV)/bin/python -m tests.mutations
 	STOR_SOAK=1 $(VENV)/bin/python -m pytest
@@ -63,7 +63,7 @@ bench: $(VENV)/installed-test
 	@PATH=$$PATH:/usr/sbin ./.ci/packages nginx wrk docker-registry rclone
 	$(VENV)/bin/python -m bench
 
-# Built from a copy, as dpkg-buildpackage writes beside its sources.
+# Built from a copy, because dpkg-buildpackage writes beside its sources.
 deb:
 	@./.ci/packages git lintian debian/control
 	rm -rf build/deb dist && mkdir -p build/deb/stor dist
@@ -73,11 +73,11 @@ deb:
 	lintian --allow-root --fail-on=error,warning build/deb/*.changes
 	mv build/deb/stor_*.deb dist
 
-# The package in a Debian 12 that is booted for it. As root.
+# Installs the package in a Debian 12 that is booted for it. As root.
 boot-test: deb
 	tests/boot/run dist/stor_*.deb
 
-# The image that the Dockerfile makes, on a base that is made here. As root.
+# Builds and runs the image of the Dockerfile, on a base that is made here. As root.
 image-test:
 	tests/image/run
 
@@ -101,7 +101,7 @@ $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
 	$(PIP) install --require-hashes -r requirements-test.txt
 	@touch $@
 
-# OpenStack Swift, for the tests: an S3 engine that needs other versions than Stor does.
+# OpenStack Swift, for the tests: an S3 engine that needs other package versions than Stor.
 $(SWIFT_VENV)/installed: tests/engines/swift-requirements.txt
 	@./.ci/packages $(PYTHON)
 	@echo "Installing Swift into $(SWIFT_VENV) ..."

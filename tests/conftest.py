@@ -1,4 +1,4 @@
-"""Figures that tests give to the summary: how much of what was tried."""
+"""Figures for the summary of a run, and what all tests share."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def pytest_testnodedown(node):
 
 @pytest.fixture(scope="session")
 def figures(request):
-    """Counts by what is counted; they stand in the summary."""
+    """Counts by name, shown in the summary."""
     return request.config.stash[FIGURES]
 
 
@@ -40,7 +40,7 @@ def soak():
 
 @pytest.fixture
 def quick_path(tmp_path):
-    """A directory for thousands of small files: in memory, where there is some."""
+    """A directory for thousands of small files: in memory if there is enough."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or shutil.disk_usage(memory).free < 512 * 1024 * 1024:
         yield tmp_path

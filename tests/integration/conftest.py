@@ -1,4 +1,4 @@
-"""Processes that end with the test that started them."""
+"""Processes that end with the tests that started them, and which tests share a process."""
 
 import hashlib
 import itertools
@@ -98,7 +98,7 @@ def ceph(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def memcached(tmp_path_factory):
-    """A memcached for all tests; one that is to fail is the test's own."""
+    """A memcached for all tests; a test that breaks one has its own."""
     with Memcached(tmp_path_factory.mktemp("engines") / "memcached") as server:
         yield server
 

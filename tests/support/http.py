@@ -28,13 +28,13 @@ def chunked(parts, extension=b"", trailers=b""):
 
 
 def cuts(data, pieces, rng):
-    """`data` cut at random into so many pieces, perhaps empty ones."""
+    """`data` cut at random places into that many pieces, some perhaps empty."""
     at = sorted(rng.randrange(len(data) + 1) for _ in range(pieces - 1))
     return [data[begin:end] for begin, end in zip([0, *at], [*at, len(data)], strict=True)]
 
 
 def descriptors():
-    """How many files the process has open."""
+    """How many file descriptors the process has open."""
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -50,7 +50,7 @@ class Disks(dict):
 
 
 class HeldPools:
-    """Makes workers, for a Rig, whose jobs wait until they are released."""
+    """Makes pools, for a Rig, whose jobs wait until they are released."""
 
     def __init__(self):
         self._made = []
@@ -65,7 +65,7 @@ class HeldPools:
         return sum(len(worker.held) for worker in self._made)
 
     def step(self):
-        """Do the oldest job of each worker."""
+        """Do the oldest job of each pool."""
         for worker in self._made:
             worker.release(1)
 
@@ -75,7 +75,7 @@ class HeldPools:
             self.step()
 
     def hang(self):
-        """Keep from being done what waits now; call what this returns to let it go on."""
+        """Hold back the jobs that wait now; call the returned function to release them."""
         hanging = [(worker, list(worker.held)) for worker in self._made]
         for worker in self._made:
             worker.held.clear()
@@ -98,7 +98,7 @@ def take_all(connection, limit=None):
 
 @contextmanager
 def logged_events(least=LogLevel.debug):
-    """A list that gets what is logged, from a level on."""
+    """A list that receives what is logged at this level or above."""
     events = []
 
     def observe(event):
@@ -114,7 +114,7 @@ def logged_events(least=LogLevel.debug):
 
 @contextmanager
 def no_bug_logged():
-    """Fails when something that nobody foresaw is logged, which is what `critical` is for."""
+    """Fail when an unforeseen error is logged, which is what `critical` is for."""
     with logged_events(LogLevel.critical) as events:
         yield
     bugs = [str(event.get("log_failure") or event) for event in events]
@@ -122,11 +122,11 @@ def no_bug_logged():
 
 
 def assert_one_line(response, status):
-    """An error is one line of plain text: no HTML, no traceback, nothing of the request's."""
+    """An error is one line of plain text: no HTML, no traceback, nothing of the request."""
     assert response.status == status
     assert response.complete
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
-    # Or a cache in front keeps it, and what is stored a second later is still not to be had.
+    # Or a cache in front keeps it, and hides a sample that is stored a second later.
     assert status < 400 or response.headers["cache-control"] == "no-store"
     assert response.headers["content-length"] == str(len(response.body))
     assert re.fullmatch(r"[a-zA-Z0-9].*\n", response.text)
@@ -135,7 +135,7 @@ def assert_one_line(response, status):
 
 
 def assert_stored(rig, content, response, status=201):
-    """Every disk of one set has it, exactly, and the answer names the paths in the set's order."""
+    """Every disk of exactly one set has it, and the answer lists the paths in the set's order."""
     assert response.status == status
     assert response.headers["content-type"] == "application/json"
     assert response.headers["content-length"] == str(len(response.body))

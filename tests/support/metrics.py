@@ -17,7 +17,7 @@ class Received:
         self.prefix = prefix
         self.kinds = {}
         self.rates = set()
-        #: Sums by name, and of how many lines.
+        #: Sums by name, and the number of lines in each.
         self.totals = defaultdict(float)
         self.lines = Counter()
         for datagram in datagrams:
@@ -26,7 +26,7 @@ class Received:
     def add(self, datagram):
         for line in datagram.decode("ascii").split("\n"):
             match = LINE.fullmatch(line)
-            assert match, f"no line of statsd: {line!r}"
+            assert match, f"not a line of statsd: {line!r}"
             name, value, kind, rate = match.groups()
             assert name.startswith(f"{self.prefix}."), line
             name = name.removeprefix(f"{self.prefix}.")
@@ -55,7 +55,7 @@ class Exported:
         return {f"{f.name}{s}" for f in self.families for s in suffixes.get(f.type, ("",))}
 
     def value(self, name, **wanted):
-        """The sum of all samples that have these labels; a tuple stands for each of its values."""
+        """The sum of all samples that have these labels; a tuple matches any of its values."""
         assert name in self.names, f"{name} is not exported"
         return sum(s.value for s in self.samples if s.name == name and _has(s.labels, wanted))
 
@@ -68,7 +68,7 @@ def _has(labels, wanted):
 
 
 def disk_name(root):
-    """A root as statsd's names have it."""
+    """A root as it appears in statsd's names."""
     return "-".join(re.findall("[A-Za-z0-9]+", str(root)))
 
 

@@ -182,7 +182,7 @@ class Connection:
             headers = {}
             for line in lines:
                 name, _, value = line.partition(": ")
-                assert name.lower() not in headers, f"{name} stands twice"
+                assert name.lower() not in headers, f"{name} is there twice"
                 headers[name.lower()] = value
             assert "transfer-encoding" not in headers, "nothing is sent chunked"
             length = (

@@ -1,4 +1,4 @@
-"""DiskPools that a test is in control of."""
+"""Thread pools that a test controls."""
 
 from collections import deque
 from queue import SimpleQueue
@@ -103,7 +103,7 @@ class SteppingPool(HeldPool):
 class HangingPool:
     """Does the work at once, in a thread; a job that calls `hang` stays there until `wake`.
 
-    One thread runs at a time, so that nothing happens in another order the next time.
+    One thread runs at a time, so that the order is the same every time.
     """
 
     _of_thread = local()

@@ -139,16 +139,16 @@ class Rig:
         )
 
     def wall_seconds(self):
-        """The time of day, of which the clock knows nothing."""
+        """The time of day; the clock is monotonic."""
         return self._booted + self.clock.seconds()
 
     def probe(self):
-        """Let every disk be looked at again."""
+        """Probe every disk again."""
         for member in self.members:
             member.probe()
 
     def begin(self):
-        """Do what follows the first probes: take up what an earlier Stor was to repair."""
+        """Do what follows the first probes: take up the repairs that an earlier Stor has left."""
         Deferred.fromCoroutine(self.mirrors.begin())
 
     def rounds(self, n):
@@ -199,7 +199,7 @@ class Rig:
 
 
 class FaultyRig(Rig):
-    """A Rig whose disks fail and hang when the test says so.
+    """A Rig whose disks fail and hang on demand.
 
     `disks` has the `FaultyFiles` of each by its label, such as `set0/disk1`, and `log` the calls
     of all; `kind(label, log)` makes them. Only with `threads` can a disk hang.
@@ -219,7 +219,7 @@ class FaultyRig(Rig):
         self.disks[label].hang_at(n, HangingPool.hang)
 
     def heal(self):
-        """All disks answer again, and without errors; what was late ends."""
+        """All disks answer again, without errors; what hung goes on."""
         for files in self.disks.values():
             files.heal()
         for worker in [*self._hanging.values(), self._scout]:

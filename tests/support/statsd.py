@@ -1,4 +1,4 @@
-"""A statsd server on the loopback interface, which a test looks at when it likes."""
+"""A statsd server on the loopback interface."""
 
 import socket
 
@@ -8,7 +8,7 @@ from tests.support.pools import InlinePool
 
 
 class Server:
-    """Takes datagrams on an address of this host; what is sent there has arrived at once."""
+    """Takes datagrams on an address of this host; what is sent arrives at once."""
 
     def __init__(self, host="127.0.0.1", port=0):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -22,7 +22,7 @@ class Server:
 
     @property
     def datagrams(self):
-        """All that came so far; one without a byte asks whether anybody is there."""
+        """All that came so far, without the empty ones that only ask whether somebody listens."""
         try:
             while True:
                 data = self._socket.recv(65536)
@@ -31,7 +31,7 @@ class Server:
             return list(self._datagrams)
 
     def close(self):
-        """Nobody listens there any more."""
+        """Stop listening."""
         self._socket.close()
 
 
