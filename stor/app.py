@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.web.resource import IResource
 
 from stor.commons import Commons
@@ -249,8 +249,11 @@ class App:
             found.append(self.store.bucket.corrupt)
         return found
 
-    def stop(self) -> None:
-        """Let all threads end once they are idle. Never waits for one."""
+    def stop(self) -> Deferred[None]:
+        """Let all threads end once they are idle; fires soon, when the last figures were sent.
+
+        The end of the process waits for no thread.
+        """
         for member in self._members.values():
             member.stop()
         self._scout_worker.stop()
@@ -263,9 +266,10 @@ class App:
         self._s3_worker.stop()
         self._signer.stop()
         self._spool_worker.stop()
-        self._set_statsd(None)
+        sent = succeed(None) if self._statsd is None else self._statsd.stop()
         self._resolving.stop()
         self._statsd_worker.stop()
+        return sent
 
     def _set_statsd(self, statsite: Statsite | None) -> None:
         if statsite == self._statsite:

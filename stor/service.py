@@ -123,8 +123,8 @@ class StorService(Service):
         for loop in (self._probing, self._watchdog):
             if loop.running:
                 loop.stop()
-        self._app.stop()
         self._loading.stop()
+        await self._app.stop()
 
     async def _reload(self) -> None:
         """Read the configuration again; a bad one is refused, and the old one stays."""

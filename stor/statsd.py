@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from statsd.client import StatsClient
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.config import Statsite
-from stor.threads import Pool
+from stor.threads import Pool, Unanswered, within
 
 #: Lines wait this long for others that go with them.
 FLUSH_SECONDS = 0.2
@@ -22,6 +23,9 @@ DATAGRAM_BYTES = 1400
 #: The server is looked for again this long after it was found, and after it was not.
 RENEW_SECONDS = 60.0
 RETRY_SECONDS = 30.0
+
+#: How long the end of the process waits for the last lines to be sent.
+LAST_SECONDS = 1.0
 
 #: How long a host takes to say that nobody listens on one of its ports.
 _REFUSAL_SECONDS = 0.05
@@ -110,14 +114,18 @@ class Statsd:
             self._times.timing(name, seconds * 1000.0, self._statsite.sample_rate)
             self._flush_soon()
 
-    def stop(self) -> None:
-        """Send what is waiting, and end."""
+    def stop(self) -> Deferred[None]:
+        """Send what is waiting, and end; fires when it was sent, or after `LAST_SECONDS`."""
         self._stopped = True
         for call in (self._flushing, self._renewing):
             if call is not None and call.active():
                 call.cancel()
         self._flush()
-        self._leave()
+        return within(self._clock, LAST_SECONDS, self._leave()).addErrback(self._given_up)
+
+    def _given_up(self, failure: Failure) -> None:
+        """The network took no more: what is lost are figures."""
+        failure.trap(Unanswered)
 
     def _flush_soon(self) -> None:
         if self._flushing is None and not self._stopped:
@@ -179,8 +187,9 @@ class Statsd:
         self._unresolved = reason
         self._renewing = self._clock.callLater(RETRY_SECONDS, self._renew)
 
-    def _leave(self) -> None:
-        """Close the socket after what is being sent."""
+    def _leave(self) -> Deferred[None]:
+        """Close the socket after what is being sent; fires when that is done."""
         client, self._client, self._times = self._client, None, None
-        if client is not None:
-            self._sending.finish(client.close).addErrback(self._bug)
+        if client is None:
+            return succeed(None)
+        return self._sending.finish(client.close).addErrback(self._bug)

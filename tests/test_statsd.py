@@ -5,7 +5,7 @@ import socket
 import pytest
 from twisted.internet.task import Clock
 
-from stor.statsd import DATAGRAM_BYTES, FLUSH_SECONDS, RENEW_SECONDS, RETRY_SECONDS
+from stor.statsd import DATAGRAM_BYTES, FLUSH_SECONDS, LAST_SECONDS, RENEW_SECONDS, RETRY_SECONDS
 from tests.support.http import logged_events
 from tests.support.metrics import Received
 from tests.support.pools import HeldPool
@@ -224,4 +224,22 @@ def test_the_end_sends_what_waits_and_leaves_nothing(network, clock, resolved):
     connecting.release()
     assert network.datagrams == ([b"stor.dev.a:1|c"] if resolved else [])
     statsd.count("b")  # a request that ends late
+    assert not clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_end_waits_for_what_is_being_sent_but_not_for_long(network, clock, late):
+    sending = HeldPool()
+    statsd = network.statsd(clock, sending=sending)
+    clock.advance(0)
+    statsd.count("a")
+    ended = []
+    statsd.stop().addCallback(lambda _: ended.append(True))
+    assert not ended
+    if late:
+        clock.advance(LAST_SECONDS)
+    else:
+        sending.release()
+        assert network.datagrams == [b"stor.dev.a:1|c"]
+    assert ended
     assert not clock.getDelayedCalls()

@@ -133,7 +133,7 @@ class WorkerProcess:
 
     async def _finish(self, front: Server, app: App) -> None:
         await front.drain()
-        app.stop()
+        await app.stop()
         self._reactor.stop()
 
     def _orphaned(self) -> None:

@@ -49,9 +49,13 @@ def ask(stor, *headers, **options):
 
 
 def open_copy(stor):
-    """The copy that is being sent."""
-    (path,) = poll(lambda: [name for name in stor.descriptors() if name.endswith(".dat")])
-    return Path(path)
+    """The copy that is being sent, once it alone is open."""
+
+    def only_one():
+        found = [name for name in stor.descriptors() if name.endswith(".dat")]
+        return found[0] if len(found) == 1 else None
+
+    return Path(poll(only_one, what="one open copy"))
 
 
 def is_whole(path):
