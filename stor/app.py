@@ -4,16 +4,17 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from twisted.web.resource import IResource
 
-from stor.commons import Commons
 from stor.config import S3, Config, Statsite
+from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.durable import Blocks
 from stor.disk.roster import Roster
@@ -23,13 +24,12 @@ from stor.http.accounts import Accounts
 from stor.http.api import Api
 from stor.http.auth import Authenticator
 from stor.http.rates import Rates
-from stor.http.status import OwnOverview
+from stor.http.status import Overview, Snapshot
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
 from stor.metrics import Metrics
-from stor.mirror.corrupt import CorruptCopies
 from stor.mirror.group_commit import (
     Alone,
     Commits,
@@ -37,13 +37,13 @@ from stor.mirror.group_commit import (
     reports_errors,
     unwritten_bytes,
 )
-from stor.mirror.member import DiskPools, Member
+from stor.mirror.health import Health, Picture
+from stor.mirror.member import PROBE_INTERVAL_SECONDS, DiskPools, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.outbox import Outbox
 from stor.mirror.scout import Scouts
 from stor.s3.bucket import Bucket
-from stor.s3.bucket import CorruptCopies as CorruptInS3
 from stor.s3.client import S3Client
 from stor.s3.http import http_client
 from stor.s3.incoming import S3Puts
@@ -51,7 +51,7 @@ from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
 from stor.statsd import Statsd
 from stor.store import Store
-from stor.threads import Outcomes, ThreadPool, settle
+from stor.threads import Outcomes, ThreadPool, settle, within
 from stor.zero_copy import MAX_SPLICE_PIPES, SplicePipes
 
 #: Threads a disk for reading: enough for its queue to be sorted.
@@ -83,6 +83,18 @@ PASSWORD_THREADS = 2
 WAITING_PASSWORDS = 8
 
 
+#: How long the first requests wait for the first probes; a hung disk is then offline for them.
+FIRST_PROBES_SECONDS = 3.0
+
+
+@attrs.frozen
+class Storages:
+    """How the storages are, as one process tells others: each disk, and what is wrong with S3."""
+
+    disks: Mapping[str, Picture]
+    s3_fault: str | None
+
+
 @attrs.frozen
 class Fleet:
     """The disks of a configuration."""
@@ -99,23 +111,36 @@ class Fleet:
 class App:
     """Everything that answers requests, but for the sockets."""
 
-    def __init__(self, chosen: Config, reactor: Any, commons: Commons | None = None) -> None:
-        """`commons` is what this process shares with the others of this Stor, if there are any."""
+    log = Logger()
+
+    def __init__(
+        self,
+        chosen: Config,
+        reactor: Any,
+        *,
+        report: Callable[[Digest, Mirror], None] | None = None,
+        ask_for_probe: Callable[[str], None] | None = None,
+        others: Callable[[], Sequence[Snapshot]] = lambda: (),
+        absent: Callable[[], list[str]] = list,
+    ) -> None:
+        """With `report` this process only reads, and another one looks after the storages.
+
+        `report` is told of samples that lack a good copy, `ask_for_probe` of the roots of disks
+        with errors. `others` are other processes, and `absent` says which are not there.
+        """
         self._reactor = reactor
-        self._commons = commons = commons or Commons()
+        self._writes = report is None
+        self._ask_for_probe = ask_for_probe
         self._outcomes = outcomes = Outcomes(reactor)
         self._files = Syscalls()
-        self._blocks = Blocks(BLOCKS_BYTES // commons.processes)
+        self._blocks = Blocks(BLOCKS_BYTES)
         self._hashing = ThreadPool(outcomes, "hash", os.cpu_count() or 1)
         self._scout_worker = ThreadPool(outcomes, "scout", SCOUTS)
         self._s3_worker = ThreadPool(outcomes, "s3", S3_THREADS)
         self._signer = ThreadPool(outcomes, "sign", 1)
         self._spool_worker = ThreadPool(outcomes, "spool", SPOOL_THREADS)
         self._password_worker = ThreadPool(
-            outcomes,
-            "passwords",
-            max(1, PASSWORD_THREADS // commons.processes),
-            WAITING_PASSWORDS,
+            outcomes, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS
         )
         self._htpasswd_worker = ThreadPool(outcomes, "htpasswd", 1)
         self._resolving = ThreadPool(outcomes, "resolve", 1)
@@ -130,6 +155,8 @@ class App:
         # Every disk that ever was configured: one that comes back has its threads again, and what
         # is still being written to it.
         self._members: dict[str, Member] = {}
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
         fleet = self._fleet(chosen, [])
@@ -141,14 +168,12 @@ class App:
             clock=reactor,
             now_ns=time.time_ns,
             rng=random.Random(),
-            turns=commons.turns,
-            mending=commons.mending,
+            report=report,
         )
         self.store = Store(self.mirrors, self.ready, self.metrics)
         self._disk_puts = self.store.puts
         self.copies = CopyQueue(self.store.open_on_disk, reactor)
-        announce = commons.announcing(self.copies.add)
-        self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, announce)
+        self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, self.copies.add)
         self.copies.outbox = self._outbox
         self._set_tiers(chosen)
         self._uploads = Uploads(
@@ -157,23 +182,23 @@ class App:
             self._hashing,
             max_upload_bytes=chosen.max_upload_bytes,
             max_uploads=chosen.max_uploads,
-            total_buffer_bytes=TOTAL_BUFFER_BYTES // commons.processes,
-            active=commons.uploads,
+            total_buffer_bytes=TOTAL_BUFFER_BYTES,
         )
         pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
-        if commons.mending is None:
+        if self._writes:
             self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self._uploads, pools))
         #: How much is asked for at the moment; told of every request that is over.
         self.rates = Rates(reactor.seconds)
-        #: What this process knows of the whole.
-        self.own_overview = OwnOverview(self.store, self._uploads, self.rates, self.metrics.figures)
+        figures = self.metrics.figures
+        #: What is said of the whole.
+        self.overview = Overview(self.store, self._uploads, self.rates, figures, others, absent)
         self.api = Api(
             self.store,
             self._uploads,
             reactor,
-            commons.overview or self.own_overview,
-            SplicePipes(MAX_SPLICE_PIPES // commons.processes),
+            self.overview,
+            SplicePipes(MAX_SPLICE_PIPES),
         )
         self.api.read_auth = chosen.read_auth
 
@@ -188,6 +213,9 @@ class App:
         is new, or comes back, is looked at first. The threads of one that is left out stay for
         what they may still be asked for, idle.
         """
+        if not self._writes:
+            self._put_in_force(chosen, self._fleet(chosen, self.mirrors.mirrors))
+            return
         before = self.mirrors.members
         fleet = self._fleet(chosen, self.mirrors.mirrors)
         for member in fleet.members:
@@ -203,10 +231,6 @@ class App:
         if self.store.bucket is not None and self.store.bucket.fault is not None:
             Deferred.fromCoroutine(self._look_at(self.store.bucket))
 
-    def follow(self, chosen: Config) -> None:
-        """Put another configuration in force, where another process looks after the disks."""
-        self._put_in_force(chosen, self._fleet(chosen, self.mirrors.mirrors))
-
     def _put_in_force(self, chosen: Config, fleet: Fleet) -> None:
         _adapt(fleet.members, chosen, fleet.roster)
         for mirror in fleet.mirrors:
@@ -219,15 +243,29 @@ class App:
         self.api.read_auth = chosen.read_auth
         self._set_statsd(chosen.statsite)
 
+    async def start(self) -> None:
+        """Look at the storages, and go on looking after them.
+
+        Requests wait for the first look, but not for a disk that hangs.
+        """
+        first = within(self._reactor, FIRST_PROBES_SECONDS, self._look())
+        await settle([first])
+        self._looking.start(PROBE_INTERVAL_SECONDS, now=False)
+        await self.begin()
+        self.ready.callback(None)
+        status = self.store.status()
+        for problem in (*status.problems, *status.warnings):
+            self.log.warn("{problem}", problem=problem)
+
     async def begin(self) -> None:
         """The first look is over: judge the disks that waited, and recall what is to be done."""
         await self.mirrors.begin()
-        await self.recall_copies()
-
-    async def recall_copies(self) -> None:
-        """A process that was to have samples sent to S3 has ended: see what it has noted."""
         if self.mirrors.outbox is not None:
             await self._outbox.recall()
+
+    def _look(self) -> Deferred[None]:
+        looking = Deferred.fromCoroutine(self.look_after())
+        return looking.addErrback(lambda failure: self.log.failure("Looking after disks", failure))
 
     async def look_after(self) -> None:
         """See how all storages are, and take up what waits for that. Never raises."""
@@ -240,20 +278,42 @@ class App:
         if await bucket.probe():
             self.copies.resume()
 
-    def corrupt_on(self, storage: str) -> "list[CorruptCopies | CorruptInS3]":
-        """The bad copies on the disk with this root, or in S3 where `storage` is its place."""
-        found: list[CorruptCopies | CorruptInS3] = [
-            member.corrupt for member in self.mirrors.members if member.root == storage
-        ]
-        if storage == S3_PLACE and self.store.bucket is not None:
-            found.append(self.store.bucket.corrupt)
-        return found
+    def storages(self) -> Storages:
+        """How the storages are, for processes that do not look at them."""
+        bucket = self.store.bucket
+        pictures = {member.root: member.health.picture() for member in self.mirrors.members}
+        return Storages(pictures, None if bucket is None else bucket.fault)
+
+    def hear(self, storages: Storages) -> None:
+        """Another process has looked at the storages."""
+        for member in self.mirrors.members:
+            picture = storages.disks.get(member.root)
+            if picture is not None:
+                member.hear(picture)
+            # It mends them, and does not say when.
+            member.corrupt.clear()
+        if self.store.bucket is not None:
+            self.store.bucket.hear(storages.s3_fault)
+
+    def probe_soon(self, root: str) -> None:
+        """Another process has had an error of a disk."""
+        for member in self.mirrors.members:
+            if member.root == root:
+                member.probe_soon()
+
+    def mend(self, digest: Digest, roots: tuple[str, ...]) -> None:
+        """Another process has found that a set lacks a good copy of a sample."""
+        for mirror in self.mirrors.mirrors:
+            if tuple(member.root for member in mirror.members) == roots:
+                self.mirrors.repairs.report(digest, mirror)
 
     def stop(self) -> Deferred[None]:
         """Let all threads end once they are idle; fires soon, when the last figures were sent.
 
         The end of the process waits for no thread.
         """
+        if self._looking.running:
+            self._looking.stop()
         for member in self._members.values():
             member.stop()
         self._scout_worker.stop()
@@ -286,7 +346,7 @@ class App:
     def _set_tiers(self, chosen: Config) -> None:
         store = self.store
         store.order = chosen.lookup_order
-        store.hot.shrink(chosen.cache_bytes // self._commons.processes)
+        store.hot.shrink(chosen.cache_bytes // chosen.workers)
         self._set_locations(chosen)
         if chosen.s3 != self._s3:
             self._s3 = chosen.s3
@@ -295,17 +355,14 @@ class App:
                 client = S3Client(chosen.s3, S3_THREADS)
                 http = http_client(self._reactor, chosen.s3.ca_file)
                 store.bucket = Bucket(client, self._s3_worker, self._signer, http, self._reactor)
-                told = partial(self._commons.told_of_copy, S3_PLACE)
-                store.bucket.corrupt.told = told
         copies = chosen.s3_write == "copy"
-        ours = copies and self._commons.mending is None
+        ours = copies and self._writes
         store.copies = self.copies if ours else None
         self.copies.bucket = store.bucket if ours else None
         self.mirrors.outbox = self._outbox if copies else None
         if chosen.s3_write == "only" and store.bucket is not None:
-            limit = chosen.spool_bytes // self._commons.processes
-            spool = Spool(chosen.spool_directory, limit, self._spool_worker)
-            store.puts = S3Puts(store.bucket, spool, self._commons.turns)
+            spool = Spool(chosen.spool_directory, chosen.spool_bytes, self._spool_worker)
+            store.puts = S3Puts(store.bucket, spool)
         else:
             store.puts = self._disk_puts
 
@@ -359,7 +416,6 @@ class App:
                 or Mirror(
                     [member(root) for root in roots],
                     own_file_systems=chosen.require_mount,
-                    reserved=self._commons.reserved(roots),
                 )
                 for roots in chosen.sets
             ],
@@ -369,7 +425,7 @@ class App:
     def _member(self, root: str, chosen: Config, roster: Roster) -> Member:
         reactor, outcomes = self._reactor, self._outcomes
         writable = bool(chosen.writable.search(root))
-        health = self._commons.health(root, reactor.seconds, writable=writable)
+        health = Health(reactor.seconds, writable)
         health.reserve_bytes = chosen.reserve_bytes
         disk = Disk(root, self._files, _forbidden_device(chosen), self._blocks)
         writers = ThreadPool(outcomes, f"write {root}", DISK_WRITERS, nice=WRITERS_NICE)
@@ -384,17 +440,15 @@ class App:
             prober=ThreadPool(outcomes, f"probe {root}", 1),
             commits=commits,
         )
-        member = Member(
+        return Member(
             disk,
             health,
             workers,
             reactor,
             roster,
             self.metrics.figures.disk(root),
-            probed_here=self._commons.mending is None,
+            self._ask_for_probe,
         )
-        member.corrupt = self._commons.corrupt(root)
-        return member
 
 
 def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:

@@ -17,6 +17,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     SummaryMetricFamily,
 )
+from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from stor import __version__
@@ -36,6 +37,16 @@ _DISK_SECONDS = (0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30)
 _CACHE_SECONDS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1)
 _BYTES = (0, 4096, 65536, 2**20, 2**24, 2**28, 2**30, 2**32, 2**34)
 _ATTEMPTS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
+
+#: Of these there is one, whoever says it first.
+_ONE = ("stor_build_info", "process_start_time_seconds")
+
+#: What has been counted stays counted when the process that did has ended.
+_LASTING = ("counter", "histogram", "summary")
+
+#: A figure for the way between processes: its name, what it is, its type and its samples, each with
+#: name, labels and value.
+Family = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
 
 #: The values of a figure's labels.
 Labels = tuple[str, ...]
@@ -172,13 +183,17 @@ class Figures:
         """Give the figures of `collector`, too, from now on."""
         self._registry.register(collector)
 
-    def exposition(self) -> bytes:
-        """All figures in the text format of Prometheus."""
-        return generate_latest(self._registry)
-
-    def metrics(self) -> list[Metric]:
-        """All figures, for whoever puts them together with others."""
-        return list(self._registry.collect())
+    def families(self) -> list[Family]:
+        """All figures, to be added up with those of other processes."""
+        return [
+            (
+                metric.name,
+                metric.documentation,
+                metric.type,
+                [(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            )
+            for metric in self._registry.collect()
+        ]
 
     def disk(self, root: str) -> DiskMeter:
         """The meter of one disk."""
@@ -272,3 +287,45 @@ class Figures:
             bounds=_CACHE_SECONDS,
             begun=[()],
         )
+
+
+def lasting(part: Iterable[Family]) -> list[Family]:
+    """Those figures that stay when their process has ended."""
+    return [family for family in part if family[2] in _LASTING]
+
+
+def summed(parts: Iterable[Iterable[Family]]) -> list[Family]:
+    """The figures of several processes as one's: what has the same name and labels is added up."""
+    found: dict[str, tuple[str, str, dict[tuple[object, ...], float]]] = {}
+    for part in parts:
+        for name, what, kind, samples in part:
+            known = name in found
+            _, _, values = found.setdefault(name, (what, kind, {}))
+            if known and name in _ONE:
+                continue
+            for sample, labels, value in samples:
+                key = (sample, *labels.items())
+                values[key] = values.get(key, 0.0) + value
+    return [
+        (name, what, kind, [(str(key[0]), dict(key[1:]), value) for key, value in values.items()])  # type: ignore[arg-type]
+        for name, (what, kind, values) in found.items()
+    ]
+
+
+def exposition(families: Iterable[Family]) -> bytes:
+    """Figures in the text format of Prometheus."""
+    return generate_latest(_Collected(list(families)))
+
+
+class _Collected:
+    """Figures as `prometheus_client.generate_latest` asks for them."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them."""
+        for name, what, kind, samples in self._families:
+            metric = Metric(name, what, kind)
+            metric.samples = [Sample(*sample) for sample in samples]
+            yield metric

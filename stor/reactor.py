@@ -4,7 +4,6 @@ Twisted's own reads the wall clock, and everything that asks a reactor for the t
 delayed calls, would fire hours early or late after a step (clock_gettime(2)).
 """
 
-import sys
 import time
 from typing import Any
 
@@ -18,16 +17,3 @@ def own_reactor() -> Reactor:
 
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     return reactor
-
-
-def fresh_reactor() -> Reactor:
-    """A reactor for a process that was forked from one that has its own.
-
-    An epoll(7) instance is shared over a fork.
-    """
-    import twisted.internet  # noqa: PLC0415 - of no use to anybody else
-
-    if "twisted.internet.reactor" in sys.modules:
-        del sys.modules["twisted.internet.reactor"]
-        del twisted.internet.reactor
-    return own_reactor()

@@ -1,17 +1,18 @@
 """The side that clients see: the site and its sockets, and how they go on and off."""
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.task import deferLater
 
 from stor.app import App
-from stor.commons import Commons
 from stor.config import Config
+from stor.garbage import settle_down
 from stor.http.access import AccessLog, Afterwards, together
 from stor.http.fast_path import FastPath
 from stor.http.site import StorSite
 from stor.logs import LineObserver
+from stor.shared import Count
 from stor.sockets import Ports
 
 #: How long what runs may still run after the end was asked for.
@@ -21,34 +22,8 @@ DRAIN_SECONDS = 60.0
 LAST_CALL_SECONDS = 0.05
 
 
-class Face(Protocol):
-    """What clients see of a Stor, in this process or in others."""
-
-    @property
-    def addresses(self) -> list[object]:
-        """Where clients find the service, in the configured order."""
-
-    def open(self, chosen: Config) -> None:
-        """Take the sockets. Raises `CannotListen`."""
-
-    async def start(self) -> None:
-        """Begin to answer: the storages have been looked at."""
-
-    async def prepare(self, chosen: Config) -> None:
-        """Have what another configuration needs. Raises `CannotListen`; then all is as before."""
-
-    async def put_in_force(self, chosen: Config) -> None:
-        """Answer as another configuration says, which has been prepared."""
-
-    def storages_seen(self) -> None:
-        """The storages have been looked at again."""
-
-    async def stop(self) -> None:
-        """Take no more connections, and let what runs finish."""
-
-
 class Server:
-    """The face of a Stor of one process, or of a worker."""
+    """What clients see of one process."""
 
     def __init__(
         self,
@@ -56,9 +31,9 @@ class Server:
         reactor: Any,
         chosen: Config,
         log: LineObserver | None,
-        commons: Commons | None = None,
+        connections: Count | None = None,
     ) -> None:
-        """`log` writes the lines, if it is not Twisted's; `commons` is the app's."""
+        """`log` writes the lines, if it is not Twisted's; `connections` counts them."""
         self._app = app
         self._reactor = reactor
         api, metrics = app.api, app.metrics
@@ -73,39 +48,41 @@ class Server:
             served,
             fast_path,
             chosen.max_connections,
-            None if commons is None else commons.connections,
+            connections,
         )
         metrics.figures.connections = lambda: len(self.site.channels)
         self._ports = Ports(self.site, reactor)
 
     @property
     def addresses(self) -> list[object]:
-        """See `Face.addresses`."""
+        """Where clients find the service, in the configured order."""
         return self._ports.addresses
 
     def open(self, chosen: Config) -> None:
-        """See `Face.open`."""
+        """Take the sockets. Raises `CannotListen`."""
         self._ports.listen(chosen.listen)
 
     async def start(self) -> None:
-        """See `Face.start`. The site has waited for the storages by itself."""
+        """Answer, once the storages have been looked at."""
+        await self._app.start()
+        settle_down()
 
-    async def prepare(self, chosen: Config) -> None:
-        """See `Face.prepare`."""
+    async def reload(self, chosen: Config) -> None:
+        """Put another configuration in force. Raises `CannotListen`; then all is as before."""
         await self._ports.change(chosen.listen)
+        await self.follow(chosen)
 
-    async def put_in_force(self, chosen: Config) -> None:
-        """See `Face.put_in_force`."""
+    async def follow(self, chosen: Config) -> None:
+        """Answer as another configuration says."""
+        await self._app.reconfigure(chosen)
         self.site.max_connections = chosen.max_connections
 
-    def storages_seen(self) -> None:
-        """See `Face.storages_seen`. What is known in this process is known to all."""
-
     async def stop(self) -> None:
-        """See `Face.stop`."""
+        """Take no more connections, and let what runs finish."""
         await self.last_call()
         await self._ports.stop()
         await self.drain()
+        await self._app.stop()
 
     async def last_call(self) -> None:
         """Say that the end is near, and take the connections that have been made.

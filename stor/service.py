@@ -16,20 +16,15 @@ from twisted.python.failure import Failure
 from stor.app import App
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
-from stor.garbage import settle_down
 from stor.logs import observer_for
-from stor.mirror.member import PROBE_INTERVAL_SECONDS
 from stor.notify import Notifier
 from stor.options import Options, configuration
-from stor.processes.supervisor import Supervisor
+from stor.processes.parent import Parent
 from stor.quickstart import greeting
 from stor.reactor import Reactor, own_reactor
-from stor.server import DRAIN_SECONDS, Face, Server
+from stor.server import DRAIN_SECONDS, Server
 from stor.sockets import CannotListen
 from stor.threads import Outcomes, ThreadPool
-
-#: How long the first requests wait for the first probes; a hung disk is then offline for them.
-FIRST_PROBES_SECONDS = 3.0
 
 __all__ = ["DRAIN_SECONDS", "Options", "StorService", "makeService"]
 
@@ -60,26 +55,21 @@ class StorService(Service):
         self._config = chosen
         self._reactor = reactor
         self._notifier = notifier
-        self._begun = False
         self._stopping = False
         self._reloading: Deferred[None] | None = None
         # A hung disk holds up the look at its path, and nothing else.
         self._loading = ThreadPool(Outcomes(reactor), "configuration", 1)
         self._observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
-        self._face: Face
+        #: What answers: this process, or others.
+        self._server: Server | Parent
         if chosen.workers == 1:
-            self._app = App(chosen, reactor)
-            self._face = Server(self._app, reactor, chosen, self._observer)
+            self._server = Server(App(chosen, reactor), reactor, chosen, self._observer)
         else:
             speaks = options.logs_to_output
-            supervisor = Supervisor(reactor, chosen, os.environ, speaks=speaks)
-            self._app = App(chosen, reactor, supervisor.commons)
-            supervisor.attend(self._app)
-            self._face = supervisor
-        self._probing = LoopingCall(self._probe)
+            self._server = Parent(reactor, chosen, os.environ, speaks=speaks)
+        self._started: Deferred[None] = Deferred()
         self._watchdog = LoopingCall(notifier.send, WATCHDOG=1)
-        for loop in (self._probing, self._watchdog):
-            loop.clock = reactor
+        self._watchdog.clock = reactor
 
     def setServiceParent(self, parent: IServiceCollection) -> None:  # noqa: N802
         """Take part in an application, and write its log in the configured format."""
@@ -93,7 +83,7 @@ class StorService(Service):
         # Whoever finds the port open may ask for a reload.
         signal.signal(signal.SIGHUP, self._hang_up)
         try:
-            self._face.open(self._config)
+            self._server.open(self._config)
         except CannotListen as error:
             # Not sys.stderr, which is the log by now.
             print(f"stor: {error}", file=sys.__stderr__, flush=True)
@@ -104,9 +94,7 @@ class StorService(Service):
         super().startService()
         self._warn(self._config)
         self._reactor.callWhenRunning(self._take_signals)
-        self._first_probes = self._reactor.callLater(FIRST_PROBES_SECONDS, self._begin)
-        self._probe().addCallback(lambda _: self._begin())
-        self._probing.start(PROBE_INTERVAL_SECONDS, now=False)
+        Deferred.fromCoroutine(self._start()).addErrback(self._bug)
         if self._notifier.watchdog_seconds is not None:
             self._watchdog.start(self._notifier.watchdog_seconds / 3)
 
@@ -119,16 +107,14 @@ class StorService(Service):
         self._stopping = True
         self._notifier.send(STOPPING=1)
         self.log.info("Stopping: no new connections, what runs may finish")
-        await self._face.stop()
-        for loop in (self._probing, self._watchdog):
-            if loop.running:
-                loop.stop()
+        await self._server.stop()
+        if self._watchdog.running:
+            self._watchdog.stop()
         self._loading.stop()
-        await self._app.stop()
 
     async def _reload(self) -> None:
         """Read the configuration again; a bad one is refused, and the old one stays."""
-        await self._app.ready
+        await self._started
         if self._stopping:
             return
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
@@ -138,9 +124,7 @@ class StorService(Service):
             )
             if self._stopping:
                 return
-            await self._face.prepare(chosen)
-            await self._app.reconfigure(chosen)
-            await self._face.put_in_force(chosen)
+            await self._server.reload(chosen)
         except ConfigError as error:
             for fault in error.faults:
                 self.log.error("Not reloaded: {fault}", fault=fault)
@@ -162,36 +146,16 @@ class StorService(Service):
         for warning in (*chosen.warnings, *([short] if short else [])):
             self.log.warn("{warning}", warning=warning)
 
-    def _probe(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._look_after()).addErrback(self._bug)
-
-    async def _look_after(self) -> None:
-        await self._app.look_after()
-        self._face.storages_seen()
-
-    def _begin(self) -> None:
-        """The first probes are over, or have had their time."""
-        if self._first_probes.active():
-            self._first_probes.cancel()
-        if not self._begun:
-            self._begun = True
-            Deferred.fromCoroutine(self._greet()).addErrback(self._bug)
-
-    async def _greet(self) -> None:
-        await self._app.begin()
-        await self._face.start()
-        settle_down()
-        self._app.ready.callback(None)
-        status = self._app.store.status()
-        for problem in (*status.problems, *status.warnings):
-            self.log.warn("{problem}", problem=problem)
+    async def _start(self) -> None:
+        await self._server.start()
+        self._started.callback(None)
         self._notifier.send(READY=1)
         if self._options["data"] and sys.__stdout__ is not None:
-            address = self._face.addresses[0]
+            address = self._server.addresses[0]
             print(greeting(self._config, address), file=sys.__stdout__, flush=True)
 
     def _bug(self, failure: Failure) -> None:
-        self.log.failure("Looking after the disks", failure)
+        self.log.failure("Starting or reloading", failure)
 
     def _take_signals(self) -> None:
         """End with status 0 on SIGTERM; Twisted's own handler ends by the signal itself."""

@@ -91,7 +91,7 @@ class Store:
         self._wall_seconds = wall_seconds
         self._ready = ready
         #: Where new samples go.
-        self.puts: Puts = DiskPuts(mirrors, ready, mirrors.turns)
+        self.puts: Puts = DiskPuts(mirrors, ready)
         #: Copies that are still to be sent to S3, where they are.
         self.copies: CopyQueue | None = None
         #: The bucket, where there is one, and the order in which the tiers are asked.

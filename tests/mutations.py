@@ -480,33 +480,24 @@ CHECKS = (
     ),
 )
 
-_PROCESSES = "tests/test_several_processes.py"
-
-TURNS = (
+HANDOVER = (
     Mutation(
-        "the kernel's lock of a turn",
-        "stor/processes/turns.py",
-        "fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)",
-        "pass",
-        ("tests/test_turns.py",),
+        "answers that are not sent yet when a connection leaves",
+        "stor/http/channel.py",
+        "if self._unsent_bytes:",
+        "if False:",
+        ("tests/test_http_handover.py::test_all_answers_are_sent_before_it_leaves",),
     ),
     Mutation(
-        "looking again after another process's commit",
-        "stor/mirror/put.py",
-        "while turns.seen(self._digest) != self._seen:",
-        "while False:",
-        (f"{_PROCESSES}::test_one_sample_is_made_once_whoever_is_first",),
-    ),
-    Mutation(
-        "stepping back from room that another process has reserved",
-        "stor/mirror/mirrors.py",
-        "if mirror.candidate().spare_bytes(self._reserve_bytes) >= 0:",
+        "the checksum of what processes share",
+        "stor/shared.py",
+        "if _checksum(number, value) == checksum:",
         "if True:",
-        (f"{_PROCESSES}::test_what_two_reserve_at_once_is_never_more_than_there_is",),
+        ("tests/test_processes.py::test_what_is_shared_is_whole_whenever_its_writer_is_killed",),
     ),
 )
 
-MUTATIONS = SYNCS + CHECKS + TURNS
+MUTATIONS = SYNCS + CHECKS + HANDOVER
 
 
 class Trials:

@@ -17,6 +17,7 @@ CONTRIBUTING = STOR.parent / "CONTRIBUTING.md"
 #: A module imports only modules listed above it.
 ORDER = [
     "digest",
+    "shared",
     "errors",
     "paths",
     "reader",
@@ -29,14 +30,12 @@ ORDER = [
     "logs",
     "threads",
     "reactor",
-    "count",
     "zero_copy",
     "statsd",
     "prometheus",
     "metrics",
     "block_sums",
     "content",
-    "turns",
     "disk.syscalls",
     "disk.errnos",
     "disk.claims",
@@ -101,24 +100,13 @@ ORDER = [
     "options",
     "sockets",
     "gauges",
-    "commons",
     "app",
     "server",
-    "processes.called",
-    "processes.wire",
-    "processes.board",
-    "processes.turns",
-    "processes.shared",
-    "processes.listening",
-    "processes.order",
-    "processes.figures",
-    "processes.snapshot",
-    "processes.remote",
-    "processes.worker",
-    "processes.nursery",
-    "processes.forks",
-    "processes.crew",
-    "processes.supervisor",
+    "processes.handover",
+    "processes.listener",
+    "processes.memory",
+    "processes.child",
+    "processes.parent",
     "service",
     "cli",
 ]
@@ -223,7 +211,7 @@ def test_only_what_a_process_begins_with_imports_the_reactor():
     users = [name for name, path in MODULES.items() if knows(path, "twisted.internet.reactor")]
     assert users == ["reactor"]
     importers = [name for name, path in MODULES.items() if "reactor" in own(path)]
-    assert sorted(importers) == ["processes.worker", "service"]
+    assert sorted(importers) == ["processes.child", "service"]
 
 
 def test_the_wall_clock_is_read_for_dates_alone():

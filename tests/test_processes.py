@@ -1,416 +1,447 @@
-"""What processes share: numbers on a board, figures, messages, and places that are kept filled."""
+"""What processes share and say to each other, and how a parent keeps their places filled."""
 
 import os
+import re
+import signal
 import socket
+import time
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
-from stor.digest import Digest
-from stor.disk.disk import Room
-from stor.errors import NotFound, Unavailable
-from stor.mirror.health import Faults, State
-from stor.mirror.repair import Absent
-from stor.processes.board import SUBJECTS, Board, BoardFull, Subjects
-from stor.processes.crew import (
+from stor.config import Config
+from stor.http.page import Moment
+from stor.http.rates import PerSecond
+from stor.http.status import Snapshot
+from stor.processes import child, parent
+from stor.processes.handover import MESSAGE_BYTES, Line, pair
+from stor.processes.memory import FRESH_SECONDS, Memory, make_memory
+from stor.processes.parent import (
+    CHECK_SECONDS,
+    HANGS_SECONDS,
     LONGEST_PAUSE_SECONDS,
-    PING_INTERVAL_SECONDS,
-    PING_SECONDS,
     PROVEN_SECONDS,
-    Crew,
+    Parent,
 )
-from stor.processes.figures import Collected, families, lasting, summed
-from stor.processes.shared import ReportedHealth, SharedCount, SharedHealth, SharedReserved
-from stor.processes.turns import PATIENCE_SECONDS, ProcessTurns
-from stor.processes.wire import Wire
-from stor.prometheus import Figures
+from stor.prometheus import Figures, exposition, lasting, summed
+from stor.server import DRAIN_SECONDS
+from stor.shared import Count, Number, Record
 from tests.conformance import result_of
-from tests.support.http import no_bug_logged
 
 PROCESSES = 3
 
+VALUES = st.lists(st.binary(max_size=60), min_size=1, max_size=6)
+
+
+# Memory that is shared.
+
+
+@given(VALUES, st.data())
+def test_what_is_shared_is_whole_whenever_its_writer_is_killed(values, data):
+    """At every byte that a writer may have come to, the latest whole value is read."""
+    memory = bytearray(512)
+    *before, last = values
+    for value in before:
+        Record(memoryview(memory)).publish(value)
+    old = bytes(memory)
+    Record(memoryview(memory)).publish(last)
+    changed = [n for n, (a, b) in enumerate(zip(old, memory, strict=True)) if a != b]
+    # In any order: what a processor writes is seen in none that is sure.
+    written = data.draw(st.sets(st.sampled_from(changed))) if changed else set()
+    torn = bytearray(old)
+    for n in written:
+        torn[n] = memory[n]
+    found = Record(memoryview(torn)).read()
+    whole = (len(values), last)
+    assert found in (whole, (len(before), before[-1]) if before else None)
+    if written == set(changed):
+        assert found == whole
+    # The next writer goes on from there.
+    Record(memoryview(torn)).publish(b"next")
+    number, value = Record(memoryview(torn)).read()
+    assert value == b"next"
+    assert number > (found[0] if found else 0)
+
+
+def test_only_what_is_newer_is_read():
+    record = Record(memoryview(bytearray(256)))
+    assert record.read() is None
+    record.publish(b"first")
+    assert record.read(after=0) == (1, b"first")
+    assert record.read(after=1) is None
+    record.publish(b"")
+    assert record.read(after=1) == (2, b"")
+
+
+def test_what_is_too_large_is_refused_and_changes_nothing():
+    record = Record(memoryview(bytearray(256)))
+    record.publish(b"first")
+    with pytest.raises(ValueError, match="at most"):
+        record.publish(bytes(200))
+    assert record.read() == (1, b"first")
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=5))
+def test_each_process_counts_its_own_and_knows_the_total(numbers):
+    words = memoryview(bytearray(8 * len(numbers))).cast("q")
+    counts = [
+        Count([Number(words, n) for n in range(len(numbers))], place)
+        for place in range(len(numbers))
+    ]
+    for count, number in zip(counts, numbers, strict=True):
+        count.mine += number
+    assert [count.mine for count in counts] == numbers
+    assert {count.total for count in counts} == {sum(numbers)}
+    assert [count.ahead for count in counts] == [n > min(numbers) for n in numbers]
+
+
+def test_one_process_counts_alone():
+    count = Count()
+    count.mine += 2
+    assert (count.total, count.ahead) == (2, False)
+
+
+# Figures.
+
+
+def counted(requests, connections):
+    figures = Figures()
+    figures.requests["sample", "GET", "200"] += requests
+    figures.request_seconds["GET",].observe(0.002 * requests)
+    figures.connections = lambda: connections
+    return figures
+
+
+def values_of(text):
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+def test_the_figures_of_several_processes_are_added_up():
+    parts = [counted(n, n) for n in (1, 2, 3)]
+    text = exposition(summed(part.families() for part in parts))
+    found = values_of(text)
+    assert found["stor_http_requests_total", "200", "GET", "sample"] == 6
+    assert found["stor_http_request_duration_seconds_count", "GET"] == 3
+    assert found["stor_http_request_duration_seconds_bucket", "0.0025", "GET"] == 1
+    assert found["stor_http_request_duration_seconds_bucket", "+Inf", "GET"] == 3
+    assert found["stor_http_connections",] == 6
+    (build,) = [value for (name, *_), value in found.items() if name == "stor_build_info"]
+    assert build == 1
+    # One process says all that three do, in the same order.
+    alone = exposition(summed([parts[0].families()]))
+    names = [line for line in alone.splitlines() if line.startswith(b"# TYPE")]
+    assert [line for line in text.splitlines() if line.startswith(b"# TYPE")] == names
+
+
+def test_of_a_process_that_has_ended_what_it_has_counted_stays():
+    kept = {name: kind for name, _, kind, _ in lasting(counted(5, 7).families())}
+    assert kept["stor_http_requests"] == "counter"
+    assert kept["stor_http_request_duration_seconds"] == "histogram"
+    assert "stor_http_connections" not in kept
+
 
 @pytest.fixture
-def boards():
-    """The board as each process has it."""
-    fd = Board.make(PROCESSES)
-    yield [Board(fd, process, PROCESSES) for process in range(PROCESSES)]
+def memory():
+    fd = make_memory(PROCESSES)
+    yield Memory(fd, PROCESSES)
     os.close(fd)
 
 
-class TestBoard:
-    def test_each_writes_its_own_and_all_read_everybodys(self, boards):
-        counts = [SharedCount(board, 5) for board in boards]
-        for n, count in enumerate(counts):
-            count.mine += n + 1
-        assert [count.mine for count in counts] == [1, 2, 3]
-        assert {count.total for count in counts} == {6}
-        boards[0].wipe(2, [5])
-        assert {count.total for count in counts} == {3}
-
-    def test_reservations_add_up(self, boards):
-        reserved = [SharedReserved(board, 7) for board in boards]
-        reserved[0].add(1000, 1)
-        reserved[1].add(50, 2)
-        reserved[0].add(-400, -1)
-        assert {one.total() for one in reserved} == {(650, 2)}
-
-    @given(st.lists(st.tuples(st.integers(0, PROCESSES - 1), st.integers(1, 50)), max_size=20))
-    def test_what_was_measured_last_counts_for_all(self, measured):
-        fd = Board.make(PROCESSES)
-        try:
-            healths = [
-                SharedHealth(lambda: 0.0, writable=True, board=Board(fd, n, PROCESSES), place=1)
-                for n in range(PROCESSES)
-            ]
-            for process, number in measured:
-                healths[process].learn(Room(number * 10, number, 512, number, 10_000))
-            newest = max((number for _, number in measured), default=0)
-            expected = Room(newest * 10, newest, 512 if newest else 4096, newest)
-            for health in healths:
-                room = health.room
-                assert (room.number, room.free_bytes, room.free_inodes, room.block_bytes) == (
-                    expected.number,
-                    expected.free_bytes,
-                    expected.free_inodes,
-                    expected.block_bytes,
-                )
-        finally:
-            os.close(fd)
-
-    def test_a_subject_keeps_its_place(self):
-        subjects = Subjects()
-        subjects.name(["a", "b"])
-        subjects.name(["b", "c", "a"])
-        assert subjects.places == {"a": 0, "b": 1, "c": 2}
-        with pytest.raises(BoardFull, match=str(SUBJECTS)):
-            subjects.name(map(str, range(SUBJECTS + 1)))
+def test_what_a_process_says_no_more_is_not_what_it_does(memory):
+    now = [time.monotonic()]
+    stale = Memory(make_memory(PROCESSES), PROCESSES, lambda: now[0])
+    assert stale.snapshots() == [None] * PROCESSES
+    moment = Moment(3, PerSecond(1, 2, 3, 4))
+    stale.publish(1, Snapshot(counted(5, 7).families(), moment))
+    _, found, _ = stale.snapshots()
+    assert found.moment == moment
+    now[0] += FRESH_SECONDS + 1
+    _, found, _ = stale.snapshots()
+    assert found.moment == Moment()
+    assert "stor_http_connections" not in {name for name, *_ in found.figures}
+    assert "stor_http_requests" in {name for name, *_ in found.figures}
 
 
-class TestReportedHealth:
-    def test_what_happens_counts_here_and_is_told(self, boards):
-        told = []
-        health = ReportedHealth(
-            lambda: 0.0,
-            writable=True,
-            board=boards[1],
-            place=0,
-            tell=lambda *happened: told.append(happened),
-        )
-        known = SharedHealth(lambda: 0.0, writable=True, board=boards[0], place=0)
-        known.take_over(attrs.evolve(known.picture(), faults=Faults(), device=9, since=1.0))
-        health.take_over(known.picture())
-        assert (health.state, health.device, health.since) == (State.ONLINE, 9, 1.0)
-        health.operation_passed()
-        assert told == [], "that all is well is no news"
-        for _ in range(3):
-            health.operation_failed("EIO")
-        assert health.state is State.SUSPECT
-        health.operation_passed()
-        health.write_refused("read-only")
-        health.probe_failed("gone")
-        assert told == [
-            *[("failed", "EIO", None)] * 3,
-            ("passed", ""),
-            ("refused", "read-only"),
-            ("away", "gone"),
-        ]
-        health.take_over(known.picture())
-        assert health.state is State.ONLINE
+def test_of_a_process_that_has_ended_nobody_counts_connections(memory):
+    for n in range(PROCESSES):
+        memory.count(n).mine = 10
+        memory.serving[n].value = 1
+    memory.ended(1)
+    assert memory.count(0).total == 20
+    assert [number.value for number in memory.serving] == [1, 0, 1]
 
 
-class TestFigures:
-    def test_several_processes_are_added_up(self):
-        parts = [Figures() for _ in range(3)]
-        for n, part in enumerate(parts, 1):
-            part.requests["sample", "GET", "200"] += n
-            part.request_seconds["GET",].observe(0.002 * n)
-            part.connections = lambda n=n: n
-        text = generate_latest(Collected(summed(families(p.metrics()) for p in parts))).decode()
-        found = {
-            (sample.name, *sorted(sample.labels.values())): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-        assert found["stor_http_requests_total", "200", "GET", "sample"] == 6
-        assert found["stor_http_request_duration_seconds_count", "GET"] == 3
-        assert found["stor_http_request_duration_seconds_bucket", "0.0025", "GET"] == 1
-        assert found["stor_http_request_duration_seconds_bucket", "+Inf", "GET"] == 3
-        assert found["stor_http_connections",] == 6
-        (build,) = [value for (name, *_), value in found.items() if name == "stor_build_info"]
-        assert build == 1
-        # One process says all that three do, in the same order.
-        alone = generate_latest(Collected(families(parts[0].metrics()))).decode()
-        names = [line for line in alone.splitlines() if line.startswith("# TYPE")]
-        assert [line for line in text.splitlines() if line.startswith("# TYPE")] == names
-
-    def test_what_stays_of_a_process_that_has_ended(self):
-        part = Figures()
-        part.requests["sample", "GET", "200"] += 5
-        part.connections = lambda: 7
-        kept = {name: kind for name, _, kind, _ in lasting(families(part.metrics()))}
-        assert kept["stor_http_requests"] == "counter"
-        assert kept["stor_http_request_duration_seconds"] == "histogram"
-        assert "stor_http_connections" not in kept
+# Lines.
 
 
-class TestTurns:
-    @pytest.fixture
-    def turns(self):
-        clock = Clock()
-        fd = ProcessTurns.make(PROCESSES)
-        yield [ProcessTurns(fd, process, PROCESSES, clock) for process in range(PROCESSES)]
+class Readers:
+    """A reactor that only knows who wants to read."""
+
+    def __init__(self):
+        self.readers = set()
+
+    def addReader(self, reader):
+        self.readers.add(reader)
+
+    def removeReader(self, reader):
+        self.readers.discard(reader)
+
+
+@pytest.fixture
+def line():
+    """Two ends of a line, what came to the second, and whether its first is lost to it."""
+    reactor, heard, lost = Readers(), [], []
+    ours, theirs = pair()
+    one = Line(ours, reactor, lambda *message: heard.append(message))
+    other = Line(theirs, reactor, lambda *message: heard.append(message), lambda: lost.append(1))
+    yield one, other, heard, lost
+    one.close()
+    other.close()
+
+
+@given(st.sampled_from([0, 1, MESSAGE_BYTES - 100, MESSAGE_BYTES, 500_000, 5_000_000]))
+def test_messages_of_any_size_arrive_whole_with_their_descriptors(size):
+    ours, theirs = pair()
+    heard = []
+    one = Line(ours, Readers(), lambda *message: None)
+    other = Line(theirs, Readers(), lambda *message: heard.append(message))
+    with open(os.devnull, "rb") as nothing:
+        assert one.send(bytes(size), [nothing.fileno()] * 2)
+    assert other.hear()
+    assert not other.hear()
+    ((message, descriptors),) = heard
+    assert message == bytes(size)
+    assert [os.fstat(fd).st_rdev for fd in descriptors] == [os.stat(os.devnull).st_rdev] * 2
+    assert [os.get_inheritable(fd) for fd in descriptors] == [False, False]
+    for fd in descriptors:
         os.close(fd)
-
-    def test_a_process_sees_the_changes_of_others_and_not_its_own(self, turns):
-        digest = Digest.of(b"")
-        before = [one.seen(digest) for one in turns]
-        result_of(Deferred.fromCoroutine(turns[1].take(digest)))
-        turns[1].end(digest, [])
-        after = [one.seen(digest) for one in turns]
-        assert [a - b for a, b in zip(after, before, strict=True)] == [1, 0, 1]
-
-    def test_a_turn_lasts_until_what_was_changed_is_over(self, turns):
-        class Late:
-            def __init__(self):
-                self.waiter = Deferred()
-
-            async def over(self):
-                await self.waiter
-
-        digest, late = Digest.of(b""), Late()
-        result_of(Deferred.fromCoroutine(turns[0].take(digest)))
-        turns[0].end(digest, [late])
-        assert turns[1].seen(digest) == 0
-        late.waiter.callback(None)
-        assert turns[1].seen(digest) == 1
-
-    def test_one_process_may_be_in_its_turn_more_than_once(self, turns):
-        digest = Digest.of(b"")
-        for _ in range(2):
-            result_of(Deferred.fromCoroutine(turns[0].take(digest)))
-        turns[0].give_back(digest)
-        turns[0].give_back(digest)
-        assert not turns[0]._held
-
-    def test_patience_is_shorter_than_a_client_waits(self):
-        assert PATIENCE_SECONDS <= 30
+    one.close()
+    other.close()
 
 
-class Pair:
-    """Two ends of a wire, and what goes over it when the test says so."""
-
-    def __init__(self, messages):
-        self.clock = Clock()
-        self.lost = []
-        self.here = Wire({}, self.clock, lambda: self.lost.append("here"))
-        self.there = Wire(messages, self.clock, lambda: self.lost.append("there"))
-        self.transports = [StringTransport(), StringTransport()]
-        self.here.makeConnection(self.transports[0])
-        self.there.makeConnection(self.transports[1])
-
-    def carry(self):
-        for transport, end in zip(self.transports, (self.there, self.here), strict=True):
-            data = transport.value()
-            transport.clear()
-            for n in range(0, len(data), 7):
-                end.dataReceived(data[n : n + 7])
+def test_who_does_not_hear_holds_up_nobody(line):
+    one, other, heard, _ = line
+    sent = 0
+    while one.send(b"x" * 1000):
+        sent += 1
+    assert 50 < sent < 10_000
+    while other.hear():
+        pass
+    assert len(heard) == sent
+    assert one.send(b"again")
 
 
-class TestWire:
-    def test_replies_come_to_who_asked(self):
-        pair = Pair({"add": lambda a, b: a + b, "later": lambda waiter: waiters[waiter]})
-        waiters = [Deferred(), Deferred()]
-        asked = [pair.here.ask(5, "later", n) for n in range(2)]
-        added = pair.here.ask(5, "add", [1], [2])
-        pair.carry()
-        waiters[1].callback("second")
-        waiters[0].callback("first")
-        pair.carry()
-        assert result_of(added) == [1, 2]
-        assert [result_of(one) for one in asked] == ["first", "second"]
-
-    @pytest.mark.parametrize(
-        ("raised", "expected"),
-        [
-            (Absent("no"), Absent),
-            (Unavailable("later"), Unavailable),
-            (NotFound(), Unavailable),
-        ],
-    )
-    def test_a_failure_comes_to_who_asked(self, raised, expected):
-        def fails():
-            raise raised
-
-        pair = Pair({"fails": fails})
-        asked = pair.here.ask(5, "fails")
-        pair.carry()
-        with pytest.raises(expected, match=str(raised)) as found:
-            result_of(asked)
-        assert type(found.value) is expected
-
-    def test_who_gets_no_answer_is_told_in_time(self):
-        pair = Pair({"never": Deferred})
-        asked = pair.here.ask(5, "never")
-        pair.carry()
-        pair.clock.advance(5)
-        with pytest.raises(Exception, match="not done within 5 s"):
-            result_of(asked)
-
-    def test_an_end_is_told_to_all_who_wait_and_all_who_ask_then(self):
-        pair = Pair({"never": Deferred})
-        asked = pair.here.ask(5, "never")
-        pair.here.connectionLost()
-        for one in (asked, pair.here.ask(5, "never")):
-            with pytest.raises(Unavailable, match="has ended"):
-                result_of(one)
-        pair.here.tell("never")
-        assert pair.lost == ["here"]
+def test_the_end_of_a_process_is_seen(line):
+    one, other, heard, lost = line
+    assert one.send("last words")
+    one.close()
+    assert not one.send("more")
+    while other.hear():
+        pass
+    assert heard == [("last words", [])]
+    assert lost == [1]
+    assert not other.send("anybody?")
 
 
-class Reactor(Clock):
-    """A clock that has connections made of sockets, and keeps them."""
+# The parent.
+
+
+class Started:
+    """A process that the parent has started, of which only its line is real."""
+
+    def __init__(self, reactor, protocol, descriptors):
+        self.pid = 100_000 + len(reactor.started)
+        self.process = protocol.place.process
+        self.protocol = protocol
+        self._line = socket.socket(fileno=os.dup(descriptors[child.CONTROL_FD]))
+        self.orders = []
+        self.replies = True
+        self.alive = True
+        protocol.makeConnection(self)
+
+    def work(self, memory):
+        """Hear what the parent orders, and do it."""
+        heard = []
+        line = Line(self._line, Readers(), lambda order, fds: heard.append((order, fds)))
+        while self.alive and line.hear():
+            ((order, fds),) = heard
+            heard.clear()
+            for fd in fds:
+                os.close(fd)
+            self.orders.append(type(order).__name__)
+            if self.replies:
+                memory.serving[self.process].value = 1
+                self.reply(1)
+
+    def reply(self, times):
+        """Say that so many orders were obeyed."""
+        for _ in range(times):
+            Line(self._line, Readers(), lambda *message: None).send(child.Done())
+            self.protocol._line.hear()
+
+    def end(self, number=signal.SIGKILL):
+        self.alive = False
+        self._line.close()
+        self.protocol.processExited(Failure(ProcessTerminated(signal=number)))
+
+
+class Reactor(Clock, Readers):
+    """A clock that starts processes which are none."""
 
     def __init__(self):
-        super().__init__()
-        self.wires = []
+        Clock.__init__(self)
+        Readers.__init__(self)
+        self.advance(time.monotonic())
+        self.started = []
 
-    def adoptStreamConnection(self, descriptor, family, factory):
-        wire = factory.buildProtocol(None)
-        wire.makeConnection(_Descriptors())
-        self.wires.append(wire)
-
-
-class _Descriptors(StringTransport):
-    """Takes descriptors, too."""
-
-    def sendFileDescriptor(self, descriptor):
-        """Nobody is there to receive it."""
+    def spawnProcess(self, protocol, executable, command, environment, childFDs):
+        assert command[1] == "-P", "nothing of the current directory is imported"
+        assert not [name for name in environment if name.startswith(("LISTEN_", "NOTIFY_"))]
+        self.started.append(Started(self, protocol, childFDs))
 
 
-class FakeForks:
-    """Makes workers of which only the socket is real."""
+class Family:
+    """A parent and its children."""
 
     def __init__(self):
-        self.forked, self.killed, self.theirs = [], [], []
-        self.stopped = False
+        self.reactor = Reactor()
+        self.killed = []
+        chosen = Config((("/disk",),), re.compile(""), (), workers=PROCESSES, listen=())
+        environment = {"LISTEN_FDS": "1", "NOTIFY_SOCKET": "/x", "HOME": "/"}
+        self.parent = Parent(
+            self.reactor, chosen, environment, speaks=True, kill=self.killed.append
+        )
+        self.starting = Deferred.fromCoroutine(self.parent.start())
 
-    def fork(self, process):
-        self.forked.append(process)
-        ours, theirs = socket.socketpair()
-        self.theirs.append(theirs)
-        return ours
+    @property
+    def there(self):
+        return [one for one in self.reactor.started if one.alive]
 
-    def kill(self, process):
-        self.killed.append(process)
+    def process(self, number):
+        (found,) = [one for one in self.there if one.process == number]
+        return found
 
-    def stop(self):
-        self.stopped = True
-        for sock in self.theirs:
-            sock.close()
+    def work(self, only=(0, 1, 2)):
+        for _ in range(5):
+            for one in self.there:
+                if one.process in only:
+                    one.work(self.parent._memory)
 
 
-class TestCrew:
-    @pytest.fixture
-    def forks(self):
-        forks = FakeForks()
-        yield forks
-        forks.stop()
+@pytest.fixture
+def family():
+    family = Family()
+    yield family
+    for one in family.there:
+        one.end()
 
-    @pytest.fixture
-    def crew(self, forks):
-        self.reactor, self.ended = Reactor(), []
-        crew = Crew(2, forks, self.reactor, {}, lambda hand: self.ended.append(hand.number))
-        self.started = Deferred.fromCoroutine(crew.start(lambda: ("the order", [])))
-        return crew
 
-    def answer(self, wire, reply=None):
-        """What a worker that does well says to all that it was asked."""
-        for number in list(wire._waiting):
-            wire._waiting.pop(number).callback(reply)
+def test_the_others_serve_when_the_writer_does(family):
+    assert [one.process for one in family.reactor.started] == [0, 1, 2]
+    family.work(only=(1, 2))
+    assert [one.orders for one in family.there] == [[], [], []]
+    family.work()
+    assert [one.orders for one in family.there] == [["Serve"]] * 3
+    result_of(family.starting)
 
-    def test_a_worker_that_ends_is_replaced_after_growing_pauses(self, crew, forks):
-        for wire in self.reactor.wires:
-            self.answer(wire)
-        result_of(self.started)
-        assert forks.forked == [1, 2]
-        pauses = []
-        with no_bug_logged():
-            for _ in range(14):
-                wire = self.reactor.wires[-1]
-                wire.connectionLost()
-                before, count = self.reactor.seconds(), len(forks.forked)
-                while len(forks.forked) == count:
-                    self.reactor.advance(0.1)
-                pauses.append(round(self.reactor.seconds() - before, 3))
-        assert pauses[0] <= 0.1, "the first at once"
-        assert pauses == sorted(pauses)
-        assert max(pauses) <= LONGEST_PAUSE_SECONDS + 0.1
-        assert pauses[-1] >= LONGEST_PAUSE_SECONDS - 0.1
-        self.answer(self.reactor.wires[-1])
-        self.reactor.advance(PROVEN_SECONDS)
-        self.reactor.wires[-1].connectionLost()
-        count = len(forks.forked)
-        self.reactor.advance(0)
-        assert len(forks.forked) == count + 1, "one that has proven itself, at once"
 
-    def test_a_worker_that_hangs_is_ended(self, crew, forks):
-        for wire in self.reactor.wires:
-            self.answer(wire)
-        steps = int((PING_INTERVAL_SECONDS + PING_SECONDS) / 0.5) + 2
-        for _ in range(steps):
-            self.answer(self.reactor.wires[0])
-            self.reactor.advance(0.5)
-        assert forks.killed == [2]
+@pytest.mark.parametrize("number", range(PROCESSES))
+def test_a_process_that_ends_is_replaced_after_growing_pauses(family, number):
+    family.work()
+    pauses = []
+    for _ in range(12):
+        family.process(number).end()
+        before, count = family.reactor.seconds(), len(family.reactor.started)
+        assert not family.parent._memory.serving[number].value
+        while len(family.reactor.started) == count:
+            family.reactor.advance(0.1)
+        pauses.append(round(family.reactor.seconds() - before, 3))
+    assert pauses[0] <= 0.1, "the first at once"
+    assert pauses == sorted(pauses)
+    assert LONGEST_PAUSE_SECONDS - 0.1 <= max(pauses) <= LONGEST_PAUSE_SECONDS + 0.1
+    family.work()
+    family.reactor.advance(PROVEN_SECONDS)
+    family.process(number).end()
+    count = len(family.reactor.started)
+    family.reactor.advance(0)
+    assert len(family.reactor.started) == count + 1, "one that has proven itself, at once"
+    family.work()
+    assert family.process(number).orders == ["Serve"]
 
-    def test_nobody_is_replaced_in_the_end(self, crew, forks):
-        for wire in self.reactor.wires:
-            self.answer(wire)
-        closed = []
 
-        async def close():
-            closed.append(list(crew.missing))
+def test_a_process_that_hangs_is_ended(family):
+    family.work()
+    memory = family.parent._memory
+    for _ in range(int(HANGS_SECONDS / CHECK_SECONDS) + 2):
+        family.reactor.advance(CHECK_SECONDS)
+        for n in (0, 2):
+            memory.alive[n].value = int(family.reactor.seconds())
+    assert set(family.killed) == {family.process(1).pid}
 
-        stopped = Deferred.fromCoroutine(crew.stop(close, 60.0))
-        assert closed == []
-        for wire in self.reactor.wires:
-            self.answer(wire)
-        assert closed == [[]], "the sockets are closed when no worker takes connections any more"
-        assert not stopped.called
-        for wire in self.reactor.wires:
-            wire.connectionLost()
-        result_of(stopped)
-        assert forks.stopped
-        self.reactor.advance(100)
-        assert forks.forked == [1, 2]
 
-    def test_the_end_does_not_wait_for_ever(self, crew, forks):
-        for wire in self.reactor.wires:
-            self.answer(wire)
+def test_a_process_that_cannot_serve_is_ended(family):
+    family.work(only=(0, 1))
+    family.process(2).replies = False
+    family.work()
+    for number in family.parent._memory.alive:
+        number.value = int(family.reactor.seconds() + parent.SERVE_SECONDS)
+    family.reactor.advance(parent.SERVE_SECONDS)
+    assert family.killed == [family.process(2).pid]
 
-        async def close():
-            """Nothing to close."""
 
-        stopped = Deferred.fromCoroutine(crew.stop(close, 60.0))
-        self.reactor.wires[0].connectionLost()
-        self.answer(self.reactor.wires[1])
-        self.reactor.advance(59.9)
-        assert not stopped.called
-        self.reactor.advance(0.1)
-        result_of(stopped)
+def test_a_process_that_serves_only_when_it_is_to_leave_may_finish(family):
+    family.work(only=(0,))
+    stopped = Deferred.fromCoroutine(family.parent.stop())
+    reader = family.process(1)
+    reader.replies = False
+    reader.work(family.parent._memory)
+    assert reader.orders == ["Serve", "Leave"]
+    reader.reply(2)
+    family.work(only=(0, 2))
+    assert family.killed == []
+    for number in (1, 2):
+        family.process(number).end(0)
+    family.work()
+    family.process(0).end(0)
+    result_of(stopped)
 
-    def test_a_worker_that_does_not_say_what_it_knows_holds_up_nobody(self, crew):
-        for wire in self.reactor.wires:
-            self.answer(wire)
-        gathered = crew.gather()
-        self.answer(self.reactor.wires[0], "no snapshot")
-        self.reactor.advance(10)
-        assert gathered.called
-        assert crew.snapshots == []
+
+def test_in_the_end_readers_finish_first_and_nobody_is_replaced(family):
+    family.work()
+    stopped = Deferred.fromCoroutine(family.parent.stop())
+    family.work()
+    assert [one.orders[1:] for one in family.there] == [["Leave"]] * 3
+    family.process(1).end(0)
+    family.work()
+    assert family.process(0).orders[-1] == "Leave"
+    family.process(2).end(0)
+    family.work()
+    assert family.process(0).orders[-1] == "End", "nobody hands it anything over any more"
+    assert not stopped.called
+    family.process(0).end(0)
+    result_of(stopped)
+    family.reactor.advance(100)
+    assert len(family.reactor.started) == PROCESSES
+
+
+def test_the_end_does_not_wait_for_ever(family):
+    family.work()
+    stopped = Deferred.fromCoroutine(family.parent.stop())
+    family.work()
+    family.reactor.advance(DRAIN_SECONDS)
+    assert family.killed == []
+    family.reactor.advance(parent.LAST_SECONDS)
+    assert family.killed == [one.pid for one in family.there]
+    for one in family.there:
+        one.end()
+    result_of(stopped)

@@ -10,13 +10,12 @@ import pytest
 from twisted.internet.task import Clock
 
 from stor.digest import Digest
-from stor.errors import NotFound, Unavailable
+from stor.errors import NotFound
 from stor.mirror.outbox import Outbox
 from stor.s3.client import Meaning, meaning_of
 from stor.s3.incoming import S3Puts
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
-from stor.turns import NoTurns
 from tests.conformance import (
     MIB,
     QuickFiles,
@@ -30,7 +29,6 @@ from tests.conformance import (
 from tests.support.pools import InlinePool
 from tests.support.rig import FaultyRig, Rig
 from tests.support.s3 import MemoryS3
-from tests.support.turns import SharedTurns
 
 
 def with_s3(rig, s3):
@@ -53,7 +51,7 @@ class TestS3Alone(WritableStoreConformance):
         def build(contents):
             store = with_s3(Rig(tmp_path, ()), filled(contents))
             spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
-            store.puts = S3Puts(store.bucket, spool, NoTurns())
+            store.puts = S3Puts(store.bucket, spool)
             return store
 
         return build
@@ -82,7 +80,7 @@ def test_large_samples_are_sent_in_parts(tmp_path, size):
     s3, content = MemoryS3(), sample(size)
     store = with_s3(Rig(tmp_path, ()), s3)
     spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
-    store.puts = S3Puts(store.bucket, spool, NoTurns())
+    store.puts = S3Puts(store.bucket, spool)
     assert result_of(put(store, content))[1]
     assert s3.objects == {Digest.of(content).s3_key: content}
     assert ("begin" in dict(s3.calls)) == (size > 8 * MIB)
@@ -97,36 +95,20 @@ class Unconditional(MemoryS3):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_of_several_processes_one_has_made_the_sample(tmp_path, order):
-    s3, turns, content = Unconditional(), SharedTurns(), sample(1000)
-    uploads = []
-    for process in range(3):
-        bucket = s3.bucket_over(Clock())
-        spool = Spool(str(tmp_path / f"spool{process}"), 100 * MIB, InlinePool())
-        puts = S3Puts(bucket, spool, turns.of(process))
-        uploads.append(puts.expect(Digest.of(content), len(content)))
-        assert result_of(uploads[-1].stored()) is None  # all have looked before the first is stored
+def test_of_several_uploads_one_has_made_the_sample(tmp_path, order):
+    s3, content = Unconditional(), sample(1000)
+    puts = S3Puts(s3.bucket_over(Clock()), Spool(str(tmp_path), 100 * MIB, InlinePool()))
+    uploads = [puts.expect(Digest.of(content), len(content)) for _ in order]
+    for upload in uploads:
+        assert result_of(upload.stored()) is None  # all have looked before the first is stored
     for upload in uploads:
         result_of(upload.begin())
         result_of(upload.add([content], last=True))
-    created = [result_of(uploads[process].commit())[1] for process in order]
+    created = [result_of(uploads[n].commit())[1] for n in order]
     assert created == [True, False, False]
     for upload in uploads:
         result_of(upload.leave())
     assert list(s3.objects.values()) == [content]
-    assert not turns.holders
-
-
-def test_a_process_that_takes_long_over_a_sample_keeps_it_from_nobody(tmp_path):
-    class Away(NoTurns):
-        async def take(self, digest):
-            raise Unavailable("too long")
-
-    s3, content = MemoryS3(), sample(1000)
-    store = with_s3(Rig(tmp_path, ()), s3)
-    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
-    store.puts = S3Puts(store.bucket, spool, Away())
-    assert result_of(put(store, content))[1]
 
 
 @cache

@@ -97,7 +97,7 @@ class Api:
 
     async def _root(self, request: StorRequest) -> bytes:
         if wants_page(_list(request, b"accept")):
-            status, moment = await self._overview.status(), await self._overview.moment()
+            status, moment = self._overview.status(), self._overview.moment()
             now = self._wall_seconds()
             return request.apply(page(status, moment, now, stopping=self.stopping))
         line = f"This is Stor {__version__}".encode()
@@ -109,7 +109,7 @@ class Api:
         return _run(self._status(request))
 
     async def _status(self, request: StorRequest) -> bytes:
-        status = await self._overview.status()
+        status = self._overview.status()
         problems = ["stopping"] if self.stopping else status.problems
         code = 503 if problems else 200
         headers = {"Cache-Control": "no-store"}
@@ -139,7 +139,7 @@ class Api:
         return _run(self._metrics(request))
 
     async def _metrics(self, request: StorRequest) -> bytes:
-        figures = await self._overview.exposition()
+        figures = self._overview.exposition()
         headers = {"Cache-Control": "no-store"}
         return request.apply(Answer(200, figures, CONTENT_TYPE, headers))
 

@@ -10,13 +10,13 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from stor.count import Count
 from stor.http.access import Observer
 from stor.http.answer import Answer, answer_to
 from stor.http.channel import TURNED_AWAY_SECONDS, Elsewhere, StorChannel, Wait
 from stor.http.fast_path import FastPath
 from stor.http.pace import Buffers
 from stor.http.request import Reception, StorRequest
+from stor.shared import Count
 
 T = TypeVar("T")
 

@@ -1,49 +1,68 @@
 """What is said of the whole Stor: how the storages are, how busy it is, and every figure."""
 
-from collections.abc import Awaitable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+
+import attrs
 
 from stor.http.page import Moment
-from stor.http.rates import Rates
+from stor.http.rates import PerSecond, Rates
 from stor.http.upload import Uploads
-from stor.prometheus import Figures
+from stor.prometheus import Family, Figures, exposition, lasting, summed
 from stor.store import Status, Store
 
 
-class Overview(Protocol):
-    """Whoever knows it. Each raises `Unavailable` when it is not to be had."""
+@attrs.frozen
+class Snapshot:
+    """What one process says of its own work: its figures, and what goes on in it."""
 
-    def status(self) -> Awaitable[Status]:
-        """How the storages are."""
+    figures: Sequence[Family]
+    moment: Moment = attrs.field(factory=Moment)
 
-    def moment(self) -> Awaitable[Moment]:
-        """What goes on now."""
+    @property
+    def lasting(self) -> "Snapshot":
+        """What stays of it when the process has ended."""
+        return Snapshot(lasting(self.figures))
 
-    def exposition(self) -> Awaitable[bytes]:
-        """All figures in the text format of Prometheus."""
 
+class Overview:
+    """The whole: this process, and what the others of this Stor have said last."""
 
-class OwnOverview:
-    """The whole Stor is this process."""
+    def __init__(
+        self,
+        store: Store,
+        uploads: Uploads,
+        rates: Rates,
+        figures: Figures,
+        others: Callable[[], Sequence[Snapshot]] = lambda: (),
+        absent: Callable[[], list[str]] = list,
+    ) -> None:
+        """`others` are other processes, and those that were there before.
 
-    def __init__(self, store: Store, uploads: Uploads, rates: Rates, figures: Figures) -> None:
+        `absent` says which are not there.
+        """
         self._store = store
         self._uploads = uploads
         self._rates = rates
         self._figures = figures
+        self._others = others
+        self._absent = absent
 
-    async def status(self) -> Status:
-        """See `Overview.status`."""
-        return self._store.status()
+    def status(self) -> Status:
+        """How the storages are."""
+        own = self._store.status()
+        return attrs.evolve(own, warnings=[*own.warnings, *self._absent()])
 
-    async def moment(self) -> Moment:
-        """See `Overview.moment`."""
-        return self.moment_now()
+    def snapshot(self) -> Snapshot:
+        """What this process alone does."""
+        moment = Moment(self._uploads.in_progress, self._rates.now())
+        return Snapshot(self._figures.families(), moment)
 
-    def moment_now(self) -> Moment:
-        """What goes on in this process."""
-        return Moment(self._uploads.in_progress, self._rates.now())
+    def moment(self) -> Moment:
+        """What goes on now."""
+        moments = [one.moment for one in (self.snapshot(), *self._others())]
+        rates = zip(*(attrs.astuple(moment.rates) for moment in moments), strict=True)
+        return Moment(sum(moment.uploads for moment in moments), PerSecond(*map(sum, rates)))
 
-    async def exposition(self) -> bytes:
-        """See `Overview.exposition`."""
-        return self._figures.exposition()
+    def exposition(self) -> bytes:
+        """All figures in the text format of Prometheus."""
+        return exposition(summed(one.figures for one in (self.snapshot(), *self._others())))

@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stor.count import Count
 from stor.digest import Digest, MalformedDigest
 from stor.errors import Mismatch, TooLarge, Unavailable
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to, causes_of
@@ -76,15 +75,14 @@ class Uploads:
         max_upload_bytes: int | None = None,
         max_uploads: int = MAX_UPLOADS,
         total_buffer_bytes: int = TOTAL_BUFFER_BYTES,
-        active: Count | None = None,
     ) -> None:
         self.store = store
         self.authenticator = authenticator
         self.hashing = hashing
         self.max_upload_bytes = max_upload_bytes
         self.max_uploads = max_uploads
-        #: How many bodies are being taken, here and by other processes.
-        self.active = active or Count()
+        #: How many bodies are being taken.
+        self.active = 0
         self._total_buffer_bytes = total_buffer_bytes
         self.buffered_bytes = 0
         #: Uploads that are not answered yet.
@@ -98,14 +96,14 @@ class Uploads:
     @contextmanager
     def taking(self) -> Iterator[None]:
         """While a body is taken. Raises `Unavailable` when it would be one too many."""
-        if self.active.total >= self.max_uploads:
+        if self.active >= self.max_uploads:
             reason = f"too many uploads: {self.max_uploads} at once are accepted (max_uploads)"
             raise Unavailable(reason, RETRY_SECONDS)
-        self.active.mine += 1
+        self.active += 1
         try:
             yield
         finally:
-            self.active.mine -= 1
+            self.active -= 1
 
     def receive(self, head: Head, flow: Flow) -> "Upload":
         """Begin an upload; its body follows."""

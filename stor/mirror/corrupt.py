@@ -1,6 +1,6 @@
 """Samples whose copy on one disk is known to be bad."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from stor.digest import Digest
 
@@ -10,8 +10,6 @@ class CorruptCopies:
 
     def __init__(self) -> None:
         self._digests: set[Digest] = set()
-        #: Told of each sample that is found to be bad (true) or good again, here and not elsewhere.
-        self.told: Callable[[Digest, bool], None] = lambda digest, bad: None
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._digests
@@ -24,19 +22,12 @@ class CorruptCopies:
 
     def add(self, digest: Digest) -> None:
         """The copy is bad."""
-        if digest not in self._digests:
-            self._digests.add(digest)
-            self.told(digest, True)
+        self._digests.add(digest)
 
     def discard(self, digest: Digest) -> None:
         """The copy is good, or another one has taken its place."""
-        if digest in self._digests:
-            self._digests.remove(digest)
-            self.told(digest, False)
+        self._digests.discard(digest)
 
-    def learn(self, digest: Digest, bad: bool) -> None:
-        """Another process has found out."""
-        if bad:
-            self._digests.add(digest)
-        else:
-            self._digests.discard(digest)
+    def clear(self) -> None:
+        """Whoever mends them is another process: find out again which are bad."""
+        self._digests.clear()

@@ -92,8 +92,6 @@ class Health:
         #: Whether the disk replaces another and still lacks samples of its set.
         self.rebuilding = False
         self.since = self._unwritable_since = clock()
-        #: Called when another state follows from what is known, or for another reason.
-        self.changed: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> State:
@@ -202,12 +200,10 @@ class Health:
         self.since, self._unwritable_since = picture.since, picture.unwritable_since
 
     def _change(self, faults: Faults, *, held: bool | None = None) -> None:
-        before = self.state, self._faults, self.unwritable
+        before = self.state, self.unwritable
         self._faults = faults
         self._held = self._held if held is None else held
         if self.state != before[0]:
             self.since = self._clock()
-        if before[2] is None and self.unwritable is not None:
+        if before[1] is None and self.unwritable is not None:
             self._unwritable_since = self._clock()
-        if (self.state, faults) != before[:2]:
-            self.changed()

@@ -82,10 +82,9 @@ class Member:
         clock: IReactorTime,
         roster: Roster,
         meter: DiskMeter,
-        *,
-        probed_here: bool = True,
+        ask_for_probe: Callable[[str], None] | None = None,
     ) -> None:
-        """`probed_here`: this process probes the disk, not another one."""
+        """`ask_for_probe` is told of the root where another process probes the disk."""
         self.disk = disk
         self.health = health
         self.clock = clock
@@ -94,7 +93,7 @@ class Member:
         self._workers = workers
         self.roster = roster
         self._meter = meter
-        self._probed_here = probed_here
+        self._ask_for_probe = ask_for_probe
         self._probing = False
         self._probe_due: IDelayedCall | None = None
         self._said: tuple[object, ...] = ()
@@ -208,16 +207,14 @@ class Member:
 
     def probe_soon(self) -> None:
         """Have the disk probed before its turn: what an error says of it, a probe finds out."""
-        if self._probed_here and self._probe_due is None:
+        if self._ask_for_probe is not None:
+            self._ask_for_probe(self.root)
+        elif self._probe_due is None:
             self._probe_due = self.clock.callLater(PROBE_SOON_SECONDS, self._probe_now)
 
     def _probe_now(self) -> None:
         self._probe_due = None
         self.probe()
-
-    def sweep_again(self) -> None:
-        """A process that wrote here has ended: the next probe removes what it has left."""
-        self._swept = False
 
     def stop(self) -> None:
         """Let the threads end once they are idle."""

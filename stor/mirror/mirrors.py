@@ -15,15 +15,11 @@ from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror, Survey
 from stor.mirror.outbox import Outbox
 from stor.mirror.rebuild import Rebuilds
-from stor.mirror.repair import Mending, Repairs
+from stor.mirror.repair import Repairs
 from stor.mirror.scout import Scouts
 from stor.mirror.search import Search
 from stor.mirror.write import MirrorWrite
 from stor.threads import settle
-from stor.turns import NoTurns, Turns
-
-#: How often placement chooses anew when other processes are faster, before it measures again.
-_CHOICES = 3
 
 
 class Mirrors:
@@ -39,21 +35,18 @@ class Mirrors:
         clock: IReactorTime,
         now_ns: Callable[[], int],
         rng: random.Random,
-        turns: Turns | None = None,
-        mending: Mending | None = None,
+        report: Callable[[Digest, Mirror], None] | None = None,
     ) -> None:
-        """`turns` are shared with the other processes of this Stor, if there are any.
+        """`report` is told of samples that lack a good copy where another process mends them.
 
-        `mending` is who puts copies back where another process looks after the disks; this one
-        then neither probes nor repairs.
+        This one then neither probes nor repairs.
         """
         self.mirrors = tuple(mirrors)
         self.clock = clock
         self.scouts = scouts
-        self.turns: Turns = turns or NoTurns()
-        self._repairs = Repairs(clock, reserve_bytes, self.turns)
-        self.repairs: Mending = mending or self._repairs
-        self.rebuilds = Rebuilds(self._repairs)
+        self.repairs = Repairs(clock, reserve_bytes)
+        self.rebuilds = Rebuilds(self.repairs)
+        self._report = report or self.repairs.report
         #: Where samples are noted that are to be sent elsewhere, if they are.
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
@@ -69,7 +62,7 @@ class Mirrors:
         self.mirrors = tuple(mirrors)
         self._roster = roster
         self._reserve_bytes = reserve_bytes
-        self._repairs.reconfigure(self.mirrors, reserve_bytes)
+        self.repairs.reconfigure(self.mirrors, reserve_bytes)
 
     @property
     def members(self) -> list[Member]:
@@ -79,7 +72,7 @@ class Mirrors:
     async def probe(self) -> None:
         """Find out what state every disk is in, and take up repairs that wait for that."""
         await settle([member.probe() for member in self.members])
-        self._repairs.resume(self.mirrors)
+        self.repairs.resume(self.mirrors)
         for mirror in self.mirrors:
             self.rebuilds.resume(mirror)
 
@@ -93,11 +86,11 @@ class Mirrors:
         outdated = [m for m in self.members if self._roster.outdated(m.health.marker)]
         await settle([m.probe() for m in outdated if m.health.readable])
         for mirror in self.mirrors:
-            await self._repairs.recall(mirror)
+            await self.repairs.recall(mirror)
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
-        return Search(self.mirrors, digest, self.repairs, self.scouts, self.clock, self._rng, hint)
+        return Search(self.mirrors, digest, self._report, self.scouts, self.clock, self._rng, hint)
 
     async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
         """Ask every disk of every mirror for its copy; what those said that did not all say no.
@@ -152,14 +145,7 @@ class Mirrors:
     def _place(
         self, digest: Digest, length: int | None, excluded: Collection[Mirror]
     ) -> MirrorWrite | None:
-        for _ in range(_CHOICES):
-            mirror = self._chooser.choose(self.mirrors, length or 0, self._reserve_bytes, excluded)
-            if mirror is None:
-                return None
-            write = self.write_on(mirror, mirror.members, digest, length)
-            # Another process may have chosen the same between our look and our reservation. It
-            # sees ours by now: both step back, where both is too much.
-            if mirror.candidate().spare_bytes(self._reserve_bytes) >= 0:
-                return write
-            write.release()
-        return None
+        mirror = self._chooser.choose(self.mirrors, length or 0, self._reserve_bytes, excluded)
+        if mirror is None:
+            return None
+        return self.write_on(mirror, mirror.members, digest, length)

@@ -14,7 +14,6 @@ from stor.mirror.mirrors import Mirrors
 from stor.mirror.repair import Unmendable
 from stor.mirror.write import MirrorWrite
 from stor.threads import Unanswered, within
-from stor.turns import Turns
 
 T = TypeVar("T")
 
@@ -42,10 +41,9 @@ class _Contest:
 class Puts:
     """The samples that are being put, so that many uploads of one leave one sample."""
 
-    def __init__(self, mirrors: Mirrors, ready: Deferred[None], turns: Turns) -> None:
+    def __init__(self, mirrors: Mirrors, ready: Deferred[None]) -> None:
         """`ready` fires when the disks' states are known first."""
         self.ready = ready
-        self.turns = turns
         self._mirrors = mirrors
         self._contests: dict[Digest, _Contest] = {}
 
@@ -90,11 +88,8 @@ class Put:
         self._contest = contest
         self._home: Survey | None = None
         self._write: MirrorWrite | None = None
-        self._writes: list[MirrorWrite] = []
         self._tried: set[Mirror] = set()
         self._surveyed = 0
-        #: What other processes had changed when the disks were asked.
-        self._seen = 0
         self._left = False
 
     async def stored(self) -> list[str] | None:
@@ -107,7 +102,7 @@ class Put:
         contest = self._contest
         while True:
             changes = contest.changes
-            surveys = await self._ask()
+            surveys = await self._mirrors.survey(self._digest, self._length)
             # A commit that is under way shows names that are not durable yet, that go again when it
             # fails, and that are not all there yet.
             if contest.lock.locked:
@@ -137,16 +132,6 @@ class Put:
                     pass  # the good size was all that was good: only the body can help
             self._home = self._home or survey
         return None
-
-    async def _ask(self) -> list[Survey]:
-        """Ask all disks, while no other process gives the sample a name or takes it away."""
-        turns = self._puts.turns
-        await turns.take(self._digest)
-        try:
-            self._seen = turns.seen(self._digest)
-            return await self._mirrors.survey(self._digest, self._length)
-        finally:
-            turns.give_back(self._digest)
 
     async def begin(self) -> None:
         """Choose the mirror and have room there. Raises `NoRoom`, `Unavailable`.
@@ -180,7 +165,7 @@ class Put:
             contest.changes += 1
             contest.stored = None
             try:
-                contest.stored, created = await self._in_turn()
+                contest.stored, created = await self._commit()
             finally:
                 contest.changes += 1
             return contest.stored, created
@@ -198,27 +183,12 @@ class Put:
         finally:
             self._puts.ended(self._digest)
 
-    async def _in_turn(self) -> tuple[list[str], bool]:
-        turns = self._puts.turns
-        await turns.take(self._digest)
-        while turns.seen(self._digest) != self._seen:
-            # Not while it is our turn: a copy may have to be put back, by another process.
-            turns.give_back(self._digest)
-            stored = await self._judge(await self._ask())
-            if stored is not None:
-                return stored, False
-            await turns.take(self._digest)
+    async def _commit(self) -> tuple[list[str], bool]:
         try:
-            return await self._commit()
+            committed = await self._persist(self._name, whole=True)
         except BaseException:
             await self._begun().discard()  # before anybody else looks at what has a name
             raise
-        finally:
-            # A disk that hangs may name a copy, or take its name away, long after it was given up.
-            turns.end(self._digest, self._writes)
-
-    async def _commit(self) -> tuple[list[str], bool]:
-        committed = await self._persist(self._name, whole=True)
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
         self._mirrors.noticed(self._digest, self._begun().mirror)
@@ -301,7 +271,6 @@ class Put:
 
     def _use(self, write: MirrorWrite) -> None:
         self._write = write
-        self._writes.append(write)
 
     def _begun(self) -> MirrorWrite:
         if self._write is None:

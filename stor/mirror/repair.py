@@ -3,7 +3,6 @@
 import errno
 import hashlib
 from collections.abc import Collection, Iterable
-from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
@@ -22,7 +21,6 @@ from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.write import MirrorWrite
 from stor.threads import Busy, settle, within
-from stor.turns import NoTurns, Turns
 
 #: A repair that could not be finished is not tried again before.
 RETRY_SECONDS = 60.0
@@ -78,30 +76,6 @@ class _OpenSources:
             source.close()
 
 
-class Mending(Protocol):
-    """Whoever has copies put back: this process, or another one that is told."""
-
-    @property
-    def mended_total(self) -> int:
-        """How many samples were made whole."""
-
-    @property
-    def waiting(self) -> int:
-        """How many samples are to be repaired."""
-
-    def report(self, digest: Digest, mirror: Mirror) -> None:
-        """A copy of the sample on `mirror` is missing or bad."""
-
-    def renewed(self, digest: Digest, mirror: Mirror) -> None:
-        """The sample was stored anew on some disks of `mirror`; the others may still lack it."""
-
-    def mending(self, digest: Digest, mirror: Mirror) -> bool:
-        """Whether a copy is being put back, and may have a name that is not durable yet."""
-
-    async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
-        """See `Repairs.mend`."""
-
-
 class Repairs:
     """Puts copies back that were found missing or bad; one at a time on each mirror.
 
@@ -111,10 +85,8 @@ class Repairs:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, reserve_bytes: int, turns: Turns | None = None) -> None:
-        """`turns` are those of the processes that may write the same samples."""
+    def __init__(self, clock: IReactorTime, reserve_bytes: int) -> None:
         self.mended_total = 0
-        self._turns = turns or NoTurns()
         self._clock = clock
         self._reserve_bytes = reserve_bytes
         #: What is to be repaired, and the time in seconds before which it is not tried again.
@@ -260,7 +232,7 @@ class Repairs:
                 if offset == content.size and hasher.digest() != digest.raw:
                     raise Unmendable(f"no good copy of {digest} is left on {mirror}")
                 await write.add([data], offset == content.size)
-            await self._commit(digest, write)
+            await write.commit()
         finally:
             content.close()
             await write.discard()
@@ -280,16 +252,6 @@ class Repairs:
             elif source is not None:
                 source.close()
         return sources
-
-    async def _commit(self, digest: Digest, write: MirrorWrite) -> None:
-        await self._turns.take(digest)
-        try:
-            await write.commit()
-        except BaseException:
-            await write.discard()  # before another process looks at what has a name
-            raise
-        finally:
-            self._turns.end(digest, [write])
 
     def _start(self, mirror: Mirror) -> None:
         if mirror not in self._running and self._next_due(mirror) is not None:

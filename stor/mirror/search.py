@@ -19,7 +19,6 @@ from stor.errors import Damaged
 from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
 from stor.mirror.mirror import Mirror, Place
 from stor.mirror.ranking import likeliest, rank
-from stor.mirror.repair import Mending
 from stor.mirror.scout import Report, Scouts
 from stor.threads import within
 
@@ -56,19 +55,22 @@ class Search:
         self,
         mirrors: Sequence[Mirror],
         digest: Digest,
-        repairs: Mending,
+        report: Callable[[Digest, Mirror], None],
         scouts: Scouts,
         clock: IReactorTime,
         rng: random.Random,
         hint: Mirror | None = None,
     ) -> None:
-        """`hint` is the mirror where the sample probably is."""
+        """`report` is told of a sample that lacks a good copy on a mirror.
+
+        `hint` is the mirror where the sample probably is.
+        """
         self.attempts = 0
         self.damaged: list[str] = []
         self.mirror: Mirror | None = None
         self._digest = digest
         self._mirrors = mirrors
-        self._repairs = repairs
+        self._report = report
         self._scouts = scouts
         self._clock = clock
         self._rng = rng
@@ -128,7 +130,7 @@ class Search:
 
     def suspect(self, source: DiskSource) -> None:
         """The copy could not be read: have it looked at."""
-        self._repairs.report(self._digest, self.mirror_of(source))
+        self._report(self._digest, self.mirror_of(source))
 
     def close(self) -> None:
         """No more copies are wanted; those that come too late are closed."""
@@ -260,7 +262,7 @@ class Search:
         self._heard[mirror] = self._heard.get(mirror, 0) + 1
         if outcome is not None:
             if mirror in self._incomplete:
-                self._repairs.report(self._digest, mirror)
+                self._report(self._digest, mirror)
             self.mirror = mirror
             return outcome
         if member.trusted:
@@ -275,7 +277,7 @@ class Search:
             self._bad.add(mirror)
             self._heard[mirror] = self._heard.get(mirror, 0) + 1
             member.corrupt.add(self._digest)
-            self._repairs.report(self._digest, mirror)
+            self._report(self._digest, mirror)
         else:
             self._trouble.append(f"{member.root}: {failure.value}")
             if isinstance(failure.value, OSError) and failure.value.errno == errno.EIO:

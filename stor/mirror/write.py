@@ -42,15 +42,6 @@ class Slot:
         self.staged: StagedCopy | None = None
         self._last: Deferred[Any] | None = None
 
-    def over(self) -> Deferred[None]:
-        """Fires once the last step that was begun has ended, however late."""
-        ended: Deferred[None] = Deferred()
-        if self._last is None:
-            ended.callback(None)
-        else:
-            self._last.addBoth(lambda _: ended.callback(None))
-        return ended
-
     def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         """Call `function` in one of the disk's threads once the step before has ended."""
         return self._after_last(lambda: self.member.write(function, *args, about=self.digest))
@@ -223,10 +214,6 @@ class MirrorWrite:
         if waited_for:
             clock = waited_for[0].member.clock
             await settle_within(clock, DISCARD_SECONDS, [discarding[s] for s in waited_for])
-
-    async def over(self) -> None:
-        """Wait until no disk has anything left to do for this, however late. Never raises."""
-        await settle([slot.over() for slot in self._slots])
 
     async def read_back(self, offset: int, length: int) -> bytes:
         """A part of what has been written, from a disk that has not failed.

@@ -2,7 +2,6 @@
 
 import calendar
 import re
-from collections.abc import Callable
 from email.utils import parsedate
 from typing import Any, TypeVar
 
@@ -50,29 +49,16 @@ class CorruptCopies:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._until: dict[Digest, float] = {}
-        #: Told of each that is found to be bad (true) or stored anew, here and not elsewhere.
-        self.told: Callable[[Digest, bool], None] = lambda digest, bad: None
 
     def add(self, digest: Digest) -> None:
         """Remember one."""
-        if digest not in self:
-            self.told(digest, True)
-        self.learn(digest, True)
-
-    def discard(self, digest: Digest) -> None:
-        """It has been stored anew."""
-        if digest in self:
-            self.told(digest, False)
-        self.learn(digest, False)
-
-    def learn(self, digest: Digest, bad: bool) -> None:
-        """Another process has found out."""
-        if not bad:
-            self._until.pop(digest, None)
-            return
         now = self._clock.seconds()
         self._until = {known: until for known, until in self._until.items() if until > now}
         self._until[digest] = now + CONDEMNED_SECONDS
+
+    def discard(self, digest: Digest) -> None:
+        """It has been stored anew."""
+        self._until.pop(digest, None)
 
     def __contains__(self, digest: object) -> bool:
         until = self._until.get(digest) if isinstance(digest, Digest) else None

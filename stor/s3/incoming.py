@@ -4,12 +4,10 @@ import attrs
 from twisted.internet.defer import DeferredLock
 
 from stor.digest import Digest
-from stor.errors import Unavailable
 from stor.s3.bucket import Bucket
 from stor.s3.client import Stat
 from stor.s3.sending import send
 from stor.s3.spool import Spool, SpooledBody
-from stor.turns import Turns
 
 
 @attrs.define
@@ -23,17 +21,14 @@ class _Contest:
     #: What the bucket said, once it was asked for all of them.
     looked: bool = False
     found: Stat | None = None
-    #: What other processes had changed before that.
-    seen: int = 0
 
 
 class S3Puts:
     """The samples that are being put into a bucket, so that many uploads of one leave one."""
 
-    def __init__(self, bucket: Bucket, spool: Spool, turns: Turns) -> None:
+    def __init__(self, bucket: Bucket, spool: Spool) -> None:
         self._bucket = bucket
         self._spool = spool
-        self.turns = turns
         self._contests: dict[Digest, _Contest] = {}
 
     def expect(self, digest: Digest, length: int | None) -> "S3Incoming":
@@ -78,7 +73,6 @@ class S3Incoming:
         await contest.looking.acquire()
         try:
             if not contest.looked:
-                contest.seen = self._puts.turns.seen(self._digest)
                 contest.found = await self._bucket.look(self._digest)
                 contest.looked = True
         finally:
@@ -106,44 +100,18 @@ class S3Incoming:
 
         Raises `Unavailable`.
         """
-        contest = self._contest
-        self._begun()
+        contest, body = self._contest, self._begun()
         await contest.lock.acquire()
         try:
             if contest.stored:
                 return self._paths, False
-            created = await self._in_turn()
+            created = await send(
+                self._bucket, self._digest, body.size, body.read, replace=self._replace
+            )
             contest.stored = True
             return self._paths, created
         finally:
             contest.lock.release()
-
-    async def _in_turn(self) -> bool:
-        """Store the sample unless another process has; whether this upload made it.
-
-        Engines that do not know `If-None-Match` tell each of two that it was the first.
-        """
-        turns = self._puts.turns
-        try:
-            await turns.take(self._digest)
-        except Unavailable:
-            # Another process takes long over it. S3 has whole samples only, whoever is the last.
-            return await self._send()
-        try:
-            if turns.seen(self._digest) != self._contest.seen and await self._is_there():
-                return False
-            return await self._send()
-        finally:
-            turns.end(self._digest, [])
-
-    async def _is_there(self) -> bool:
-        found = await self._bucket.look(self._digest)
-        size = self._begun().size
-        return found is not None and found.size == size and self._digest not in self._bucket.corrupt
-
-    async def _send(self) -> bool:
-        body = self._begun()
-        return await send(self._bucket, self._digest, body.size, body.read, replace=self._replace)
 
     async def leave(self) -> None:
         """The end, good or bad. Never raises."""

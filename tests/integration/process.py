@@ -167,6 +167,7 @@ class Stor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                process_group=0,
             )
         try:
             poll(self._answers, START_SECONDS, "an answer of the new process")
@@ -179,20 +180,18 @@ class Stor:
         return self._process.pid
 
     @property
-    def nursery(self):
-        """The process that its workers are forked from; `None` where it has no workers."""
-        return next(iter(children(self.pid)), None)
-
-    @property
-    def workers(self):
-        """The process ids of its workers, in the order in which they were made."""
-        nursery = self.nursery
-        return [] if nursery is None else sorted(children(nursery))
+    def children(self):
+        """The process ids of those that answer where there are several, by their names."""
+        found = {}
+        for pid in children(self.pid):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found[Path(f"/proc/{pid}/comm").read_text().strip()] = pid
+        return found
 
     @property
     def pids(self):
         """All its processes."""
-        return [self.pid, *filter(None, [self.nursery]), *self.workers]
+        return [self.pid, *children(self.pid)]
 
     @property
     def log(self):
@@ -239,11 +238,20 @@ class Stor:
             self.ended(seconds)
 
     def kill(self):
-        """End it at once, whatever it does, as a crash would."""
+        """End all of it at once, whatever it does, as a crash would and a service manager does."""
         self._accounted_for = True
         if self.running:
-            self._process.kill()
+            self._signal_all(signal.SIGKILL)
             self._process.wait()
+        poll(lambda: not self._signal_all(0), what="the end of all its processes")
+
+    def _signal_all(self, number):
+        """Send all its processes a signal; whether there are any."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     def remove(self):
         """End it if need be, and give back the space that its large samples take."""

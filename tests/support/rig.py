@@ -20,7 +20,7 @@ from stor.http.auth import Authenticator
 from stor.http.fast_path import FastPath
 from stor.http.rates import Rates
 from stor.http.site import StorSite
-from stor.http.status import OwnOverview
+from stor.http.status import Overview
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.metrics import Metrics
 from stor.mirror.group_commit import Alone
@@ -74,7 +74,6 @@ class Rig:
         total_buffer_bytes=TOTAL_BUFFER_BYTES,
         cache_bytes=0,
         seed=0,
-        turns=None,
         clock=None,
     ):
         self.clock = clock or Clock()
@@ -109,7 +108,6 @@ class Rig:
             clock=self.clock,
             now_ns=lambda: int(self.wall_seconds() * 1e9),
             rng=random.Random(seed),
-            turns=turns,
         )
         self.probe()
         roster.patient = False
@@ -126,7 +124,7 @@ class Rig:
         self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
         rates = Rates(self.clock.seconds)
-        overview = OwnOverview(self.store, self.uploads, rates, self.metrics.figures)
+        overview = Overview(self.store, self.uploads, rates, self.metrics.figures)
         self.api = Api(
             self.store, self.uploads, self.clock, overview, wall_seconds=self.wall_seconds
         )

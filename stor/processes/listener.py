@@ -1,7 +1,7 @@
 """The listening sockets that the processes of one Stor share.
 
-The supervisor opens them and takes no connection. Each worker has the same sockets, and the kernel
-gives a connection to whoever is there first: none is lost with a worker that ends.
+The parent opens them and takes no connection. Each other process has the same sockets, and the
+kernel gives a connection to whoever is there first: none is lost with a process that ends.
 """
 
 import os
@@ -11,14 +11,20 @@ from typing import Any
 
 import attrs
 from twisted.internet import tcp, unix
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from stor.sockets import BACKLOG, Ports
+from stor.sockets import BACKLOG, CannotListen, Ports
 
-#: So long a worker with more connections than another leaves a new one to that.
+#: How long a process with more connections than another leaves a new one to that.
 YIELD_SECONDS = 0.002
+
+#: The endpoints whose connections can be handed over. Those with more between socket and request,
+#: such as TLS, are for the process that answers everything.
+_PLAIN = ("tcp:", "unix:", "systemd:")
 
 
 @attrs.frozen
@@ -28,9 +34,19 @@ class Listener:
     description: str
     family: int
 
+    @property
+    def plain(self) -> bool:
+        """Whether its connections can be handed over."""
+        return self.description.startswith(_PLAIN)
 
-class SharedPorts(Ports):
+
+class OpenedPorts(Ports):
     """Sockets that are opened here, for other processes to take connections from."""
+
+    def __init__(self, reactor: Any) -> None:
+        nobody = Factory()
+        nobody.noisy = False
+        super().__init__(nobody, reactor)
 
     def sockets(self, descriptions: Sequence[str]) -> tuple[list[Listener], list[int]]:
         """The sockets of these descriptions, and their descriptors."""
@@ -53,36 +69,51 @@ class SharedPorts(Ports):
 
 
 class InheritedPorts(Ports):
-    """The same sockets in a worker, with all that their descriptions say: TLS, PROXY."""
+    """The same sockets in the processes that answer."""
 
-    def __init__(self, factory: IProtocolFactory, reactor: Any, ahead: Callable[[], bool]) -> None:
-        """`ahead` says whether this process has more connections than another."""
-        self._inheriting = _Inheriting(reactor, ahead)
-        super().__init__(factory, self._inheriting)
+    def __init__(
+        self, factory: IProtocolFactory, reactor: Any, ahead: Callable[[], bool], *, plain: bool
+    ) -> None:
+        """`ahead` says whether this process has more connections than another.
+
+        `plain`: listen only where connections can be handed over.
+        """
+        super().__init__(factory, reactor)
+        self._ahead = ahead
+        self._plain = plain
+        self._sockets: dict[str, tuple[int, int]] = {}
 
     async def inherit(self, listeners: Sequence[Listener], descriptors: Sequence[int]) -> None:
         """Listen on these and no others. The descriptors are closed. Raises `CannotListen`."""
         pairs = list(zip(listeners, descriptors, strict=True))
-        self._inheriting.sockets = {one.description: (fd, one.family) for one, fd in pairs}
+        self._sockets = {one.description: (fd, one.family) for one, fd in pairs}
         try:
-            await self.change([one.description for one in listeners])
+            await self.change([o.description for o in listeners if o.plain or not self._plain])
         finally:
             for _, fd in pairs:
                 os.close(fd)
 
     def _listen(self, description: str) -> IListeningPort:
-        self._inheriting.current = description
-        return super()._listen(description)
+        fd, family = self._sockets[description]
+        inheriting = _Inheriting(self._reactor, fd, family, self._ahead)
+        if description.startswith("systemd:"):
+            # That the service manager has handed over to the parent alone.
+            self._kept.add(description)
+            return inheriting.adopt(self._factory)
+        outcome = self._try(serverFromString(inheriting, description))
+        if isinstance(outcome, Failure):
+            raise CannotListen(f"listen: {description}: {outcome.value}")
+        return outcome
 
 
 class _Inheriting:
-    """A reactor that listens on sockets which are there already."""
+    """A reactor that listens on a socket which is there already."""
 
-    def __init__(self, reactor: Any, ahead: Callable[[], bool]) -> None:
+    def __init__(self, reactor: Any, fd: int, family: int, ahead: Callable[[], bool]) -> None:
         self._reactor = reactor
+        self._fd = fd
+        self._family = family
         self._ahead = ahead
-        self.sockets: dict[str, tuple[int, int]] = {}
-        self.current = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -91,7 +122,7 @@ class _Inheriting:
         self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """See `IReactorTCP`."""
-        return self._adopt(factory)
+        return self.adopt(factory)
 
     def listenSSL(  # noqa: N802
         self,
@@ -102,7 +133,7 @@ class _Inheriting:
         interface: str = "",
     ) -> IListeningPort:
         """See `IReactorSSL`."""
-        return self._adopt(TLSMemoryBIOFactory(contextFactory, False, factory))
+        return self.adopt(TLSMemoryBIOFactory(contextFactory, False, factory))
 
     def listenUNIX(  # noqa: N802
         self,
@@ -113,25 +144,17 @@ class _Inheriting:
         wantPID: bool = False,  # noqa: N803
     ) -> IListeningPort:
         """See `IReactorUNIX`."""
-        return self._adopt(factory, mode)
+        return self.adopt(factory)
 
-    def adoptStreamPort(  # noqa: N802
-        self,
-        fileDescriptor: int,  # noqa: N803
-        addressFamily: int,  # noqa: N803
-        factory: IProtocolFactory,
-    ) -> IListeningPort:
-        """See `IReactorSocket`. The descriptor is the service manager's, not ours."""
-        return self._adopt(factory)
-
-    def _adopt(self, factory: IProtocolFactory, mode: int = 0o666) -> IListeningPort:
-        fd, family = self.sockets[self.current]
+    def adopt(self, factory: IProtocolFactory) -> IListeningPort:
+        """Listen on the socket."""
         port: Any
-        if family == socket.AF_UNIX:
-            port = _UNIXPort._fromListeningDescriptor(self._reactor, fd, factory)
-            port.backlog, port.mode = BACKLOG, mode
+        make: Any = _UNIXPort if self._family == socket.AF_UNIX else _TCPPort
+        if self._family == socket.AF_UNIX:
+            port = make._fromListeningDescriptor(self._reactor, self._fd, factory)
+            port.backlog = BACKLOG
         else:
-            port = _TCPPort._fromListeningDescriptor(self._reactor, fd, family, factory)
+            port = make._fromListeningDescriptor(self._reactor, self._fd, self._family, factory)
         port.ahead = self._ahead
         port.startListening()
         listening: IListeningPort = port
@@ -139,7 +162,7 @@ class _Inheriting:
 
 
 class _OneByOne:
-    """Takes one connection a turn, and leaves it to a worker that has fewer, if that takes it.
+    """Takes one connection a turn, and leaves it to a process that has fewer, if that takes it.
 
     All that are idle are woken for each connection, and the same one is the fastest every time. It
     would have most of the connections, and they stay.
@@ -179,7 +202,10 @@ class _TCPPort(_OneByOne, tcp.Port):
 
 
 class _UNIXPort(_OneByOne, unix.Port):
-    """A Unix socket that other processes listen on, too; its name is the supervisor's to remove."""
+    """A Unix socket that other processes listen on, too; its name is the parent's to remove."""
+
+    # It would be shut down for all of them (Twisted sees to that for TCP alone).
+    _shouldShutdown = False
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
         """Listen no more."""
