@@ -484,8 +484,8 @@ HANDOVER = (
     Mutation(
         "answers that are not sent yet when a connection leaves",
         "stor/http/channel.py",
-        "if self._unsent_bytes:",
-        "if False:",
+        "elif self._socket.connected and (self._unsent_bytes or not self._direct):",
+        "elif False:",
         ("tests/test_http_handover.py::test_all_answers_are_sent_before_it_leaves",),
     ),
     Mutation(

@@ -59,8 +59,8 @@ class End:
 @pytest.fixture
 def two(tmp_path):
     """A reader, a writer on the same disks, and the way between them."""
-    reader = Rig(tmp_path)
-    writer = Rig(tmp_path, clock=reader.clock)
+    reader = Rig(tmp_path, cache_bytes=1_000_000)
+    writer = Rig(tmp_path, cache_bytes=1_000_000, clock=reader.clock)
     passage = Passage(reader, writer)
     reader.site.elsewhere = passage.end(writes=False)
     writer.site.elsewhere = passage.end(writes=True)
@@ -175,6 +175,22 @@ def test_all_answers_are_sent_before_it_leaves(two):
     assert passage.passages == passages + 1
     first, second, third = connection.responses()
     assert (first.status, second.body, third.status) == (201, content, 201)
+
+
+def test_what_was_answered_from_memory_is_sent_before_it_leaves(two):
+    reader, _, passage, connect = two
+    connection, content = connect(), sample(1000)
+    connection.send(post(content) + get(content))  # after which it is in the reader's memory
+    connection.stop_taking()
+    hits = reader.store.hot.hits
+    connection.send(get(content))
+    assert reader.store.hot.hits == hits + 1
+    connection.send(post(b"another"))
+    assert passage.passages == 2
+    connection.taking = True
+    connection.settle()
+    assert passage.passages == 3
+    assert [r.status for r in connection.responses()] == [201, 200, 200, 201]
 
 
 def test_100_continue_comes_from_whoever_takes_the_body(two):

@@ -270,8 +270,6 @@ class StorChannel(Parser):
         if self._requestProducer is not None:
             self._requestProducer.resumeProducing()
         self._settle()
-        if self._unread is not None:
-            self._leave_soon()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Parse, or throw away what comes after the last answer."""
@@ -547,10 +545,8 @@ class StorChannel(Parser):
         self.callLater(seconds, self._hand_over)
 
     def _hand_over(self) -> None:
-        if self._unread is None or self.site.elsewhere is None or self._waitingForTransport:
-            return
-        if self._unsent_bytes:
-            self.await_room()
+        # All answers before are sent: no request is parsed before its time (`requestDone`).
+        if self._unread is None or self.site.elsewhere is None:
             return
         port = getattr(self.getPeer(), "port", 0)
         handed = Handed(bytes(self._unread), self._peer, port, self._pace.head_seconds)
