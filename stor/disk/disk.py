@@ -27,12 +27,15 @@ QUARANTINE_DIRECTORY = f"{OWN_DIRECTORY}/quarantine"
 REPAIR_DIRECTORY = f"{OWN_DIRECTORY}/repair"
 #: What is still to be copied to S3.
 OUTBOX_DIRECTORY = f"{OWN_DIRECTORY}/s3"
+#: What is known of the disk's samples: see `stor.disk.journal` and `stor.disk.base`.
+INDEX_DIRECTORY = f"{OWN_DIRECTORY}/index"
 OWN_DIRECTORIES = (
     OWN_DIRECTORY,
     STAGING_DIRECTORY,
     QUARANTINE_DIRECTORY,
     REPAIR_DIRECTORY,
     OUTBOX_DIRECTORY,
+    INDEX_DIRECTORY,
 )
 
 #: Samples up to this size are read and verified whole before their first byte is sent.

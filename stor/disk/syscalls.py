@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from typing import NoReturn
 
 __all__ = ["Syscalls", "is_regular"]
@@ -30,6 +31,11 @@ class Syscalls:
     def open_to_read(self, path: str, directory_fd: int) -> int:
         """open(2) of a regular file; a symbolic link is ELOOP, a FIFO does not block."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(path, flags, dir_fd=directory_fd)
+
+    def open_to_append(self, path: str, directory_fd: int) -> int:
+        """open(2) with O_APPEND of a file that is there: every write goes to its end."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path, flags, dir_fd=directory_fd)
 
     def open_nameless(self, path: str, directory_fd: int) -> int:
@@ -70,9 +76,12 @@ class Syscalls:
         """posix_fadvise(2) POSIX_FADV_SEQUENTIAL: read ahead twice as far."""
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
-    def forget_cached(self, fd: int) -> None:
-        """posix_fadvise(2) POSIX_FADV_DONTNEED: what is read next comes from the device."""
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    def forget_cached(self, fd: int, length: int = 0, offset: int = 0) -> None:
+        """posix_fadvise(2) POSIX_FADV_DONTNEED: what is read next there comes from the device.
+
+        A `length` of 0 is all of the rest.
+        """
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """write(2): how many bytes were written, possibly fewer than given."""
@@ -152,6 +161,11 @@ class Syscalls:
     def list(self, directory_fd: int) -> list[str]:
         """getdents(2): the names in an open directory."""
         return os.listdir(directory_fd)
+
+    def list_inodes(self, directory_fd: int) -> Sequence[tuple[str, int]]:
+        """getdents(2): the names in an open directory, each with its inode number."""
+        with os.scandir(directory_fd) as entries:
+            return [(entry.name, entry.inode()) for entry in entries]
 
     def lock(self, fd: int) -> None:
         """flock(2), exclusive: `BlockingIOError` rather than waiting. Ends with the descriptor."""

@@ -48,7 +48,7 @@ class RecordingFiles(Syscalls):
 
     def _record(self, name, args, result):
         path = self._path(name, args)
-        if name in ("open_directory", "open_to_read", "create"):
+        if name in ("open_directory", "open_to_read", "open_to_append", "create"):
             self._paths[result] = path
         elif name == "open_nameless":
             self._paths[result] = "(nameless)"

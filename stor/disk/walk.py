@@ -1,0 +1,170 @@
+"""Walking all samples of one disk, in the order in which they lie there."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from stor.disk.disk import OWN_DIRECTORY, Disk
+from stor.disk.syscalls import is_regular
+
+_DIGITS = re.compile(r"[0-9A-F]{2}")
+_NAME = re.compile(r"[0-9A-F]{64}\.dat")
+_NAME_LENGTH = 68
+#: What a file system, or Stor, has at the top.
+_NOT_OURS = (OWN_DIRECTORY, "lost+found")
+
+
+@attrs.frozen
+class WalkedSample:
+    """A file that has the name of a sample, in its place."""
+
+    sha: bytes
+    size: int
+    inode: int
+
+
+@attrs.frozen
+class Unreadable:
+    """A directory or a file of which the disk does not say what it is."""
+
+    path: str
+    error: OSError
+
+
+@attrs.frozen
+class Batch:
+    """A part of a disk.
+
+    `cursor` is where the walk can go on after it. `strays` are the paths of what is no sample and
+    not Stor's own; `unreadable` are what may be samples, or hold some, that were not seen.
+    """
+
+    cursor: str
+    samples: tuple[WalkedSample, ...] = ()
+    strays: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+@attrs.define
+class _Found:
+    """What a batch is made from."""
+
+    samples: list[WalkedSample] = attrs.field(factory=list)
+    strays: list[str] = attrs.field(factory=list)
+    unreadable: list[Unreadable] = attrs.field(factory=list)
+
+    def batch(self, cursor: str) -> Batch:
+        return Batch(cursor, tuple(self.samples), tuple(self.strays), tuple(self.unreadable))
+
+
+def walk(
+    disk: Disk,
+    cursor: str = "",
+    pace: Callable[[int], None] = lambda reads: None,
+    batch_directories: int = 1024,
+) -> Iterator[Batch]:
+    """All samples of a disk, in batches; from a `cursor` on, which an earlier walk gave.
+
+    The directories below one of the first level are read in the order of their inodes, and so are
+    the inodes of the files in `batch_directories` of them: a disk is up to 30 times faster that way
+    than in the order of names. What is stored or removed meanwhile may be seen or not. `pace` is
+    told how many reads of the disk come next, and may wait. Raises `DiskAway`, `OSError`: the root
+    is gone.
+    """
+    done, _, done_inode = cursor.partition("/")
+    found = _Found()
+    with disk.entered() as root_fd:
+        pace(1)
+        firsts = [name for _, name in _directories(disk, root_fd, ".", found)]
+    if not cursor:
+        yield found.batch("")
+    for first in sorted(firsts):
+        if first < done:
+            continue
+        found = _Found()
+        with disk.entered() as root_fd:
+            leaves = _leaves(disk, root_fd, first, pace, found)
+        if first == done:
+            leaves = [leaf for leaf in leaves if leaf[0] > int(done_inode)]
+        for begin in range(0, max(1, len(leaves)), batch_directories):
+            batch = leaves[begin : begin + batch_directories]
+            with disk.entered() as root_fd:
+                _look(disk, root_fd, batch, pace, found)
+            yield found.batch(f"{first}/{batch[-1][0] if batch else 0}")
+            found = _Found()
+
+
+def _leaves(
+    disk: Disk, root_fd: int, first: str, pace: Callable[[int], None], found: _Found
+) -> list[tuple[int, str]]:
+    """The lowest directories below one of the first level, by inode."""
+    pace(1)
+    seconds = sorted(_directories(disk, root_fd, first, found))
+    leaves = []
+    for _, second in seconds:
+        pace(1)
+        leaves += _directories(disk, root_fd, second, found)
+    return sorted(leaves)
+
+
+def _look(
+    disk: Disk,
+    root_fd: int,
+    leaves: list[tuple[int, str]],
+    pace: Callable[[int], None],
+    found: _Found,
+) -> None:
+    """The samples in some of the lowest directories."""
+    files = []
+    for _, leaf in leaves:
+        pace(1)
+        digits = leaf.replace("/", "")
+        for name, inode in _entries(disk, root_fd, leaf, found):
+            if _NAME.fullmatch(name) and name.startswith(digits):
+                files.append((inode, f"{leaf}/{name}"))
+            else:
+                found.strays.append(f"{leaf}/{name}")
+    for inode, path in sorted(files):
+        pace(1)
+        try:
+            status = disk.files.stat(path, root_fd)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as error:
+            found.unreadable.append(Unreadable(path, error))
+            continue
+        if is_regular(status):
+            sha = bytes.fromhex(path[-_NAME_LENGTH:-4])
+            found.samples.append(WalkedSample(sha, status.st_size, inode))
+        else:
+            found.strays.append(path)
+
+
+def _directories(disk: Disk, root_fd: int, path: str, found: _Found) -> list[tuple[int, str]]:
+    """The directories in one of the upper levels, each with its inode."""
+    below = "" if path == "." else f"{path}/"
+    directories = []
+    for name, inode in _entries(disk, root_fd, path, found):
+        if _DIGITS.fullmatch(name):
+            directories.append((inode, f"{below}{name}"))
+        elif below or name not in _NOT_OURS:
+            found.strays.append(f"{below}{name}")
+    return directories
+
+
+def _entries(disk: Disk, root_fd: int, path: str, found: _Found) -> Sequence[tuple[str, int]]:
+    """The names in a directory, each with its inode."""
+    try:
+        fd = disk.files.open_directory(path, root_fd)
+        try:
+            return disk.files.list_inodes(fd)
+        finally:
+            disk.files.close(fd)
+    except FileNotFoundError:
+        return ()  # removed meanwhile
+    except NotADirectoryError:
+        found.strays.append(path)
+    except OSError as error:
+        found.unreadable.append(Unreadable(path, error))
+    return ()

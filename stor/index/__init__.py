@@ -1,0 +1,1 @@
+"""What all disks of a host hold. Plain blocking Python: no Twisted."""
