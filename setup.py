@@ -20,6 +20,7 @@ setup(
         "stor",
         "stor.disk",
         "stor.http",
+        "stor.index",
         "stor.mirror",
         "stor.processes",
         "stor.s3",

@@ -58,6 +58,9 @@ _HANGING = (
     "::test_new_samples_go_elsewhere_once_a_disk_has_not_said_whether_it_has_them"
 )
 _BACK = "tests/test_placement.py::test_what_is_back_is_drawn_from_that_moment_on"
+_SEGMENT = "tests/test_journal.py::test_a_segment_has_its_name_once_its_header_is_durable"
+_BASE = "tests/test_base.py::test_a_file_has_its_name_once_it_is_durable"
+_TABLE = "tests/test_table.py::test_a_table_is_kept_once_it_is_durable"
 _LOST_COPY = (
     "tests/test_store_conformance.py"
     "::test_a_copy_that_is_lost_is_put_back_before_the_sample_counts_as_stored"
@@ -244,6 +247,58 @@ SYNCS = (
         "        disk.sync_directory(directory, root_fd)\n",
         "",
         (_UPKEEP,),
+    ),
+    Mutation(
+        "sync of records in the journal",
+        "stor/disk/journal.py",
+        "            self._disk.files.sync(fd)\n",
+        "            pass\n",
+        (
+            "tests/test_journal.py"
+            "::test_records_are_durable_before_they_are_said_to_be_and_before_another_segment",
+        ),
+    ),
+    Mutation(
+        "sync of a journal's header",
+        "stor/disk/journal.py",
+        "            files.sync(fd)\n",
+        "",
+        (_SEGMENT,),
+    ),
+    Mutation(
+        "sync of a journal's name",
+        "stor/disk/journal.py",
+        "        self._disk.sync_directory(INDEX_DIRECTORY, root_fd)\n",
+        "",
+        (_SEGMENT,),
+    ),
+    Mutation(
+        "sync of a base",
+        "stor/disk/base.py",
+        "            files.sync(fd)\n            files.forget_cached",
+        "            files.forget_cached",
+        (_BASE,),
+    ),
+    Mutation(
+        "sync of a base's name",
+        "stor/disk/base.py",
+        "        self._disk.sync_directory(INDEX_DIRECTORY, root_fd)\n",
+        "",
+        (_BASE,),
+    ),
+    Mutation(
+        "sync of a table that is kept",
+        "stor/index/table.py",
+        "                files.sync(fd)\n",
+        "",
+        (_TABLE,),
+    ),
+    Mutation(
+        "sync of its name",
+        "stor/index/table.py",
+        "        files.sync(directory_fd)\n",
+        "",
+        (_TABLE,),
     ),
 )
 
@@ -497,7 +552,77 @@ HANDOVER = (
     ),
 )
 
-MUTATIONS = SYNCS + CHECKS + HANDOVER
+INDEX = (
+    Mutation(
+        "what a record of the journal must be",
+        "stor/disk/journal.py",
+        "if zlib.crc32(view[offset:end], seed) == checksum:",
+        "if True:",
+        (
+            "tests/test_journal.py::test_a_flipped_bit_costs_its_record_and_is_told_unless_it_is_at_the_end",
+        ),
+    ),
+    Mutation(
+        "damage before the end of a journal",
+        "stor/disk/journal.py",
+        "        if durable > end:\n",
+        "        if False:\n",
+        (
+            "tests/test_journal.py::test_a_flipped_bit_costs_its_record_and_is_told_unless_it_is_at_the_end",
+        ),
+    ),
+    Mutation(
+        "records behind lost ones",
+        "stor/disk/journal.py",
+        "            if position.records > self._cut.get(position.segment, position.records):",
+        "            if False:",
+        ("tests/test_journal.py::test_what_was_appended_behind_lost_records_does_not_count",),
+    ),
+    Mutation(
+        "nothing behind half a write",
+        "stor/disk/journal.py",
+        "                self._closed = True\n                raise",
+        "                raise",
+        ("tests/test_journal.py::test_half_a_write_is_followed_by_nothing",),
+    ),
+    Mutation(
+        "damage is told before it is merged away",
+        "stor/disk/base.py",
+        "        check()\n",
+        "",
+        ("tests/test_base.py::test_damage_is_not_merged_away_before_it_is_known_to_be_told",),
+    ),
+    Mutation(
+        "a record in shared memory is whole",
+        "stor/index/recent.py",
+        "if zlib.crc32(data[: _RECORD.size], number & 0xFFFFFFFF) == checksum:",
+        "if True:",
+        ("tests/test_recent.py::test_a_record_that_is_not_whole_is_not_believed",),
+    ),
+    Mutation(
+        "names are dropped once all readers have the table",
+        "stor/index/index.py",
+        "        if not self._recent.confirmed(contents.generation):\n            return False\n",
+        "",
+        ("tests/test_index.py::test_a_reader_that_lags_behind_denies_nothing",),
+    ),
+    Mutation(
+        "no set is complete without a table",
+        "stor/index/index.py",
+        "self._complete = frozenset() if self._table is None else self._recent.complete",
+        "self._complete = self._recent.complete",
+        ("tests/test_index.py::test_a_table_that_cannot_be_used_makes_no_set_complete",),
+    ),
+    Mutation(
+        "a table is what was kept",
+        "stor/index/table.py",
+        "    if checksum != expected or at != contents.length:\n",
+        "    if False:\n",
+        ("tests/test_table.py::test_every_damage_to_a_table_is_found_when_it_is_loaded",),
+    ),
+)
+
+MUTATIONS = SYNCS + CHECKS + HANDOVER + INDEX
 
 
 class Trials:

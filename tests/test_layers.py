@@ -48,6 +48,15 @@ ORDER = [
     "disk.probe",
     "disk.roster",
     "disk.notes",
+    "disk.journal",
+    "disk.base",
+    "disk.walk",
+    "index.memory",
+    "index.table",
+    "index.recent",
+    "index.sequence",
+    "index.merge",
+    "index.index",
     "mirror.placement",
     "mirror.health",
     "mirror.corrupt",
@@ -111,12 +120,12 @@ ORDER = [
     "cli",
 ]
 
-#: The rooms of `mirror/` that only decide: like all of `disk/` they know no Twisted.
+#: The rooms of `mirror/` that only decide: like `disk/` and `index/` they know no Twisted.
 BLOCKING_MIRROR = ("mirror.health", "mirror.placement", "mirror.corrupt")
 
-WINGS = ("disk", "mirror", "s3", "http")
+WINGS = ("disk", "index", "mirror", "s3", "http")
 
-TIERS = ("disk.", "mirror.", "s3.")
+TIERS = ("disk.", "index.", "mirror.", "s3.")
 
 MODULES = {
     ".".join(path.relative_to(STOR).with_suffix("").parts): path
@@ -200,7 +209,7 @@ def test_a_file_stays_under_600_lines(module):
 
 @pytest.mark.parametrize(
     "module",
-    [name for name in MODULES if name.startswith("disk.") or name in BLOCKING_MIRROR],
+    [name for name in MODULES if name.startswith(("disk.", "index.")) or name in BLOCKING_MIRROR],
 )
 def test_blocking_work_on_disks_knows_no_twisted(module):
     guilty = sorted(name for name in reached(module) if knows(MODULES[name], "twisted"))
@@ -251,7 +260,12 @@ def test_the_http_wing_knows_no_disk_and_no_s3(module):
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(TIERS)])
 def test_the_wings_of_the_tiers_do_not_know_each_other_nor_http(module):
     wing = module.partition(".")[0]
-    below = {"disk": ("disk",), "mirror": ("disk", "mirror"), "s3": ("s3",)}[wing]
+    below = {
+        "disk": ("disk",),
+        "index": ("disk", "index"),
+        "mirror": ("disk", "index", "mirror"),
+        "s3": ("s3",),
+    }[wing]
     others = tuple(f"{other}." for other in WINGS if other not in below)
     assert not {name for name in own(MODULES[module]) if name.startswith(others)}
 
