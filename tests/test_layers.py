@@ -239,8 +239,8 @@ def test_the_wall_clock_is_read_for_dates_alone():
         for name, path in MODULES.items()
     }
     assert {name: read for name, read in wall.items() if read} == {
-        "app": ["time_ns"],
-        "disk.journal": ["time_ns"],  # when a sample was stored
+        "app": ["time_ns"],  # when a sample was stored
+        "disk.journal": ["time_ns"],  # when a segment was begun
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
         "server": ["time"],  # Date
         "store": ["time"],  # since when a disk is in its state
