@@ -22,7 +22,7 @@ from stor.disk.syscalls import Syscalls
 from stor.gauges import DiskGauges, WorkGauges
 from stor.http.accounts import Accounts
 from stor.http.api import Api
-from stor.http.auth import Authenticator
+from stor.http.auth import Attempts, Authenticator
 from stor.http.rates import Rates
 from stor.http.status import Overview, Snapshot
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
@@ -78,9 +78,11 @@ S3_THREADS = 8
 #: Threads for bodies that wait on a local disk until S3 has them.
 SPOOL_THREADS = 4
 
-#: Threads that hash passwords, and passwords that wait for them; for one more it is 503.
+#: Threads that hash passwords, and passwords that wait for them, one of each address; for one
+#: more it is 503. They leave the processor to all others.
 PASSWORD_THREADS = 2
-WAITING_PASSWORDS = 8
+WAITING_PASSWORDS = 32
+PASSWORDS_NICE = 10
 
 
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
@@ -140,8 +142,10 @@ class App:
         self._signer = ThreadPool(outcomes, "sign", 1)
         self._spool_worker = ThreadPool(outcomes, "spool", SPOOL_THREADS)
         self._password_worker = ThreadPool(
-            outcomes, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS
+            outcomes, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS, nice=PASSWORDS_NICE
         )
+        #: Outlives a configuration: a reload is no new chance to guess.
+        self._attempts = Attempts(reactor)
         self._htpasswd_worker = ThreadPool(outcomes, "htpasswd", 1)
         self._resolving = ThreadPool(outcomes, "resolve", 1)
         self._statsd_worker = ThreadPool(outcomes, "statsd", 1)
@@ -397,9 +401,10 @@ class App:
     def _authenticator(self, chosen: Config) -> Authenticator:
         known = [f"{one.user}:{one.password}" for one in chosen.credentials]
         if chosen.htpasswd is None:
-            return Authenticator(known)
+            return Authenticator(known, self._attempts)
         workers = self._password_worker, self._htpasswd_worker
-        return Authenticator(known, Accounts(chosen.htpasswd, *workers, self._reactor))
+        accounts = Accounts(chosen.htpasswd, *workers, self._reactor)
+        return Authenticator(known, self._attempts, accounts)
 
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
         roster = Roster(chosen.sets)

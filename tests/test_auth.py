@@ -8,10 +8,18 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from stor.errors import Unauthorized
+from stor.errors import Unauthorized, Unavailable
 from stor.htpasswd import HtpasswdError, read_htpasswd
 from stor.http.accounts import ANSWER_SECONDS, LOOK_SECONDS, REMEMBERED_SECONDS, Accounts
-from stor.http.auth import Authenticator
+from stor.http.auth import (
+    ADDRESSES,
+    FORGOTTEN_SECONDS,
+    FREE_FAILURES,
+    LONGEST_DELAY_SECONDS,
+    WAITING_CHECKS,
+    Attempts,
+    Authenticator,
+)
 from stor.threads import Busy
 from tests.support.http import AUTHORIZED, assert_one_line, no_bug_logged
 from tests.support.pools import HeldPool, InlinePool
@@ -33,14 +41,29 @@ def basic(credentials):
     return b"Basic " + base64.b64encode(credentials)
 
 
-def outcome(authenticator, credentials):
-    """What becomes of a request: "passed", "refused", or `None` while that is not known."""
+HERE, THERE = "192.0.2.1", "192.0.2.2"
+
+
+def begin(authenticator, credentials, address=HERE):
+    """A list of what becomes of a request: "passed", "refused" or "put off", once that is known."""
     found = []
-    checking = Deferred.fromCoroutine(authenticator.check(basic(credentials)))
-    checking.addCallbacks(lambda _: found.append("passed"), found.append)
-    if not found or found == ["passed"]:
-        return found[0] if found else None
-    return "refused" if found[0].check(Unauthorized) else found[0].value
+    words = {Unauthorized: "refused", Unavailable: "put off"}
+    checking = Deferred.fromCoroutine(authenticator.check(basic(credentials), address))
+    checking.addCallbacks(
+        lambda _: found.append("passed"),
+        lambda failure: found.append(words.get(failure.type, failure.value)),
+    )
+    return found
+
+
+def outcome(authenticator, credentials, address=HERE):
+    """What becomes of a request at once, `None` while that is not known."""
+    found = begin(authenticator, credentials, address)
+    return found[0] if found else None
+
+
+def configured(*known):
+    return Authenticator(known, Attempts(Clock()))
 
 
 class TestConfigured:
@@ -64,20 +87,20 @@ class TestConfigured:
     )
     def test_each_of_a_list(self, credentials, expected):
         known = ["anna:one", "anna:two", "bert:three:with::colons:", "zoë:пароль"]
-        assert outcome(Authenticator(known), credentials) == expected
+        assert outcome(configured(*known), credentials) == expected
 
     @pytest.mark.parametrize(
         "authorization",
         [None, b"", b"Basic", b"Basic !!!", b"Bearer YTpi", b"YTpi"],
     )
     def test_what_is_no_basic_authorization(self, authorization):
-        checking = Deferred.fromCoroutine(Authenticator(["a:b"]).check(authorization))
+        checking = Deferred.fromCoroutine(configured("a:b").check(authorization, HERE))
         failures = []
         checking.addErrback(failures.append)
         assert failures[0].check(Unauthorized)
 
     def test_the_scheme_in_either_case(self):
-        assert Deferred.fromCoroutine(Authenticator(["a:b"]).check(b"bAsIc YTpi")).called
+        assert Deferred.fromCoroutine(configured("a:b").check(b"bAsIc YTpi", HERE)).called
 
 
 class Users:
@@ -91,7 +114,8 @@ class Users:
         self.looking = CountingPool(looking or InlinePool())
         known = read_htpasswd(str(path))
         accounts = Accounts(known, self.hashing, self.looking, self.clock)
-        self.authenticator = Authenticator([], accounts)
+        self.attempts = Attempts(self.clock)
+        self.authenticator = Authenticator([], self.attempts, accounts)
 
     def write(self, **users):
         """Replace the file as a careful editor does."""
@@ -99,8 +123,11 @@ class Users:
         new.write_bytes(b"".join(b"%b:%b\n" % (u.encode(), h) for u, h in users.items()))
         os.replace(new, self.path)
 
-    def outcome(self, credentials):
-        return outcome(self.authenticator, credentials)
+    def begin(self, credentials, address=HERE):
+        return begin(self.authenticator, credentials, address)
+
+    def outcome(self, credentials, address=HERE):
+        return outcome(self.authenticator, credentials, address)
 
 
 class CountingPool:
@@ -170,7 +197,7 @@ class TestUsersOfAFile:
         users = Users(tmp_path / "users", hashing=held)
         passed = []
         for _ in range(100):
-            checking = users.authenticator.check(basic(b"anna:one"))
+            checking = users.authenticator.check(basic(b"anna:one"), HERE)
             Deferred.fromCoroutine(checking).addCallback(passed.append)
         assert (users.hashing.jobs, len(passed)) == (1, 0)
         held.release()
@@ -185,6 +212,139 @@ class TestUsersOfAFile:
 
         users = Users(tmp_path / "users", hashing=Full())
         assert isinstance(users.outcome(b"anna:one"), Busy)
+
+
+class TestGuesses:
+    """Those of one address cost it time, and nobody else."""
+
+    def wrong(self, n):
+        return b"anna:wrong %d" % n
+
+    def seconds_until(self, users, found):
+        """How long an answer takes."""
+        begun = users.clock.seconds()
+        while not found:
+            soonest = min(call.getTime() for call in users.clock.getDelayedCalls())
+            users.clock.advance(soonest - users.clock.seconds())
+        return round(users.clock.seconds() - begun, 3)
+
+    def test_each_wrong_password_is_answered_later_up_to_a_bound(self, users):
+        delays = []
+        for n in range(12):
+            found = users.begin(self.wrong(n))
+            delays.append(self.seconds_until(users, found))
+            assert found == ["refused"]
+        assert delays == [0, 0, 0, 0.1, 0.2, 0.4, 0.8, 1.6, 2, 2, 2, 2]
+        users.clock.advance(FORGOTTEN_SECONDS)
+        assert users.outcome(self.wrong(0)) == "refused"
+
+    def test_guesses_at_once_wait_for_each_other(self, users):
+        waiting = [users.begin(self.wrong(n)) for n in range(FREE_FAILURES + 10)]
+        users.clock.pump([0.1] * 60)
+        # After 0.1, 0.2, 0.4, 0.8, 1.6 and 2 s, one after the other.
+        assert waiting.count(["refused"]) == FREE_FAILURES + 6
+
+    def test_thirty_guesses_take_most_of_a_minute(self, users):
+        seconds = sum(self.seconds_until(users, users.begin(self.wrong(n))) for n in range(30))
+        assert seconds > 40
+
+    @pytest.mark.parametrize(
+        ("address", "guesser", "slowed"),
+        [
+            ("192.0.2.1", "192.0.2.1", True),
+            ("192.0.2.1", "192.0.2.2", False),
+            ("192.0.2.1", "::ffff:192.0.2.1", True),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+            ("2001:db8::1", "2001:db8::2", True),
+            ("2001:db8::1", "2001:db8:0:1::1", False),
+            ("192.0.2.1", "2001:db8::1", False),
+            ("-", "-", True),
+            ("-", "192.0.2.1", False),
+        ],
+    )
+    def test_whom_guesses_slow_down(self, users, address, guesser, slowed):
+        for n in range(20):
+            self.seconds_until(users, users.begin(self.wrong(n), guesser))
+        assert (users.outcome(b"anna:mistyped", address) is None) == slowed
+
+    def test_right_passwords_elsewhere_never_wait(self, tmp_path):
+        held = HeldPool()
+        users = Users(tmp_path / "users", hashing=held)
+        guesses = [users.begin(self.wrong(n), THERE) for n in range(200)]
+        assert len(held.held) == 1, "one at a time"
+        found = users.begin(b"anna:one", HERE)
+        held.release(2)
+        assert found == ["passed"]
+        assert guesses.count(["put off"]) == 200 - 1 - WAITING_CHECKS
+
+    def test_a_right_password_where_it_was_right_before_never_waits(self, users):
+        assert users.outcome(b"anna:one") == "passed"
+        for n in range(50):
+            users.begin(self.wrong(n))
+        assert users.outcome(b"anna:one") == "passed"
+        assert users.outcome(self.wrong(99)) == "put off"
+
+    @pytest.mark.parametrize("address", [HERE, THERE])
+    def test_what_is_configured_is_not_guessed_any_quicker(self, address):
+        clock = Clock()
+        authenticator = Authenticator(["anna:one"], Attempts(clock))
+        assert outcome(authenticator, b"anna:one", address) == "passed"
+        waiting = [begin(authenticator, self.wrong(n)) for n in range(100)]
+        assert outcome(authenticator, b"anna:one", address) == "passed"
+        assert waiting.count(["refused"]) == FREE_FAILURES
+        # The right one among them is no quicker to be found out than a wrong one.
+        assert outcome(authenticator, b"anna:one", "192.0.2.3") == "passed"
+        clock.pump([LONGEST_DELAY_SECONDS] * 100)
+        assert waiting.count(["refused"]) == FREE_FAILURES + 1 + WAITING_CHECKS
+
+    def test_a_guess_that_waits_says_nothing_before_its_turn(self):
+        clock = Clock()
+        authenticator = Authenticator(["anna:one"], Attempts(clock))
+        for n in range(FREE_FAILURES + 2):
+            begin(authenticator, self.wrong(n))
+        right = begin(authenticator, b"anna:one")
+        assert right == []
+        clock.pump([LONGEST_DELAY_SECONDS] * 3)
+        assert right == ["passed"]
+
+    def test_many_requests_with_one_wrong_password_are_one_guess(self, users):
+        for n in range(FREE_FAILURES):
+            users.begin(self.wrong(n))
+        waiting = [users.begin(b"anna:old password") for _ in range(100)]
+        users.clock.advance(0.1)
+        assert waiting == [["refused"]] * 100
+        assert users.hashing.jobs == FREE_FAILURES + 1
+
+    def test_a_million_addresses_take_bounded_memory(self):
+        clock = Clock()
+        attempts = Attempts(clock)
+        authenticator = Authenticator(["anna:one"], attempts)
+        for n in range(ADDRESSES + 500):
+            begin(authenticator, b"anna:wrong", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
+        assert attempts.remembered == ADDRESSES
+
+    def test_users_that_are_right_leave_nothing_behind(self, users):
+        for n in range(100):
+            assert users.outcome(b"anna:one", f"192.0.2.{n}") == "passed"
+        assert users.attempts.remembered == 0
+
+    def test_a_user_that_nobody_knows_costs_always_the_same(self, users):
+        """As hashes may differ in their cost, which would tell known users from others."""
+        compared = []
+
+        class Watching(InlinePool):
+            def run(self, function, password, hashed):
+                compared.append(hashed)
+                return super().run(function, password, hashed)
+
+        users.hashing.inner = Watching()
+        for n in range(3):
+            users.begin(b"nobody:%d" % n, f"192.0.2.{n}")
+        assert len(compared) == 3
+        assert len(set(compared)) == 1
+        for n in range(50):
+            users.begin(b"nobody%d:x" % n, f"198.51.100.{n}")
+        assert len(set(compared)) == 3, "of all users in turn"
 
 
 class TestAFileThatChanges:
@@ -228,7 +388,7 @@ class TestAFileThatChanges:
         users.clock.advance(LOOK_SECONDS)
         passed = []
         for _ in range(3):
-            checking = users.authenticator.check(basic(b"anna:one"))
+            checking = users.authenticator.check(basic(b"anna:one"), HERE)
             Deferred.fromCoroutine(checking).addCallback(passed.append)
         users.clock.advance(ANSWER_SECONDS)
         assert len(passed) == 3
@@ -236,7 +396,7 @@ class TestAFileThatChanges:
         assert users.looking.jobs == 1
         users.write(dora=hashed(b"four"))
         held.release()
-        checking = users.authenticator.check(basic(b"dora:four"))
+        checking = users.authenticator.check(basic(b"dora:four"), HERE)
         Deferred.fromCoroutine(checking).addCallback(passed.append)
         held.release()
         assert len(passed) == 4

@@ -1,5 +1,8 @@
 """The users of an htpasswd file. Hashing and looking at the file are done off the reactor."""
 
+import hashlib
+from collections import OrderedDict
+
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -10,7 +13,7 @@ from stor.htpasswd import Htpasswd, HtpasswdError, changed, matches
 from stor.threads import Pool, Shared, Unanswered, within
 
 #: How long a verified password need not be hashed again, unless the file has another hash.
-REMEMBERED_SECONDS = 60.0
+REMEMBERED_SECONDS = 3600.0
 
 #: So many are remembered at most.
 REMEMBERED = 10_000
@@ -44,28 +47,46 @@ class Accounts:
         self._looks: Shared[None, None] = Shared()
         self._checks: Shared[tuple[bytes, bytes], bool] = Shared()
         self._complaint = ""
-        self._verified: dict[bytes, _Verified] = {}
+        #: Only what was right: no number of guesses takes the place of one.
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+
+    async def remember(self, user: bytes, seal: bytes) -> bool:
+        """Whether the file has the user, with a password that was verified lately.
+
+        `seal` stands for both, and is what is remembered of them.
+        """
+        await self._renew()
+        verified = self._verified.get(seal)
+        return (
+            verified is not None
+            and verified.until > self._clock.seconds()
+            and verified.hashed == self._known.hashes.get(user)
+        )
 
     async def know(self, user: bytes, password: bytes, seal: bytes) -> bool:
         """Whether the file has the user, with this password.
 
-        `seal` stands for both, and is what is remembered of them. Raises `Busy` when too many
-        passwords wait to be hashed.
+        Raises `Busy` when too many passwords wait to be hashed.
         """
-        await self._renew()
-        hashed = self._known.hashes.get(user)
-        now = self._clock.seconds()
-        verified = self._verified.get(seal)
-        if verified is not None and verified.until > now and verified.hashed == hashed:
+        if await self.remember(user, seal):
+            self._verified.move_to_end(seal)
             return True
-        # Somebody else's hash takes as long, for a user that nobody knows.
-        against = hashed or next(iter(self._known.hashes.values()))
-        if not await self._check(password, seal, against) or hashed is None:
+        hashed = self._known.hashes.get(user)
+        if not await self._check(password, seal, hashed or self._decoy(user)) or hashed is None:
             return False
-        if len(self._verified) >= REMEMBERED:
-            self._verified.clear()
         self._verified[seal] = _Verified(hashed, self._clock.seconds() + REMEMBERED_SECONDS)
+        self._verified.move_to_end(seal)
+        if len(self._verified) > REMEMBERED:
+            self._verified.popitem(last=False)
         return True
+
+    def _decoy(self, user: bytes) -> bytes:
+        """What the password of a user that nobody knows is compared with, to take as long.
+
+        Always the same for one user: hashes may differ in their cost.
+        """
+        hashes = list(self._known.hashes.values())
+        return hashes[int.from_bytes(hashlib.sha256(user).digest()[:8]) % len(hashes)]
 
     def _check(self, password: bytes, seal: bytes, hashed: bytes) -> Deferred[bool]:
         """Compare in a thread, once for all who ask the same meanwhile."""

@@ -165,7 +165,8 @@ class Api:
     async def _get(self, request: StorRequest) -> bytes:
         digest = Digest.parse(request.name)
         if self.read_auth:
-            await self._uploads.authenticator.check(request.getHeader(b"authorization"))
+            authorization = request.getHeader(b"authorization")
+            await self._uploads.authenticator.check(authorization, request.address)
         conditions = _conditions(request)
         if conditions.present or request.method == b"HEAD":
             found = await self._store.find(digest)

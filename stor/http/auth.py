@@ -1,27 +1,116 @@
-"""Who may do what."""
+"""Who may do what, and how quickly passwords can be guessed."""
 
 import base64
 import binascii
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from ipaddress import IPv6Address, ip_address, ip_network
 
-from stor.errors import Unauthorized
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from stor.errors import Unauthorized, Unavailable
 from stor.http.accounts import Accounts
+from stor.threads import Shared
+
+#: This many wrong passwords of one address are answered at once: people mistype.
+FREE_FAILURES = 3
+
+#: The next one is answered this late, and each further one twice as late as the one before it.
+FIRST_DELAY_SECONDS = 0.1
+LONGEST_DELAY_SECONDS = 2.0
+
+#: An address begins anew this long after its last wrong password.
+FORGOTTEN_SECONDS = 600.0
+
+#: This many passwords of one address wait to be checked at most; for one more it is 503.
+WAITING_CHECKS = 16
+
+#: The addresses whose failures are remembered at most, and the users who were right.
+ADDRESSES = 10_000
+REMEMBERED = 10_000
+
+
+class Attempts:
+    """The passwords that come from each address: one is checked at a time, wrong ones take longer.
+
+    So guesses hold up nobody but those who share their address, and only those of them whose
+    password was not right there before.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._turns: dict[str, DeferredLock] = {}
+        #: How often each address was wrong, and when last; the latest at the end.
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    @property
+    def remembered(self) -> int:
+        """The addresses that something is known of."""
+        return len(self._failures.keys() | self._turns.keys())
+
+    async def make(self, address: str, check: Callable[[], Awaitable[bool]]) -> bool:
+        """What `check` says, in its turn; `False` later the more often that was so.
+
+        Raises `Unavailable` when too many of that address wait, or what `check` raises.
+        """
+        turn = self._turns.setdefault(address, DeferredLock())
+        if len(turn.waiting) >= WAITING_CHECKS:
+            reason = "too many passwords of your address wait to be checked"
+            raise Unavailable(reason, int(LONGEST_DELAY_SECONDS))
+        await turn.acquire()
+        try:
+            right = await check()
+            delay = 0 if right else self._failed(address)
+            if delay:
+                await deferLater(self._clock, delay)
+            return right
+        finally:
+            turn.release()
+            if not turn.locked and self._turns.get(address) is turn:
+                del self._turns[address]
+
+    def _failed(self, address: str) -> float:
+        """Note that a password was wrong; how late that is said."""
+        now = self._clock.seconds()
+        failures, last = self._failures.pop(address, (0, now))
+        failures = failures + 1 if now - last < FORGOTTEN_SECONDS else 1
+        self._failures[address] = failures, now
+        if len(self._failures) > ADDRESSES:
+            self._failures.popitem(last=False)
+        delays = min(failures - FREE_FAILURES, 30)
+        return (
+            0
+            if delays <= 0
+            else min(FIRST_DELAY_SECONDS * 2 ** (delays - 1), LONGEST_DELAY_SECONDS)
+        )
 
 
 class Authenticator:
     """Basic credentials (RFC 7617): those of the configuration, and the users of a file."""
 
-    def __init__(self, known: Iterable[str], accounts: Accounts | None = None) -> None:
+    def __init__(
+        self, known: Iterable[str], attempts: Attempts, accounts: Accounts | None = None
+    ) -> None:
         """`known` are `user:password`."""
         # What is kept, also of passwords that were verified, is worth nothing without this.
         self._key = secrets.token_bytes(32)
         self._known = [self._seal(credentials.encode()) for credentials in known]
+        self._attempts = attempts
         self._accounts = accounts
+        self._checks: Shared[tuple[str, bytes], bool] = Shared()
+        #: Who was right where; guesses from there do not hold them up.
+        self._passed: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
-    async def check(self, authorization: bytes | None) -> None:
-        """Let the value of an `Authorization` header pass. Raises `Unauthorized`, `Busy`."""
+    async def check(self, authorization: bytes | None, address: str) -> None:
+        """Let the value of an `Authorization` header from an address pass.
+
+        Raises `Unauthorized`, `Unavailable`, `Busy`.
+        """
         if authorization is None:
             raise Unauthorized("unauthorized: a user and a password are needed (Basic)")
         scheme, _, encoded = authorization.partition(b" ")
@@ -30,15 +119,51 @@ class Authenticator:
         except binascii.Error:
             given = b""
         user, colon, password = given.partition(b":")
-        seal = self._seal(given)
+        if scheme.lower() != b"basic" or not colon:
+            raise Unauthorized("unauthorized: wrong user or password")
+        seal, address = self._seal(given), _network(address)
+        one = address, seal
+        if one in self._passed and await self._remember(user, seal):
+            self._passed.move_to_end(one)
+            return
+
+        def begin() -> Deferred[bool]:
+            checking = partial(self._is_right, user, password, seal)
+            return Deferred.fromCoroutine(self._attempts.make(address, checking))
+
+        # Many requests of one client are one attempt.
+        if not await self._checks.run(one, begin):
+            raise Unauthorized("unauthorized: wrong user or password")
+        self._passed[one] = None
+        if len(self._passed) > REMEMBERED:
+            self._passed.popitem(last=False)
+
+    async def _remember(self, user: bytes, seal: bytes) -> bool:
+        """Whether these credentials are known to be right without hashing them."""
+        if self._is_configured(seal):
+            return True
+        return self._accounts is not None and await self._accounts.remember(user, seal)
+
+    async def _is_right(self, user: bytes, password: bytes, seal: bytes) -> bool:
+        if self._is_configured(seal):
+            return True
+        return self._accounts is not None and await self._accounts.know(user, password, seal)
+
+    def _is_configured(self, seal: bytes) -> bool:
         # All are compared, each in a time that says nothing of how much is right.
-        known = sum(hmac.compare_digest(seal, one) for one in self._known) > 0
-        if scheme.lower() == b"basic" and colon:
-            if known:
-                return
-            if self._accounts is not None and await self._accounts.know(user, password, seal):
-                return
-        raise Unauthorized("unauthorized: wrong user or password")
+        return sum(hmac.compare_digest(seal, one) for one in self._known) > 0
 
     def _seal(self, credentials: bytes) -> bytes:
         return hmac.digest(self._key, credentials, "sha256")
+
+
+def _network(address: str) -> str:
+    """What one client has to itself: an IPv4 address, or 64 bits of IPv6 (RFC 6177)."""
+    try:
+        found = ip_address(address)
+    except ValueError:  # a Unix socket's
+        return address
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    # A socket of both kinds has IPv4 in this form (RFC 4291, 2.5.5.2).
+    return str(found.ipv4_mapped or ip_network((int(found), 64), strict=False))

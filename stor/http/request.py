@@ -77,6 +77,11 @@ class StorRequest(Request):
         return name_of(self.path)
 
     @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return self._peer
+
+    @property
     def gone(self) -> bool:
         """Whether the client has disconnected."""
         return bool(self._disconnected)
@@ -114,7 +119,7 @@ class StorRequest(Request):
 
     def head(self) -> Head:
         """What an upload needs to know."""
-        return Head(self.name, self.getHeader(b"authorization"), self._length)
+        return Head(self.name, self.getHeader(b"authorization"), self._length, self._peer)
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802
         """A piece of the body, in the order of the wire."""

@@ -52,11 +52,15 @@ class Flow(Protocol):
 
 @attrs.frozen
 class Head:
-    """What is known before the body: the path's last part, credentials, and length in bytes."""
+    """What is known before the body: the path's last part, credentials, and length in bytes.
+
+    `address` is where the request comes from.
+    """
 
     name: str
     authorization: bytes | None
     length: int | None
+    address: str
 
 
 class ClientGone(Exception):
@@ -165,7 +169,7 @@ class Upload:
     async def _run(self) -> Answer:
         head, uploads = self._head, self._uploads
         digest = Digest.parse(head.name)
-        await uploads.authenticator.check(head.authorization)
+        await uploads.authenticator.check(head.authorization, head.address)
         incoming = uploads.store.expect(digest, head.length)
         try:
             stored = await incoming.stored()

@@ -1,14 +1,20 @@
 """Credentials as curl gives them, against a real Stor."""
 
 import base64
+import http.client
+import itertools
 import json
-import subprocess
+import os
+import threading
+import time
+from collections import Counter
 
 import bcrypt
 import pytest
 
 from tests.integration.curl import curl
-from tests.integration.process import configure, environment, poll, refused_start, sha_of
+from tests.integration.load import percentile, timed
+from tests.integration.process import configure, poll, refused_start, sha_of
 
 CONTENT = b"a sample"
 SHA = sha_of(CONTENT)
@@ -57,30 +63,68 @@ def test_users_of_a_file_store_and_read(start, users):
     poll(lambda: answered("-u", "bert:two", stor.url(SHA))[0] == 200, 5, "a new user")
 
 
-def test_hashing_holds_up_nobody_and_has_an_end(start, users):
-    """A hash of 0.3 s and more, sixty wrong passwords, and answers all the while."""
-    users.write_text(f"anna:{hashed('one', 12)}\n")
+class Guesser:
+    """Posts wrong passwords from an address of its own, several at once, as quickly as it can."""
+
+    def __init__(self, stor, address="127.0.0.2", connections=4):
+        self.statuses = Counter()
+        self._stor, self._address = stor, address
+        self._over = threading.Event()
+        self._numbers = itertools.count()
+        self._threads = [threading.Thread(target=self._guess) for _ in range(connections)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *reason):
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _guess(self):
+        while not self._over.is_set():
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", self._stor.port, timeout=30, source_address=(self._address, 0)
+            )
+            guess = {"Authorization": basic(f"anna:{next(self._numbers)}")}
+            connection.request("POST", f"/{SHA}", CONTENT, guess)
+            self.statuses[connection.getresponse().status] += 1
+            connection.close()
+
+
+def test_guesses_slow_down_themselves_and_nobody_else(start, users):
+    """With a hash of 0.3 s and more; users begin to store while another address guesses."""
+    names = ["anna", *(f"user{n}" for n in range(8))]
+    users.write_text("".join(f"{name}:{hashed(name, 12)}\n" for name in names))
     stor = start(basic_auth={"htpasswd": str(users)})
-    assert answered("-u", "anna:one", "--data-binary", "a sample", stor.url(SHA))[0] == 201
-    guesses = [
-        subprocess.Popen(
-            ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", *guess, stor.url(SHA)],
-            env=environment(),
-            stdout=subprocess.PIPE,
+
+    def post(name):
+        content = os.urandom(1000)
+        return stor.request(
+            "POST", sha_of(content), content, {"Authorization": basic(f"{name}:{name}")}
         )
-        for guess in (["-u", f"anna:{n}", "--data-binary", "x"] for n in range(60))
-    ]
-    passed = 0
-    while any(guess.poll() is None for guess in guesses):
-        assert stor.get(SHA).body == CONTENT
-        known = stor.request("POST", SHA, CONTENT, {"Authorization": basic("anna:one")})
-        assert known.status == 200, "a password that was verified lately waits for nothing"
-        passed += 1
-    assert passed > 10
-    statuses = [int(guess.communicate(timeout=30)[0]) for guess in guesses]
-    assert set(statuses) <= {401, 503}
-    assert statuses.count(401) >= 10
-    assert answered("-u", "anna:one", "--data-binary", "a sample", stor.url(SHA))[0] == 200
+
+    assert post("anna").status == 201
+    quiet = [timed(post, "anna")[0] for _ in range(200)]
+    with Guesser(stor) as guesser:
+        poll(lambda: guesser.statuses[401] > 3, 20, "some guesses")
+        before, begun = guesser.statuses[401], time.monotonic()
+        loud = []
+        for name in names[1:]:
+            seconds, answer = timed(post, name)
+            assert answer.status == 201, "a password that was not hashed before"
+            assert seconds < 5
+            loud += [timed(post, "anna") for _ in range(25)]
+        guessed = guesser.statuses[401] - before
+        seconds = time.monotonic() - begun
+    assert {answer.status for _, answer in loud} == {201}
+    # More than every other post has a guess hashed beside it.
+    added = percentile([took for took, _ in loud], 0.75) - percentile(quiet, 0.75)
+    assert added < 0.05
+    assert guessed <= 6 + seconds / 2
+    assert set(guesser.statuses) <= {401, 503}
 
 
 def test_what_is_wrong_with_a_file_stops_the_start(tmp_path, users):

@@ -16,7 +16,7 @@ from stor.disk.syscalls import Syscalls
 from stor.gauges import DiskGauges, WorkGauges
 from stor.http.access import together
 from stor.http.api import Api
-from stor.http.auth import Authenticator
+from stor.http.auth import Attempts, Authenticator
 from stor.http.fast_path import FastPath
 from stor.http.rates import Rates
 from stor.http.site import StorSite
@@ -115,7 +115,7 @@ class Rig:
         self.store = Store(self.mirrors, succeed(None), self.metrics, self.wall_seconds)
         self.uploads = Uploads(
             self.store,
-            Authenticator([f"{USER}:{PASSWORD}"]),
+            Authenticator([f"{USER}:{PASSWORD}"], Attempts(self.clock)),
             hashing or InlinePool(),
             max_upload_bytes=max_upload_bytes,
             max_uploads=max_uploads,
