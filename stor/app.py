@@ -17,7 +17,7 @@ from stor.config import S3, Config, Statsite
 from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.durable import Blocks
-from stor.disk.roster import Roster
+from stor.disk.identity import KnownDisks
 from stor.disk.syscalls import Syscalls
 from stor.gauges import DiskGauges, WorkGauges
 from stor.http.accounts import Accounts
@@ -102,7 +102,7 @@ class Fleet:
     """The disks of a configuration."""
 
     mirrors: list[Mirror]
-    roster: Roster
+    known_disks: KnownDisks
 
     @property
     def members(self) -> list[Member]:
@@ -166,7 +166,7 @@ class App:
         fleet = self._fleet(chosen, [])
         self.mirrors = Mirrors(
             fleet.mirrors,
-            fleet.roster,
+            fleet.known_disks,
             scouts=Scouts(self._scout_worker, SCOUTS, reactor),
             reserve_bytes=chosen.reserve_bytes,
             clock=reactor,
@@ -224,11 +224,11 @@ class App:
         fleet = self._fleet(chosen, self.mirrors.mirrors)
         for member in fleet.members:
             if member in before:
-                fleet.roster.heed(member.root, member.health.marker)
+                fleet.known_disks.heed(member.root, member.health.marker)
         new = [member for member in fleet.members if member not in before]
-        _adapt(new, chosen, fleet.roster)
+        _adapt(new, chosen, fleet.known_disks)
         for patient in (True, False):  # the first look may have to wait for what the others know
-            fleet.roster.patient = patient
+            fleet.known_disks.patient = patient
             await settle([m.probe() for m in new if patient or not m.health.readable])
         self._put_in_force(chosen, fleet)
         await self.begin()
@@ -236,10 +236,10 @@ class App:
             Deferred.fromCoroutine(self._look_at(self.store.bucket))
 
     def _put_in_force(self, chosen: Config, fleet: Fleet) -> None:
-        _adapt(fleet.members, chosen, fleet.roster)
+        _adapt(fleet.members, chosen, fleet.known_disks)
         for mirror in fleet.mirrors:
             mirror.own_file_systems = chosen.require_mount
-        self.mirrors.reconfigure(fleet.mirrors, fleet.roster, chosen.reserve_bytes)
+        self.mirrors.reconfigure(fleet.mirrors, fleet.known_disks, chosen.reserve_bytes)
         self._set_tiers(chosen)
         self._uploads.authenticator = self._authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
@@ -407,12 +407,12 @@ class App:
         return Authenticator(known, self._attempts, accounts)
 
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
-        roster = Roster(chosen.sets)
+        known_disks = KnownDisks(chosen.sets)
         mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
 
         def member(root: str) -> Member:
             if root not in self._members:
-                self._members[root] = self._member(root, chosen, roster)
+                self._members[root] = self._member(root, chosen, known_disks)
             return self._members[root]
 
         return Fleet(
@@ -424,10 +424,10 @@ class App:
                 )
                 for roots in chosen.sets
             ],
-            roster,
+            known_disks,
         )
 
-    def _member(self, root: str, chosen: Config, roster: Roster) -> Member:
+    def _member(self, root: str, chosen: Config, known_disks: KnownDisks) -> Member:
         reactor, outcomes = self._reactor, self._outcomes
         writable = bool(chosen.writable.search(root))
         health = Health(reactor.seconds, writable)
@@ -450,16 +450,16 @@ class App:
             health,
             workers,
             reactor,
-            roster,
+            known_disks,
             self.metrics.figures.disk(root),
             self._ask_for_probe,
         )
 
 
-def _adapt(members: Iterable[Member], chosen: Config, roster: Roster) -> None:
+def _adapt(members: Iterable[Member], chosen: Config, known_disks: KnownDisks) -> None:
     """Tell disks what a configuration says of them."""
     for member in members:
-        member.roster = roster
+        member.known_disks = known_disks
         member.disk.forbidden_device = _forbidden_device(chosen)
         member.health.writable = bool(chosen.writable.search(member.root))
         member.health.reserve_bytes = chosen.reserve_bytes

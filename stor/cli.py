@@ -99,7 +99,8 @@ def adopt(config: Config, root: str, files: Syscalls) -> str:
         set=siblings[0].set if siblings else marker.set,
         disks={other: m.uuid for other, m in markers.items()} | {root: marker.uuid},
         replaces=tuple(sorted({*marker.replaces, *expected})),
-        rebuilding=len(roots) > 1,
+        complete=(),
+        adopted=True,
     )
     write_marker(disk, marker)
     others = ", ".join(other for other in roots if other != root) or "nothing, it is a set of one"

@@ -39,9 +39,9 @@ class DiskGauges:
             "stor_disk_free_inodes", "Syscalls that can still be made.", labels=["root"]
         )
         errors = CounterMetricFamily("stor_disk_errors", "I/O errors.", labels=["root"])
-        rebuilt = GaugeMetricFamily(
-            "stor_disk_rebuilt_ratio",
-            "How much of a disk that replaces another has been made whole.",
+        complete = GaugeMetricFamily(
+            "stor_disk_complete_ratio",
+            "1 for a disk that lacks no sample of its set, else how far it was compared.",
             labels=["root"],
         )
         for member in self._mirrors.members:
@@ -53,9 +53,9 @@ class DiskGauges:
                 free.add_metric([root], health.room.free_bytes)
                 inodes.add_metric([root], health.room.free_inodes)
             errors.add_metric([root], health.errors_total)
-            done = self._mirrors.rebuilds.progress.get(member, 0.0) if health.rebuilding else 1.0
-            rebuilt.add_metric([root], done)
-        yield from (state, free, inodes, errors, rebuilt)
+            done = 1.0 if member.complete else self._mirrors.rebuilds.progress(member) or 0.0
+            complete.add_metric([root], done)
+        yield from (state, free, inodes, errors, complete)
 
     def _of_sets(self) -> Iterator[Metric]:
         mirrors = self._mirrors.mirrors

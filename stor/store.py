@@ -168,6 +168,7 @@ class Store:
             for mirror in self._mirrors.mirrors
         ]
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
+        warnings += self._mirrors.rebuilds.warnings(self._mirrors.mirrors)
         repairs = self._mirrors.repairs
         return Status(
             problems,
@@ -270,7 +271,9 @@ class Store:
             "free_bytes": health.room.free_bytes,
             "free_inodes": health.room.free_inodes,
             "errors": health.errors_total,
+            "complete": member.complete,
         }
-        if health.rebuilding:
-            picture["rebuilt"] = round(self._mirrors.rebuilds.progress.get(member, 0.0), 3)
+        compared = None if member.complete else self._mirrors.rebuilds.progress(member)
+        if compared is not None:
+            picture["compared"] = round(compared, 3)
         return picture

@@ -44,12 +44,16 @@ class Mutation:
         return source.replace(self.old, self.new)
 
 
+_COMPLETE = "tests/test_completeness.py"
+_LACKING = f"{_COMPLETE}::test_a_disk_that_lacks_samples_makes_none_404"
+_AGAINST = f"{_COMPLETE}::TestWhatSpeaksAgainstANo"
+_INTERRUPTED = f"{_COMPLETE}::test_a_disk_that_takes_nothing_for_a_moment_is_not_complete"
 _DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_when_it_is_answered"
 _UPKEEP = "tests/test_durable_upkeep.py"
 _GROUPS = "tests/test_group_commit.py"
 _MOUNT = "tests/test_disk.py::test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written"
 _LOOKED = (
-    "tests/test_roster.py"
+    "tests/test_known_disks.py"
     "::test_a_disk_that_is_unmounted_under_a_look_does_not_say_that_nothing_is_there"
 )
 _CHOOSER = "tests/test_placement.py::test_what_is_full_or_away_is_not_drawn_from_that_moment_on"
@@ -422,6 +426,41 @@ CHECKS = (
             "tests/test_commit_order.py"
             "::test_a_copy_that_is_put_back_is_durable_when_the_sample_counts_as_stored",
         ),
+    ),
+    Mutation(
+        "a no of a disk that is complete, and of no other",
+        "stor/mirror/member.py",
+        "return self.health.sound and self.complete",
+        "return self.health.sound",
+        (_LACKING,),
+    ),
+    Mutation(
+        "an error of another disk speaks against a no",
+        "stor/mirror/search.py",
+        "            or mirror in self._failed\n",
+        "",
+        (f"{_AGAINST}::test_an_error_of_the_copy_beside_it[5-0]",),
+    ),
+    Mutation(
+        "a note to repair speaks against a no",
+        "stor/mirror/search.py",
+        "            or self._noted(self._digest, mirror)\n",
+        "",
+        (f"{_AGAINST}::test_a_repair_that_waits",),
+    ),
+    Mutation(
+        "a disk that lacks samples after a comparison is not complete",
+        "stor/mirror/rebuild.py",
+        "if member.writable and member not in run.short and not member.complete:",
+        "if member.writable and not member.complete:",
+        (_INTERRUPTED,),
+    ),
+    Mutation(
+        "proof with every disk of the set",
+        "stor/disk/identity.py",
+        "if all(self._uuids.get(other) in marker.complete for other in self._set_of[root])",
+        "if marker.complete",
+        ("tests/test_completeness.py::test_a_proof_does_not_hold_with_another_disk_in_the_set",),
     ),
     Mutation(
         "root on the file system of /",

@@ -53,15 +53,16 @@ def test_an_adopted_disk_is_made_whole(replaced, capsys):
     assert "adopted" in capsys.readouterr().out
     rig = Rig(replaced, (2, 2))
     new = rig.members[1]
-    assert new.health.rebuilding
+    assert not new.complete
     assert not new.trusted
     rig.rounds(1)
-    assert not new.health.rebuilding
+    assert new.complete
     for content in SAMPLES:
         assert len(rig.copies(content)) == 2
     again = Rig(replaced, (2, 2))
     assert [member.health.state for member in again.members] == [State.ONLINE] * 4
-    assert not again.members[1].health.rebuilding
+    again.probe()
+    assert all(member.complete for member in again.members)
 
 
 def test_a_miss_on_a_disk_that_is_being_rebuilt_is_no_answer(replaced):

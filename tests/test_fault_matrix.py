@@ -347,8 +347,8 @@ def test_a_download_without_a_good_copy_never_looks_whole(quick_path, kind, faul
                 if response.complete:
                     download.assert_right(response)
             else:
-                # A disk that says it does not have the sample answers for its set.
-                absent = other == "gone" or fault == "ENOENT"
+                # Only an error of the other disk keeps the one without a copy from answering.
+                absent = fault == "ENOENT" or (other == "gone" and fault == "hang")
                 assert response.status in ({404, 503} if absent else {503})
                 assert_one_line(response, response.status)
             trial.settle()

@@ -46,7 +46,6 @@ ORDER = [
     "disk.staged",
     "disk.identity",
     "disk.probe",
-    "disk.roster",
     "disk.notes",
     "disk.journal",
     "disk.base",

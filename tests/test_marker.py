@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from stor.disk.roster import Roster
+from stor.disk.identity import KnownDisks
 from stor.mirror.health import State
 from tests.conformance import QuickFiles
 from tests.support.host import CHANGING, LABELS, SAMPLES, Host, member, states
@@ -32,7 +32,8 @@ def test_first_use_marks_every_disk(host):
         assert marker["disks"] == {str(host.path / o): markers[o]["uuid"] for o in LABELS}
         assert (marker["set"] == markers["set0/disk0"]["set"]) == label.startswith("set0")
         assert marker["replaces"] == []
-        assert marker["rebuilding"] is False
+        of_set = [markers[o]["uuid"] for o in LABELS if o[:4] == label[:4]]
+        assert marker["complete"] == sorted(of_set)
         names = [call.name for call in rig.disks[label].calls if call.path]
         assert "sync" in names
     assert set(states(rig).values()) == {State.ONLINE}
@@ -116,21 +117,21 @@ def test_a_marker_that_could_not_be_written_is_written_later(host, call, error):
 
 def test_nobody_is_told_of_a_disk_before_it_carries_its_marker():
     """Or else a disk whose first marker is lost would not be let in for one that never was."""
-    roster = Roster([["/a", "/b"], ["/c"]])
+    known = KnownDisks([["/a", "/b"], ["/c"]])
     for root in ("/a", "/b", "/c"):
-        assert roster.judge(root, None, empty=True, writable=True).waits
-    roster.patient = False
+        assert known.judge(root, None, empty=True, writable=True).waits
+    known.patient = False
     markers = {
-        root: roster.judge(root, None, empty=True, writable=True).marker
+        root: known.judge(root, None, empty=True, writable=True).marker
         for root in ("/a", "/b", "/c")
     }
     assert [set(marker.disks) for marker in markers.values()] == [{"/a"}, {"/b"}, {"/c"}]
     assert markers["/a"].set == markers["/b"].set != markers["/c"].set
-    roster.marked("/b", markers["/b"])
-    again = roster.judge("/a", None, empty=True, writable=True).marker
+    known.marked("/b", markers["/b"])
+    again = known.judge("/a", None, empty=True, writable=True).marker
     assert set(again.disks) == {"/a", "/b"}
     assert again.set == markers["/b"].set
-    known = roster.judge("/c", markers["/c"], empty=False, writable=True).marker
+    known = known.judge("/c", markers["/c"], empty=False, writable=True).marker
     assert set(known.disks) == {"/b", "/c"}
 
 

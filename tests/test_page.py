@@ -176,6 +176,7 @@ DISK = {
     "reason": None,
     "total_bytes": 4 * TERABYTE,
     "free_bytes": TERABYTE,
+    "complete": True,
 }
 S3 = {"bucket": "samples", "available": True, "reason": None}
 
@@ -199,7 +200,8 @@ def words_of(*disks, **changes):
         ({"total_bytes": 0}, ["size not known yet"]),
         ({"state": "suspect", "reason": "3 I/O errors"}, ["suspect for 1 min", "3 I/O errors"]),
         ({"state": "read-only"}, ["read-only"]),
-        ({"rebuilt": 0.123}, ["being made whole, 12%"]),
+        ({"complete": False}, ["online, not complete"]),
+        ({"complete": False, "compared": 0.123}, ["online, not complete, 12% compared"]),
         ({"state": "offline", "reason": "/mnt/data1: gone", "since": 95.0}, ["offline for 5 s"]),
         ({"state": "offline", "reason": "/mnt/data1: gone"}, ["gone"]),
         ({"state": "offline", "reason": "x", "since": 100 - 90_000.0}, ["offline for 1 d"]),

@@ -172,7 +172,7 @@ def test_a_scout_notices_errors(tmp_path):
     for n in range(ERRORS_UNTIL_SUSPECT):
         assert rig.members[0].health.state is State.ONLINE
         assert rig.members[0].health.errors_total == n
-        assert ended(rig.store.find(Digest.of(b"absent %d" % n)))[0].check(NotFound)
+        assert ended(rig.store.find(Digest.of(b"absent %d" % n)))[0].check(Unavailable)
     assert rig.members[0].health.state is State.SUSPECT
 
 

@@ -1,13 +1,13 @@
-"""`.stor/disk.json`: what tells a disk from another that is mounted in its place."""
+"""Which disk belongs where: the markers that disks carry, and what follows from them together."""
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import attrs
 
-from stor.disk.disk import OWN_DIRECTORY, Disk, write_all
+from stor.disk.disk import OWN_DIRECTORY, Disk, DiskAway, write_all
 
 MARKER_PATH = f"{OWN_DIRECTORY}/disk.json"
 _NEW_MARKER_PATH = f"{MARKER_PATH}.new"
@@ -22,42 +22,50 @@ class BadMarker(Exception):
 
 @attrs.frozen
 class Marker:
-    """What a disk knows of itself, and of the other disks of its host.
+    """What a disk knows of itself, and of the other disks of its host. `.stor/disk.json`.
 
     `uuid` is the disk's own; `set` is the same on all disks of a set; `disks` tells which UUID
-    belongs to which storage root; `replaces` are the UUIDs of the disks that stood here before;
-    `rebuilding` is true while a disk that replaces another lacks samples of its set.
+    belongs to which storage root; `replaces` are the UUIDs of the disks that stood here before.
+
+    `complete` is the proof that the disk lacks no sample of its set: the UUIDs of the disks that
+    were empty together with it when the set was made, or that it was compared with, itself
+    included. A set with any other disk in it proves nothing. `adopted` says that an operator gave
+    the disk its place and no Stor has used it there yet.
     """
 
     uuid: str
     set: str
     disks: Mapping[str, str] = attrs.field(factory=dict)
     replaces: tuple[str, ...] = ()
-    rebuilding: bool = False
+    complete: tuple[str, ...] = ()
+    adopted: bool = False
 
     @classmethod
     def new(cls, set_uuid: str | None = None) -> "Marker":
         """The marker of a disk that is used for the first time."""
-        return cls(str(uuid.uuid4()), set_uuid or str(uuid.uuid4()))
+        return cls(_new_uuid(), set_uuid or _new_uuid())
 
     @classmethod
     def parse(cls, data: bytes) -> "Marker":
-        """Read a marker. Raises `BadMarker`."""
+        """Read a marker, also one with keys of another version. Raises `BadMarker`."""
         try:
             value = json.loads(data)
             return cls(
                 str(uuid.UUID(value["uuid"])),
                 str(uuid.UUID(value["set"])),
                 {str(root): str(uuid.UUID(known)) for root, known in value["disks"].items()},
-                tuple(str(uuid.UUID(old)) for old in value["replaces"]),
-                value["rebuilding"] is True,
+                _uuids(value["replaces"]),
+                _uuids(value.get("complete", ())),
+                value.get("adopted") is True,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadMarker(f"{MARKER_PATH} is damaged: {error!r}") from error
 
     def encode(self) -> bytes:
         """The marker as it stands on a disk."""
-        return json.dumps(attrs.asdict(self), indent=2).encode() + b"\n"
+        # A Stor that does not know `complete` asks for `rebuilding`.
+        value = {**attrs.asdict(self), "rebuilding": not self.complete}
+        return json.dumps(value, indent=2).encode() + b"\n"
 
 
 def read_marker(disk: Disk, root_fd: int, *, from_device: bool = False) -> Marker | None:
@@ -92,3 +100,200 @@ def write_marker(disk: Disk, marker: Marker, *, probing: bool = False) -> None:
         files.rename(_NEW_MARKER_PATH, MARKER_PATH, root_fd)
         for directory in (OWN_DIRECTORY, "."):
             disk.sync_directory(directory, root_fd)
+
+
+def mark_complete(disk: Disk, proof: tuple[str, ...]) -> Marker:
+    """Note in a disk's marker that it is complete: the marker. Raises `BadMarker`, `OSError`.
+
+    Raises `DiskAway`, also when it is another disk than those of the `proof`.
+    """
+    with disk.entered() as root_fd:
+        marker = read_marker(disk, root_fd)
+    if marker is None or marker.uuid not in proof:
+        raise DiskAway(f"{disk.root}: another disk is there than was compared")
+    marker = attrs.evolve(marker, complete=proof)
+    write_marker(disk, marker)
+    return marker
+
+
+@attrs.frozen
+class Judgement:
+    """What to do with a disk: use it with `marker`, or leave it alone because of `refusal`.
+
+    `waits` means that the first round of probes may still change that.
+    """
+
+    marker: Marker | None = None
+    refusal: str | None = None
+    waits: bool = False
+
+
+class KnownDisks:
+    """Which disk belongs at which storage root, and which of them are complete. No I/O.
+
+    What one disk says of the others in its marker holds for all of them. A disk without a marker
+    is used for the first time when nobody knows of another that belongs in its place: the rest of
+    its set must have been heard, unless it already holds samples, as the disks of the older Stor
+    do.
+    """
+
+    def __init__(self, sets: Sequence[Sequence[str]]) -> None:
+        """`sets` are the storage roots of the configuration."""
+        self._set_of = {root: tuple(roots) for roots in sets for root in roots}
+        self._uuids: dict[str, str] = {}
+        self._set_uuids: dict[tuple[str, ...], str] = {}
+        #: The roots whose disks were looked at, and whether the disk was new: empty, unmarked.
+        self._heard: dict[str, bool] = {}
+        #: The UUIDs that the disks of a set get which were all new at one time.
+        self._planned: dict[str, str] = {}
+        #: The disks that held no sample when they were seen to be in their set.
+        self._joined_empty: set[str] = set()
+        #: What the disks that are in use carry.
+        self._carried: dict[str, Marker] = {}
+        self._complete: set[str] = set()
+        #: Until every disk had its chance to be heard, one without a marker waits.
+        self.patient = True
+
+    def judge(self, root: str, marker: Marker | None, *, empty: bool, writable: bool) -> Judgement:
+        """Judge the disk that is mounted at `root`; `empty` when it holds no samples.
+
+        A disk that is not `writable` is used without a marker when it has none.
+        """
+        self._heard[root] = marker is None and empty and writable
+        for other, known in (marker.disks if marker else {}).items():
+            if other in self._set_of:
+                self._uuids.setdefault(other, known)
+        if marker is None:
+            return self._judge_unmarked(root, empty, writable)
+        return self._judge_marked(root, marker, empty)
+
+    def heed(self, root: str, marker: Marker | None) -> None:
+        """Learn from a disk that is in use already, when the configuration is read again."""
+        self.judge(root, marker, empty=False, writable=False)
+
+    def outdated(self, root: str, marker: Marker | None) -> bool:
+        """Whether the marker of the disk at `root` says something else than is known by now."""
+        return marker is not None and (
+            marker.disks != self._uuids or marker.complete != self._proof(root, marker)
+        )
+
+    def marked(self, root: str, marker: Marker) -> None:
+        """The disk at `root` carries `marker`; only now may the others be told of it."""
+        self._uuids[root] = marker.uuid
+        self._carried[root] = marker
+        self._weigh()
+
+    def left(self, root: str) -> None:
+        """The disk at `root` is not in use any more."""
+        self._carried.pop(root, None)
+        self._weigh()
+
+    def complete(self, root: str) -> bool:
+        """Whether the disk at `root` is known to lack no sample of its set."""
+        return root in self._complete
+
+    def told(self, root: str, complete: bool) -> None:
+        """Another process, which looks after the disks, says whether one is complete."""
+        (self._complete.add if complete else self._complete.discard)(root)
+
+    def proof(self, roots: Sequence[str]) -> tuple[str, ...] | None:
+        """What makes these disks complete once they were compared; `None` if one is not in use."""
+        carried = [self._carried[root].uuid for root in roots if root in self._carried]
+        return tuple(sorted(carried)) if len(carried) == len(roots) else None
+
+    def _judge_unmarked(self, root: str, empty: bool, writable: bool) -> Judgement:
+        if root in self._uuids:
+            return Judgement(
+                refusal=f"{root}: this disk has no marker and {self._uuids[root]} belongs here: "
+                f"mount the right disk, or give this one its place with `stor adopt {root}`"
+            )
+        roots = self._set_of[root]
+        unheard = [other for other in roots if other not in self._heard]
+        if self.patient or (empty and unheard):
+            who = unheard[0] if unheard else "another disk"
+            return Judgement(
+                refusal=f"{root}: this disk has no marker, and {who}, which could tell whether it "
+                f"is the right one, has not been heard: mount it, or give this one its place with "
+                f"`stor adopt {root}`",
+                waits=self.patient,
+            )
+        if not writable:
+            return Judgement()
+        if all(self._heard[other] for other in roots):
+            for other in roots:
+                self._planned.setdefault(other, _new_uuid())
+        marker = Marker.new(self._set_uuids.get(roots))
+        if empty and root in self._planned:
+            together = tuple(sorted(self._planned[other] for other in roots))
+            marker = attrs.evolve(marker, uuid=self._planned[root], complete=together)
+        elif empty:
+            self._joined_empty.add(marker.uuid)
+        return self._accept(root, marker)
+
+    def _judge_marked(self, root: str, marker: Marker, empty: bool) -> Judgement:
+        known = self._uuids.get(root)
+        if not marker.adopted and known not in (None, marker.uuid, *marker.replaces):
+            return self._refuse(
+                root,
+                f"{root}: this is disk {marker.uuid} and {known} belongs here: mount the right "
+                f"disk, or give this one its place with `stor adopt {root}`",
+            )
+        twin = next((r for r, u in self._uuids.items() if u == marker.uuid and r != root), None)
+        if twin is not None and (twin in self._carried or not marker.adopted):
+            return self._refuse(
+                root,
+                f"{root}: this is the disk that belongs at {twin}: mount it there, or give it its "
+                f"place here with `stor adopt {root}`",
+            )
+        roots = self._set_of[root]
+        set_uuid = self._set_uuids.get(roots, marker.set)
+        if marker.set != set_uuid and not marker.adopted:
+            others = ", ".join(other for other in roots if other != root)
+            return self._refuse(
+                root,
+                f"{root}: this disk belongs to another set than {others}: configure it with its "
+                f"own set, or let it join this one with `stor adopt {root}`",
+            )
+        if marker.adopted and twin is not None:
+            del self._uuids[twin]
+        if empty and not marker.complete:
+            self._joined_empty.add(marker.uuid)
+        self.marked(root, marker)
+        if marker.adopted:
+            replaces = {*marker.replaces, known or marker.uuid} - {marker.uuid}
+            marker = attrs.evolve(
+                marker, set=set_uuid, replaces=tuple(sorted(replaces)), adopted=False
+            )
+        return self._accept(root, marker)
+
+    def _accept(self, root: str, marker: Marker) -> Judgement:
+        self._set_uuids[self._set_of[root]] = marker.set
+        disks = {**self._uuids, root: marker.uuid}
+        return Judgement(attrs.evolve(marker, disks=disks, complete=self._proof(root, marker)))
+
+    def _refuse(self, root: str, refusal: str) -> Judgement:
+        self.left(root)
+        return Judgement(refusal=refusal)
+
+    def _proof(self, root: str, marker: Marker) -> tuple[str, ...]:
+        """The proof of a disk's completeness, with the disks that have joined its set empty."""
+        if not marker.complete:
+            return ()
+        members = {self._uuids[other] for other in self._set_of[root] if other in self._uuids}
+        return tuple(sorted({*marker.complete, *(members & self._joined_empty)}))
+
+    def _weigh(self) -> None:
+        """Find out anew which disks are complete."""
+        self._complete = {
+            root
+            for root, marker in self._carried.items()
+            if all(self._uuids.get(other) in marker.complete for other in self._set_of[root])
+        }
+
+
+def _new_uuid() -> str:
+    return str(uuid.uuid4())
+
+
+def _uuids(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(uuid.UUID(one)) for one in values)

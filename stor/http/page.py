@@ -48,7 +48,7 @@ ul { list-style: none; }
 .disk { margin-top: 1.1rem; }
 .state { font-size: .875rem; white-space: nowrap; color: var(--soft); }
 .online .state { color: var(--good); }
-.suspect .state, .rebuilding .state { color: var(--warn); }
+.suspect .state, .incomplete .state { color: var(--warn); }
 .offline .state { color: var(--bad); font-weight: 600; }
 .bar { display: block; width: 100%; height: .5rem; margin: .4rem 0 .3rem; border-radius: .25rem;
   background: var(--track); overflow: hidden; }
@@ -182,9 +182,10 @@ def _set(number: int, of_set: dict[str, Any], now: float) -> str:
 def _disk(disk: dict[str, Any], now: float) -> str:
     state = disk["state"]
     kinds, said = [state], state
-    if "rebuilt" in disk and state != "offline":
-        kinds.append("rebuilding")
-        said = f"being made whole, {disk['rebuilt']:.0%}"
+    if not disk["complete"] and state != "offline":
+        kinds.append("incomplete")
+        done = f", {disk['compared']:.0%} compared" if "compared" in disk else ""
+        said = f"{state}, not complete{done}"
     if disk["reason"] is not None:
         said = f"{said} for {_duration(now - disk['since'])}"
     root, reason = disk["root"], ""

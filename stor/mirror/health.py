@@ -56,12 +56,12 @@ class Picture:
 
     faults: Faults
     held: bool
-    rebuilding: bool
     device: int | None
     errors_total: int
     failing: frozenset[Hashable]
     since: float
     unwritable_since: float
+    complete: bool = False
 
 
 class Health:
@@ -89,8 +89,6 @@ class Health:
         self._failing: set[Hashable] = set()
         self._faults = Faults(away="not probed yet")
         self._held = False
-        #: Whether the disk replaces another and still lacks samples of its set.
-        self.rebuilding = False
         self.since = self._unwritable_since = clock()
 
     @property
@@ -145,7 +143,6 @@ class Health:
         self.marker = probe.marker
         self.learn(probe.room)
         self.device = probe.device
-        self.rebuilding = probe.marker is not None and probe.marker.rebuilding
         full = shortage(self.room, self.reserve_bytes)
         self._change(Faults(None, probe.failing, probe.refused, full), held=probe.held)
 
@@ -182,7 +179,6 @@ class Health:
         return Picture(
             self._faults,
             self._held,
-            self.rebuilding,
             self.device,
             self.errors_total,
             frozenset(self._failing),
@@ -193,8 +189,7 @@ class Health:
     def take_over(self, picture: Picture) -> None:
         """Know what another process knows, and nothing else."""
         self._faults = picture.faults
-        self._held, self.rebuilding = picture.held, picture.rebuilding
-        self.device = picture.device
+        self._held, self.device = picture.held, picture.device
         self.errors_total = picture.errors_total
         self._failing = set(picture.failing)
         self.since, self._unwritable_since = picture.since, picture.unwritable_since

@@ -15,9 +15,8 @@ from stor.digest import Digest, Hasher
 from stor.disk.copy import Copy, OpenCopy
 from stor.disk.disk import Disk, DiskAway
 from stor.disk.errnos import Fault, fault_of
-from stor.disk.identity import BadMarker, Marker, write_marker
+from stor.disk.identity import BadMarker, KnownDisks, Marker, mark_complete, write_marker
 from stor.disk.probe import Probe, probe, sweep, try_writing
-from stor.disk.roster import Roster
 from stor.errors import Damaged
 from stor.mirror.corrupt import CorruptCopies
 from stor.mirror.group_commit import Commits, Step
@@ -80,7 +79,7 @@ class Member:
         health: Health,
         workers: DiskPools,
         clock: IReactorTime,
-        roster: Roster,
+        known_disks: KnownDisks,
         meter: DiskMeter,
         ask_for_probe: Callable[[str], None] | None = None,
     ) -> None:
@@ -91,7 +90,7 @@ class Member:
         #: Samples whose copy here is known to be bad: never served, replaced when possible.
         self.corrupt = CorruptCopies()
         self._workers = workers
-        self.roster = roster
+        self.known_disks = known_disks
         self._meter = meter
         self._ask_for_probe = ask_for_probe
         self._probing = False
@@ -114,9 +113,14 @@ class Member:
         return self.health.state is State.ONLINE
 
     @property
+    def complete(self) -> bool:
+        """Whether it is proved that the disk lacks no sample of its mirror."""
+        return self.known_disks.complete(self.root)
+
+    @property
     def trusted(self) -> bool:
-        """Whether "no such sample" from this disk is the truth about its mirror."""
-        return self.health.sound and not self.health.rebuilding
+        """Whether "no such sample" from this disk can be the truth about its mirror."""
+        return self.health.sound and self.complete
 
     @property
     def slow(self) -> bool:
@@ -169,11 +173,25 @@ class Member:
         opened = await self.read(self.disk.open, digest, about=digest)
         return None if opened is None else DiskSource(self, opened)
 
+    def picture(self) -> Picture:
+        """How the disk is, for another process."""
+        return attrs.evolve(self.health.picture(), complete=self.complete)
+
     def hear(self, picture: Picture) -> None:
         """Another process, which probes the disk, says how it is."""
         if picture.device is not None:
             self.disk.identify(picture.device)
+        self.known_disks.told(self.root, picture.complete)
         self.health.take_over(picture)
+
+    async def mark_complete(self, proof: tuple[str, ...]) -> None:
+        """Note on the disk that it lacks nothing; `proof` as in `Marker.complete`.
+
+        Raises `DiskAway`, `BadMarker`, `OSError`.
+        """
+        # In the thread that also probes: two writers of a marker would meet.
+        marker = await self._workers.prober.run(mark_complete, self.disk, proof)
+        self.known_disks.marked(self.root, marker)
 
     def check(self, digest: Digest, length: int | None, seconds: float) -> Deferred[Copy | None]:
         """The disk's copy if it can be the sample, `length` bytes long, `None` when there is none.
@@ -292,7 +310,7 @@ class Member:
         run, disk = self._workers.prober.run, self.disk
         writable = self.health.writable
         found = await run(probe, disk)
-        judgement = self.roster.judge(
+        judgement = self.known_disks.judge(
             self.root, found.marker, empty=found.empty, writable=writable and not found.held
         )
         if judgement.waits and judgement.refusal is not None:
@@ -303,6 +321,8 @@ class Member:
         if judgement.refusal is not None:
             raise DiskAway(judgement.refusal)
         disk.identify(found.device)
+        if found.marker is None:
+            self.known_disks.left(self.root)
         if writable and not found.held:
             found = await self._write_to(found, judgement.marker)
         self._probing = False
@@ -315,7 +335,7 @@ class Member:
         try:
             if marker is not None and marker != found.marker:
                 await run(write_marker, disk, marker)
-                self.roster.marked(self.root, marker)
+                self.known_disks.marked(self.root, marker)
                 found = attrs.evolve(found, marker=marker)
             await run(try_writing, disk, frozenset(self._doubtful))
             self._doubtful.clear()

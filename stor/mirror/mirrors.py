@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disk.copy import Copy
-from stor.disk.roster import Roster
+from stor.disk.identity import KnownDisks
 from stor.errors import NoRoom
 from stor.mirror.chooser import Chooser
 from stor.mirror.member import ANSWER_SECONDS, Member
@@ -28,7 +28,7 @@ class Mirrors:
     def __init__(
         self,
         mirrors: Sequence[Mirror],
-        roster: Roster,
+        known_disks: KnownDisks,
         *,
         scouts: Scouts,
         reserve_bytes: int,
@@ -45,22 +45,24 @@ class Mirrors:
         self.clock = clock
         self.scouts = scouts
         self.repairs = Repairs(clock, reserve_bytes)
-        self.rebuilds = Rebuilds(self.repairs)
+        self.rebuilds = Rebuilds(self.repairs, known_disks, clock)
         self._report = report or self.repairs.report
         #: Where samples are noted that are to be sent elsewhere, if they are.
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
         self.noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
-        self._roster = roster
+        self._known_disks = known_disks
         self._reserve_bytes = reserve_bytes
         self._now_ns = now_ns
         self._rng = rng
         self._chooser = Chooser(clock, rng)
 
-    def reconfigure(self, mirrors: Sequence[Mirror], roster: Roster, reserve_bytes: int) -> None:
+    def reconfigure(
+        self, mirrors: Sequence[Mirror], known_disks: KnownDisks, reserve_bytes: int
+    ) -> None:
         """From now on these are the mirrors. What is under way on others goes on there."""
         self.mirrors = tuple(mirrors)
-        self._roster = roster
+        self._known_disks = self.rebuilds.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
         self.repairs.reconfigure(self.mirrors, reserve_bytes)
 
@@ -81,16 +83,19 @@ class Mirrors:
 
         From the first answer on every disk knows of all others, whatever is mounted next time.
         """
-        self._roster.patient = False
+        self._known_disks.patient = False
         await settle([m.probe() for m in self.members if not m.health.readable])
-        outdated = [m for m in self.members if self._roster.outdated(m.health.marker)]
+        known = self._known_disks
+        outdated = [m for m in self.members if known.outdated(m.root, m.health.marker)]
         await settle([m.probe() for m in outdated if m.health.readable])
         for mirror in self.mirrors:
             await self.repairs.recall(mirror)
+            self.rebuilds.resume(mirror)
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
-        return Search(self.mirrors, digest, self._report, self.scouts, self.clock, self._rng, hint)
+        told = self._report, self.repairs.noted
+        return Search(self.mirrors, digest, *told, self.scouts, self.clock, self._rng, hint)
 
     async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
         """Ask every disk of every mirror for its copy; what those said that did not all say no.
@@ -102,7 +107,7 @@ class Mirrors:
             place
             for mirror in self.mirrors
             for place in mirror.places
-            if place.member.trusted and not place.member.slow
+            if place.member.health.sound and not place.member.slow
         ]
         heard: dict[Member, Copy | Failure | None] = {
             report.place.member: report.outcome

@@ -15,7 +15,8 @@ from stor.mirror.scout import Scouts
 class Ranking:
     """All disks that can be read from, best first, those that are not `sound` after all others.
 
-    Sound is a disk whose word is the truth about its mirror, and that is not known to be slow.
+    Sound is a disk that nothing is known against: it is not slow, and where others of its mirror
+    are complete, it is, too.
     """
 
     sound: list[Place]
@@ -41,15 +42,17 @@ def rank(
     others: list[tuple[bool, bool, int, Place]] = []
     for mirror in sorted(mirrors, key=lambda mirror: (mirror is not hint, draw())):
         first, level = int(draw() * len(mirror.places)), 0
+        proved = any(place.member.trusted for place in mirror.places)
         for place in mirror.places[first:] + mirror.places[:first]:
             member = place.member
             if not member.health.readable:
                 continue
-            trusted, slow = member.trusted, member.slow or scouts.lost_at(member)
-            if trusted and not slow:
+            good = member.trusted if proved else member.health.sound
+            slow = member.slow or scouts.lost_at(member)
+            if good and not slow:
                 sound[level].append(place)
             else:
-                others.append((not trusted, slow, level, place))
+                others.append((not good, slow, level, place))
             level += 1
     others.sort(key=itemgetter(0, 1, 2))
     return Ranking(

@@ -1,106 +1,233 @@
-"""Making a disk that replaces another one whole again."""
+"""Making the disks of a mirror complete: compare them, and put back what any of them lacks."""
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from stor.digest import Digest, MalformedDigest
-from stor.disk.disk import Disk
-from stor.disk.identity import BadMarker, read_marker, write_marker
+from stor.disk.disk import Disk, DiskAway
+from stor.disk.identity import KnownDisks
+from stor.errors import NoRoom, Unavailable
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
-from stor.mirror.repair import Repairs, Unmendable
+from stor.mirror.repair import Absent, Repairs, Unmendable
+from stor.threads import Busy, settle
+
+T = TypeVar("T")
+
+#: A comparison that could not be finished begins anew no earlier.
+RETRY_SECONDS = 60.0
+
+#: A mirror with more samples than this that cannot be mended has another trouble than these.
+MOST_LEFTOVERS = 1000
+
+
+class NotNow(Exception):
+    """Something that is needed to go on is not there."""
+
+
+@attrs.define(eq=False)
+class _Run:
+    """One comparison of a mirror. `short` are the disks that lack samples in the end."""
+
+    mirror: Mirror
+    proof: tuple[str, ...]
+    done: float = 0.0
+    copied: int = 0
+    leftovers: int = 0
+    short: set[Member] = attrs.field(factory=set)
 
 
 class Rebuilds:
-    """Copies every sample of a mirror to its disks that are being rebuilt; one at a time each.
+    """Compares the disks of each mirror that is not complete; one comparison a mirror at a time.
 
-    A rebuild that is interrupted begins anew, and passes over what it has copied.
+    Every disk is walked, and what any of them has is put on all others. A disk is complete once
+    it has every name that any of them has, but for those that are noted on it to be repaired
+    (`Repairs.noted`). A disk that goes away, fails or is not to be written meanwhile stays as it
+    was. What is interrupted begins anew, and passes over what it has copied.
     """
 
     log = Logger()
 
-    def __init__(self, repairs: Repairs) -> None:
+    def __init__(self, repairs: Repairs, known_disks: KnownDisks, clock: IReactorTime) -> None:
+        self.known_disks = known_disks
         self._repairs = repairs
-        #: How much of the mirror each disk has been compared with, from 0 to 1.
-        self.progress: dict[Member, float] = {}
+        self._clock = clock
+        self._runs: dict[Mirror, _Run] = {}
+        self._not_before: dict[Mirror, float] = {}
+
+    def progress(self, member: Member) -> float | None:
+        """How much of a disk has been compared, from 0 to 1; `None` while nothing is."""
+        return next((r.done for m, r in self._runs.items() if member in m.members), None)
+
+    def warnings(self, mirrors: Sequence[Mirror]) -> list[str]:
+        """The disks that are not complete, and what becomes of that; a line each."""
+        return [
+            f"{member.root}: not complete, it may lack samples of its set: {self._outlook(mirror)}"
+            for mirror in mirrors
+            for member in mirror.members
+            if member.health.readable and not member.complete
+        ]
 
     def resume(self, mirror: Mirror) -> None:
-        """Begin what is to be done; called every now and then."""
-        for member in mirror.members:
-            if member.health.rebuilding and member.writable and member not in self.progress:
-                self.progress[member] = 0.0
-                Deferred.fromCoroutine(self._attempt(member, mirror))
-
-    async def _attempt(self, member: Member, mirror: Mirror) -> None:
-        try:
-            await self._rebuild(member, mirror)
-        except Exception as error:
-            self.log.warn(
-                "Rebuilding {root} goes on later: {error}", root=member.root, error=str(error)
-            )
-        finally:
-            del self.progress[member]
-
-    async def _rebuild(self, member: Member, mirror: Mirror) -> None:
-        self.log.info("Rebuilding {root}", root=member.root)
-        givers = [m for m in mirror.members if m is not member and m.trusted]
-        if not givers:
+        """Begin what is to be done and can be done; called every now and then."""
+        if mirror in self._runs or self._not_before.get(mirror, 0.0) > self._clock.seconds():
             return
-        copied = 0
-        directories = [f"{n >> 8:02X}/{n & 0xFF:02X}" for n in range(65536)]
-        present = await givers[0].read(_outer_directories, givers[0].disk)
-        for number, directory in enumerate(directories):
-            self.progress[member] = number / len(directories)
-            if directory[:2] not in present:
-                continue
-            for giver in givers:
-                for digest in await giver.read(_samples_below, giver.disk, directory):
-                    if await member.read(member.disk.look, digest) is None:
-                        with suppress(Unmendable):  # said by the repair itself
-                            await self._repairs.mend(digest, mirror)
-                            copied += 1
-        await member.write(_mark_whole, member.disk)
-        member.health.rebuilding = False
-        self.log.info("Rebuilt {root}: {n} samples copied", root=member.root, n=copied)
+        proof = self.known_disks.proof([member.root for member in mirror.members])
+        wanted = any(member.writable and not member.complete for member in mirror.members)
+        if wanted and proof is not None and all(m.health.sound for m in mirror.members):
+            self._runs[mirror] = run = _Run(mirror, proof)
+            Deferred.fromCoroutine(self._attempt(run)).addErrback(self._bug, mirror)
+
+    def _outlook(self, mirror: Mirror) -> str:
+        if mirror in self._runs:
+            return f"{self._runs[mirror].done:.0%} compared"
+        away = [m.root for m in mirror.members if not m.health.sound]
+        if away:
+            return f"it is compared with {', '.join(away)} when that can be read"
+        unmarked = [m.root for m in mirror.members if self.known_disks.proof([m.root]) is None]
+        held = [m.root for m in mirror.members if not m.writable and not m.complete]
+        if unmarked or held:
+            return f"that goes on when {', '.join(unmarked or held)} can be written"
+        return "it is compared with the others soon"
+
+    async def _attempt(self, run: _Run) -> None:
+        mirror = run.mirror
+        try:
+            await self._compare(run)
+            await self._finish(run)
+        except (NotNow, NoRoom, DiskAway, Busy, OSError) as error:
+            self.log.warn("{mirror}: not complete yet: {error}", mirror=mirror, error=str(error))
+        finally:
+            del self._runs[mirror]
+            if all(member.complete or not member.writable for member in mirror.members):
+                self._not_before.pop(mirror, None)
+            else:
+                self._not_before[mirror] = self._clock.seconds() + RETRY_SECONDS
+
+    async def _compare(self, run: _Run) -> None:
+        members = run.mirror.members
+        self.log.info("Comparing {mirror}", mirror=run.mirror)
+        outer = await _ask_all(members, "", _directories)
+        for first in sorted(set().union(*outer.values())):
+            holders = [member for member in members if first in outer[member]]
+            inner = await _ask_all(holders, first, _directories)
+            for second in sorted(set().union(*inner.values())):
+                run.done = (int(first, 16) * 256 + int(second, 16)) / 65536
+                path = f"{first}/{second}"
+                found = await _ask_all([m for m in holders if second in inner[m]], path, _samples)
+                for digest in sorted(set().union(*found.values()), key=str):
+                    lacking = {m for m in members if digest not in found.get(m, ())}
+                    if lacking:
+                        await self._mend(run, digest, lacking)
+
+    async def _mend(self, run: _Run, digest: Digest, lacking: set[Member]) -> None:
+        mirror = run.mirror
+        run.short.update(member for member in lacking if not member.writable)
+        if all(member.complete or member in run.short for member in mirror.members):
+            raise NotNow(f"{_roots(run.short)}: cannot be written")
+        if lacking <= run.short:
+            return
+        try:
+            good = await self._made_whole(digest, mirror)
+        except Absent:
+            return  # an upload that was given up has taken its names along
+        except (Unmendable, Unavailable) as error:
+            self.log.warn("{digest}: {error}", digest=str(digest), error=str(error))
+            good = set()
+        run.copied += not good.isdisjoint(lacking)
+        short = lacking - run.short - good
+        faulty = [member for member in mirror.members if not member.health.sound]
+        if faulty:
+            raise NotNow(f"{faulty[0].health.fault}")
+        if short:
+            run.leftovers += 1
+            if run.leftovers > MOST_LEFTOVERS:
+                raise NotNow(f"more than {MOST_LEFTOVERS} samples cannot be mended")
+            run.short.update(short - await self._repairs.note(digest, mirror))
+            self._repairs.report(digest, mirror)
+
+    async def _made_whole(self, digest: Digest, mirror: Mirror) -> set[Member]:
+        try:
+            return await self._repairs.make_whole(digest, mirror)
+        except Absent:  # which a disk has listed: it may not have been itself for a moment
+            return await self._repairs.make_whole(digest, mirror)
+
+    async def _finish(self, run: _Run) -> None:
+        mirror = run.mirror
+        faulty = [member for member in mirror.members if not member.health.sound]
+        if faulty or self.known_disks.proof([m.root for m in mirror.members]) != run.proof:
+            raise NotNow(f"{_roots(faulty) or mirror}: not the disk any more that was compared")
+        for member in mirror.members:
+            if member.writable and member not in run.short and not member.complete:
+                await member.mark_complete(run.proof)
+                self.log.info("{root} is complete", root=member.root)
+        self.log.info(
+            "Compared {mirror}: {copied} samples copied, {leftovers} cannot be mended",
+            mirror=mirror,
+            copied=run.copied,
+            leftovers=run.leftovers,
+        )
+        if run.short:
+            raise NotNow(f"{_roots(run.short)}: samples could not be put there")
+
+    def _bug(self, failure: Failure, mirror: Mirror) -> None:
+        self.log.failure("Comparing {mirror}", failure, mirror=mirror)
 
 
-def _outer_directories(disk: Disk) -> set[str]:
-    """The names in the root of a disk."""
-    with disk.entered() as root_fd:
-        return set(disk.files.list(root_fd))
-
-
-def _samples_below(disk: Disk, directory: str) -> list[Digest]:
-    """The samples in the directories below `directory`, such as `AA/BB`."""
-    found = []
-    with disk.entered() as root_fd:
-        for inner in _names(disk, directory, root_fd):
-            for name in _names(disk, f"{directory}/{inner}", root_fd):
-                with suppress(MalformedDigest):  # a file that is not Stor's
-                    digest = Digest.parse(name.removesuffix(".dat"))
-                    if digest.disk_path == f"{directory}/{inner}/{name}":
-                        found.append(digest)
+async def _ask_all(
+    members: Sequence[Member], path: str, ask: Callable[[Disk, str], set[T]]
+) -> dict[Member, set[T]]:
+    """What each of the disks says of `path`. Raises when one does not say."""
+    found = {}
+    answers = await settle([member.read(ask, member.disk, path) for member in members])
+    for member, answer in zip(members, answers, strict=True):
+        if isinstance(answer, Failure):
+            answer.raiseException()
+        else:
+            found[member] = answer
     return found
 
 
-def _names(disk: Disk, path: str, root_fd: int) -> list[str]:
-    try:
-        fd = disk.files.open_directory(path, root_fd)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    try:
-        return disk.files.list(fd)
-    finally:
-        disk.files.close(fd)
+def _roots(members: Sequence[Member] | set[Member]) -> str:
+    return ", ".join(sorted(member.root for member in members))
 
 
-def _mark_whole(disk: Disk) -> None:
-    """Note on the disk that it lacks nothing any more."""
+def _directories(disk: Disk, path: str) -> set[str]:
+    """The directories of samples in `path`, such as `AA` or, for the root, nothing."""
     with disk.entered() as root_fd:
-        marker = read_marker(disk, root_fd)
-    if marker is None:
-        raise BadMarker(f"{disk.root}: the marker vanished while the disk was rebuilt")
-    write_marker(disk, attrs.evolve(marker, rebuilding=False))
+        return {name for name in _names(disk, path or ".", root_fd) if _is_hex(name)}
+
+
+def _samples(disk: Disk, path: str) -> set[Digest]:
+    """The samples in the directories below `path`, such as `AA/BB`."""
+    found = set()
+    with disk.entered() as root_fd:
+        for inner in filter(_is_hex, _names(disk, path, root_fd)):
+            for name in _names(disk, f"{path}/{inner}", root_fd):
+                with suppress(MalformedDigest):  # a file that is not Stor's
+                    digest = Digest.parse(name.removesuffix(".dat"))
+                    if digest.disk_path == f"{path}/{inner}/{name}":
+                        found.add(digest)
+    return found
+
+
+def _is_hex(name: str) -> bool:
+    return len(name) == 2 and not set(name) - set("0123456789ABCDEF")
+
+
+def _names(disk: Disk, path: str, root_fd: int) -> list[str]:
+    for _ in range(2):  # it was listed; uploads that are given up take directories along
+        with suppress(FileNotFoundError, NotADirectoryError):
+            fd = disk.files.open_directory(path, root_fd)
+            try:
+                return disk.files.list(fd)
+            finally:
+                disk.files.close(fd)
+    return []

@@ -25,6 +25,9 @@ from stor.threads import Busy, settle, within
 #: A repair that could not be finished is not tried again before.
 RETRY_SECONDS = 60.0
 
+#: What no repair could help is tried again so often.
+LEFTOVER_SECONDS = 600.0
+
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -95,6 +98,9 @@ class Repairs:
         self._mending: set[tuple[Digest, Mirror]] = set()
         self._running: set[Mirror] = set()
         self._rested: dict[tuple[Digest, Mirror], float] = {}
+        #: All that is noted, also what no repair can help for the time being.
+        self._noted: set[tuple[Digest, Mirror]] = set()
+        self._leftovers_due = 0.0
 
     @property
     def waiting(self) -> int:
@@ -105,6 +111,7 @@ class Repairs:
         """Only samples of these mirrors are to be repaired from now on."""
         self._reserve_bytes = reserve_bytes
         self._due = {key: due for key, due in self._due.items() if key[1] in mirrors}
+        self._noted = {key for key in self._noted if key[1] in mirrors}
 
     def report(self, digest: Digest, mirror: Mirror) -> None:
         """A copy of the sample on `mirror` is missing or bad."""
@@ -112,7 +119,7 @@ class Repairs:
         if key in self._due or self._rested.get(key, 0.0) > self._clock.seconds():
             return
         self._due[key] = 0.0
-        self._note(digest, mirror)
+        Deferred.fromCoroutine(self.note(digest, mirror))
         self._start(mirror)
 
     def renewed(self, digest: Digest, mirror: Mirror) -> None:
@@ -124,6 +131,10 @@ class Repairs:
         """Take up what is due; called every now and then."""
         now = self._clock.seconds()
         self._rested = {key: until for key, until in self._rested.items() if until > now}
+        if self._leftovers_due <= now:
+            self._leftovers_due = now + LEFTOVER_SECONDS
+            for key in self._noted - self._rested.keys():
+                self._due.setdefault(key, 0.0)
         for mirror in mirrors:
             self._start(mirror)
 
@@ -137,13 +148,22 @@ class Repairs:
         for found in await settle(notes):
             for digest in [] if isinstance(found, Failure) else found:
                 self._due.setdefault((digest, mirror), 0.0)
+                self._noted.add((digest, mirror))
         self._start(mirror)
 
     async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
-        """Make the sample whole on every disk of `mirror` that can be written: its paths.
+        """Make the sample whole where that can be done: the paths of its good copies.
 
-        Raises `Absent` when it is not kept there, `Unmendable` when no copy is good, `NoRoom`,
-        `Unavailable`.
+        Raises like `make_whole`.
+        """
+        good = await self.make_whole(digest, mirror)
+        return [f"{m.root}/{digest.disk_path}" for m in mirror.members if m in good]
+
+    async def make_whole(self, digest: Digest, mirror: Mirror) -> set[Member]:
+        """Put a good copy on every disk of `mirror` that can be written: the disks that have one.
+
+        Whoever needs it on a certain disk looks whether that is among them. Raises `Absent` when
+        it is not kept there, `Unmendable` when no copy is good, `NoRoom`, `Unavailable`.
         """
         lock = self._locks.setdefault(mirror, DeferredLock())
         await lock.acquire()
@@ -158,7 +178,25 @@ class Repairs:
         """Whether a copy is being put back, and may have a name that is not durable yet."""
         return (digest, mirror) in self._mending
 
-    async def _mend(self, digest: Digest, mirror: Mirror) -> list[str]:
+    def noted(self, digest: Digest, mirror: Mirror) -> bool:
+        """Whether a copy on `mirror` is to be repaired: the sample is, or was, there."""
+        return (digest, mirror) in self._noted
+
+    async def note(self, digest: Digest, mirror: Mirror) -> set[Member]:
+        """Note, durably, that the sample is to be repaired: the disks where that was possible."""
+        self._noted.add((digest, mirror))
+        members = [member for member in mirror.members if member.writable]
+        notes = [member.write(note, member.disk, REPAIR_DIRECTORY, digest) for member in members]
+        done = set()
+        outcomes: list[Failure | None] = await settle(notes)
+        for member, outcome in zip(members, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                self._unnoted(outcome, member)
+            else:
+                done.add(member)
+        return done
+
+    async def _mend(self, digest: Digest, mirror: Mirror) -> set[Member]:
         found = await self._examine(digest, mirror)
         if len(found.absent) == len(mirror.members):
             raise Absent(f"{mirror} does not hold {digest}")
@@ -175,8 +213,7 @@ class Repairs:
             self.mended_total += 1
             roots = ", ".join(member.root for member in lacking)
             self.log.info("Repaired {digest} on {roots}", digest=str(digest), roots=roots)
-        whole = {*found.good, *lacking}
-        return [f"{m.root}/{digest.disk_path}" for m in mirror.members if m in whole]
+        return {*found.good, *lacking}
 
     async def _examine(self, digest: Digest, mirror: Mirror) -> Examination:
         found = Examination()
@@ -263,7 +300,7 @@ class Repairs:
         while (digest := self._next_due(mirror)) is not None:
             key = (digest, mirror)
             try:
-                await self.mend(digest, mirror)
+                good = await self.make_whole(digest, mirror)
             except Absent:  # a disk of another set than the sample's could not be read for a moment
                 self._rest(key)
                 self._forget(digest, mirror)
@@ -278,7 +315,8 @@ class Repairs:
                 self.log.warn("Repair of {digest}: {error}", digest=str(digest), error=str(error))
                 self._later(key)
             else:
-                if self._whole(mirror):
+                # Where it was put, whatever can be written by now.
+                if all(member in good or not member.health.writable for member in mirror.members):
                     self._rest(key)
                     self._forget(digest, mirror)
                 else:
@@ -310,13 +348,8 @@ class Repairs:
         self._due.pop(key, None)
         self._rested[key] = self._clock.seconds() + RETRY_SECONDS
 
-    def _note(self, digest: Digest, mirror: Mirror) -> None:
-        for member in mirror.members:
-            if member.writable:
-                noting = member.write(note, member.disk, REPAIR_DIRECTORY, digest)
-                noting.addErrback(self._unnoted, member)
-
     def _forget(self, digest: Digest, mirror: Mirror) -> None:
+        self._noted.discard((digest, mirror))
         for member in mirror.members:
             if member.writable:
                 forgetting = member.write(forget, member.disk, REPAIR_DIRECTORY, digest)

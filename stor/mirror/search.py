@@ -56,6 +56,7 @@ class Search:
         mirrors: Sequence[Mirror],
         digest: Digest,
         report: Callable[[Digest, Mirror], None],
+        noted: Callable[[Digest, Mirror], bool],
         scouts: Scouts,
         clock: IReactorTime,
         rng: random.Random,
@@ -63,6 +64,7 @@ class Search:
     ) -> None:
         """`report` is told of a sample that lacks a good copy on a mirror.
 
+        `noted` tells whether one is known to lack it, and not mended yet.
         `hint` is the mirror where the sample probably is.
         """
         self.attempts = 0
@@ -71,14 +73,19 @@ class Search:
         self._digest = digest
         self._mirrors = mirrors
         self._report = report
+        self._noted = noted
         self._scouts = scouts
         self._clock = clock
         self._rng = rng
         self._hint = hint
         self._likeliest = None if hint is None else likeliest(hint, scouts, rng)
-        self._answered: set[Mirror] = set()
         self._heard: dict[Mirror, int] = {}
+        #: How many disks of a mirror have nothing under the name; where one of them is complete;
+        #: where something bad is; where a disk could not say.
+        self._denied: dict[Mirror, int] = {}
+        self._proved: set[Mirror] = set()
         self._bad: set[Mirror] = set()
+        self._failed: set[Mirror] = set()
         self._incomplete: set[Mirror] = set()
         self._trouble: list[str] = []
         self._waiting: list[_Attempt] = []
@@ -143,11 +150,29 @@ class Search:
     def unanswered(self) -> str | None:
         """Why a mirror could hold the sample all the same, `None` when every one has answered."""
         for mirror in self._mirrors:
-            if mirror not in self._answered and mirror not in self._spoiled:
+            if not self._has_said_no(mirror) and mirror not in self._spoiled:
                 faults = [m.health.fault for m in mirror.members if m.health.fault]
                 reasons = "; ".join([*faults, *self._trouble])
-                return reasons or f"{mirror}: no answer from a disk that is whole"
+                return reasons or f"{mirror}: no answer from a disk that is complete"
         return None
+
+    def _has_said_no(self, mirror: Mirror) -> bool:
+        """Whether it is proved that the mirror does not hold the sample. The one rule for 404.
+
+        All its disks are sound and have nothing under the name; or one that is complete has not,
+        and nothing speaks against it: no other disk has something there, or could not say what it
+        has, and no copy is to be repaired. A disk that is away, or hangs, does not speak against
+        it: one dead disk is not to keep all that nobody has from being 404.
+        """
+        if self._denied.get(mirror) == len(mirror.members):
+            return True
+        known_there = (
+            mirror in self._bad
+            or mirror in self._failed
+            or any(self._digest in member.corrupt for member in mirror.members)
+            or self._noted(self._digest, mirror)
+        )
+        return mirror in self._proved and not known_there
 
     def mirror_of(self, source: DiskSource) -> Mirror:
         """The mirror that `source` is on."""
@@ -265,8 +290,10 @@ class Search:
                 self._report(self._digest, mirror)
             self.mirror = mirror
             return outcome
+        if member.health.sound:
+            self._denied[mirror] = self._denied.get(mirror, 0) + 1
         if member.trusted:
-            self._answered.add(mirror)
+            self._proved.add(mirror)
         self._incomplete.add(mirror)
         return None
 
@@ -280,6 +307,8 @@ class Search:
             self._report(self._digest, mirror)
         else:
             self._trouble.append(f"{member.root}: {failure.value}")
+            if isinstance(failure.value, OSError):
+                self._failed.add(mirror)
             if isinstance(failure.value, OSError) and failure.value.errno == errno.EIO:
                 self._incomplete.add(mirror)
 

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from stor.digest import Digest
 from stor.disk.disk import Disk
-from stor.disk.roster import Roster
+from stor.disk.identity import KnownDisks
 from stor.disk.syscalls import Syscalls
 from stor.gauges import DiskGauges, WorkGauges
 from stor.http.access import together
@@ -85,7 +85,7 @@ class Rig:
         roots = [
             [path / f"set{s}" / f"disk{d}" for d in range(disks)] for s, disks in enumerate(sets)
         ]
-        roster = Roster([[str(root) for root in of_set] for of_set in roots])
+        known_disks = KnownDisks([[str(root) for root in of_set] for of_set in roots])
         mirrors = []
         for s, of_set in enumerate(roots):
             members = []
@@ -97,12 +97,12 @@ class Rig:
                 meter = self.metrics.figures.disk(str(root))
                 three = workers(label) if workers else (worker(), worker(), InlinePool())
                 own = DiskPools(*three, commits(disk) if commits else Alone(disk, three[1]))
-                members.append(Member(disk, health, own, self.clock, roster, meter))
+                members.append(Member(disk, health, own, self.clock, known_disks, meter))
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
         self.mirrors = Mirrors(
             mirrors,
-            roster,
+            known_disks,
             scouts=Scouts(scout or worker(), 4, self.clock),
             reserve_bytes=reserve_bytes,
             clock=self.clock,
@@ -110,7 +110,7 @@ class Rig:
             rng=random.Random(seed),
         )
         self.probe()
-        roster.patient = False
+        known_disks.patient = False
         self.probe()
         self.store = Store(self.mirrors, succeed(None), self.metrics, self.wall_seconds)
         self.uploads = Uploads(
