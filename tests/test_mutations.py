@@ -15,7 +15,8 @@ def test_every_mutation_has_its_place_and_is_python(mutation):
     assert ast.dump(ast.parse(mutation.apply(source))) != ast.dump(ast.parse(source))
     assert mutation.tests
     for test in mutation.tests:
-        file, _, name = test.partition("::")
+        file, _, names = test.partition("::")
+        name = names.rpartition("::")[2]
         assert f"def {name.partition('[')[0]}" in (REPOSITORY / file).read_text()
 
 
