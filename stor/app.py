@@ -213,23 +213,27 @@ class App:
     async def reconfigure(self, chosen: Config) -> None:
         """Put another configuration in force. Requests that are under way end under the old one.
 
-        A disk that stays keeps its state, its threads and what is being written to it; one that
-        is new, or comes back, is looked at first. The threads of one that is left out stay for
-        what they may still be asked for, idle.
+        A disk that stays in its set keeps its state, its threads and what is being written to it;
+        one that is new, comes back, or is in another set than before is looked at first. The
+        threads of one that is left out stay for what they may still be asked for, idle.
         """
-        if not self._writes:
-            self._put_in_force(chosen, self._fleet(chosen, self.mirrors.mirrors))
-            return
-        before = self.mirrors.members
         fleet = self._fleet(chosen, self.mirrors.mirrors)
-        for member in fleet.members:
-            if member in before:
-                fleet.known_disks.heed(member.root, member.health.marker)
-        new = [member for member in fleet.members if member not in before]
-        _adapt(new, chosen, fleet.known_disks)
+        known_disks = fleet.known_disks
+        stay = [
+            m for mirror in fleet.mirrors if mirror in self.mirrors.mirrors for m in mirror.members
+        ]
+        if not self._writes:
+            for member in stay:
+                known_disks.told(member.root, member.complete)
+            self._put_in_force(chosen, fleet)
+            return
+        for member in stay:
+            known_disks.heed(member.root, member.health.marker)
+        others = [member for member in fleet.members if member not in stay]
+        _adapt(others, chosen, known_disks)
         for patient in (True, False):  # the first look may have to wait for what the others know
-            fleet.known_disks.patient = patient
-            await settle([m.probe() for m in new if patient or not m.health.readable])
+            known_disks.patient = patient
+            await settle([m.probe() for m in others if patient or not m.health.readable])
         self._put_in_force(chosen, fleet)
         await self.begin()
         if self.store.bucket is not None and self.store.bucket.fault is not None:
@@ -285,7 +289,7 @@ class App:
     def storages(self) -> Storages:
         """How the storages are, for processes that do not look at them."""
         bucket = self.store.bucket
-        pictures = {member.root: member.health.picture() for member in self.mirrors.members}
+        pictures = {member.root: member.picture() for member in self.mirrors.members}
         return Storages(pictures, None if bucket is None else bucket.fault)
 
     def hear(self, storages: Storages) -> None:

@@ -444,8 +444,8 @@ CHECKS = (
     Mutation(
         "a note to repair speaks against a no",
         "stor/mirror/search.py",
-        "            or self._noted(self._digest, mirror)\n",
-        "",
+        "any(self._digest in m.corrupt or self._digest in m.noted for m in mirror.members)",
+        "any(self._digest in m.corrupt for m in mirror.members)",
         (f"{_AGAINST}::test_a_repair_that_waits",),
     ),
     Mutation(

@@ -330,6 +330,21 @@ def test_what_cannot_be_mended_is_all_that_is_asked_for(quick_path):
     host.assert_made_whole(rounds=2 + int(LEFTOVER_SECONDS / ROUND_SECONDS))
 
 
+def test_what_is_noted_on_a_disk_that_comes_later_is_known_before_it_is_asked(quick_path):
+    host = Host(quick_path)
+    host.place(0)
+    (host.root(0) / digest_of(SAMPLES[0]).disk_path).write_bytes(b"damaged")
+    host.start()
+    host.rig.rounds(1)
+    host.take_away(1)
+    host.start()
+    host.bring_back(1)
+    host.take_away(0)
+    host.rig.probe()
+    assert_one_line(host.rig.get(SAMPLES[0]), 503)
+    assert_one_line(host.rig.get(b"absent"), 404)
+
+
 def test_a_directory_that_takes_no_name_is_no_obstacle_for_the_others(quick_path):
     host = Host(quick_path)
     host.place(0)
@@ -427,7 +442,7 @@ def test_it_is_not_tried_again_before_its_time(quick_path):
     host.rig.clock.advance(RETRY_SECONDS - 1)
     host.rig.probe()
     listed = [call.path for call in giver.calls[before:] if call.name == "list"]
-    assert set(listed) <= {host.rig.members[0].root, "."}
+    assert set(listed) <= {host.rig.members[0].root, ".", ".stor/repair"}
 
 
 class TestWhatSpeaksAgainstANo:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable
 
 import attrs
 
+from stor.digest import Digest
 from stor.disk.disk import Room
 from stor.disk.identity import Marker
 from stor.disk.probe import Probe
@@ -62,6 +63,7 @@ class Picture:
     since: float
     unwritable_since: float
     complete: bool = False
+    noted: frozenset[Digest] = frozenset()
 
 
 class Health:

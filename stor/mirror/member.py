@@ -13,9 +13,10 @@ from twisted.python.failure import Failure
 from stor.block_sums import BlockSums
 from stor.digest import Digest, Hasher
 from stor.disk.copy import Copy, OpenCopy
-from stor.disk.disk import Disk, DiskAway
+from stor.disk.disk import REPAIR_DIRECTORY, Disk, DiskAway
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.identity import BadMarker, KnownDisks, Marker, mark_complete, write_marker
+from stor.disk.notes import noted
 from stor.disk.probe import Probe, probe, sweep, try_writing
 from stor.errors import Damaged
 from stor.mirror.corrupt import CorruptCopies
@@ -34,6 +35,9 @@ PROBE_DEADLINE_SECONDS = 10.0
 #: After an error that may be the disk's, a probe is not put off for longer; nor is one that could
 #: not be made.
 PROBE_SOON_SECONDS = 1.0
+
+#: Other processes are told of so many notes; with more, that the disk is not complete.
+MOST_NOTES_TOLD = 10_000
 
 #: A disk that has not said by then whether it has a sample, or how much is left on it, has not
 #: answered.
@@ -89,6 +93,8 @@ class Member:
         self.clock = clock
         #: Samples whose copy here is known to be bad: never served, replaced when possible.
         self.corrupt = CorruptCopies()
+        #: Those of which a copy is to be put back, here or on another disk of the mirror.
+        self.noted: set[Digest] = set()
         self._workers = workers
         self.known_disks = known_disks
         self._meter = meter
@@ -175,13 +181,19 @@ class Member:
 
     def picture(self) -> Picture:
         """How the disk is, for another process."""
-        return attrs.evolve(self.health.picture(), complete=self.complete)
+        told = len(self.noted) <= MOST_NOTES_TOLD
+        return attrs.evolve(
+            self.health.picture(),
+            complete=self.complete and told,
+            noted=frozenset(self.noted if told else ()),
+        )
 
     def hear(self, picture: Picture) -> None:
         """Another process, which probes the disk, says how it is."""
         if picture.device is not None:
             self.disk.identify(picture.device)
         self.known_disks.told(self.root, picture.complete)
+        self.noted = set(picture.noted)
         self.health.take_over(picture)
 
     async def mark_complete(self, proof: tuple[str, ...]) -> None:
@@ -191,6 +203,7 @@ class Member:
         """
         # In the thread that also probes: two writers of a marker would meet.
         marker = await self._workers.prober.run(mark_complete, self.disk, proof)
+        self.health.marker = marker
         self.known_disks.marked(self.root, marker)
 
     def check(self, digest: Digest, length: int | None, seconds: float) -> Deferred[Copy | None]:
@@ -310,7 +323,8 @@ class Member:
         run, disk = self._workers.prober.run, self.disk
         writable = self.health.writable
         found = await run(probe, disk)
-        judgement = self.known_disks.judge(
+        known_disks = self.known_disks
+        judgement = known_disks.judge(
             self.root, found.marker, empty=found.empty, writable=writable and not found.held
         )
         if judgement.waits and judgement.refusal is not None:
@@ -323,8 +337,13 @@ class Member:
         disk.identify(found.device)
         if found.marker is None:
             self.known_disks.left(self.root)
+        if not self.health.readable:  # nothing is asked of it before its notes are known
+            self.noted.update(await run(noted, disk, REPAIR_DIRECTORY))
         if writable and not found.held:
             found = await self._write_to(found, judgement.marker)
+        if self.known_disks is not known_disks:  # another configuration, which judges anew
+            await self._probe()
+            return
         self._probing = False
         self.health.probe_passed(found)
         self._say()

@@ -88,14 +88,13 @@ class Mirrors:
         known = self._known_disks
         outdated = [m for m in self.members if known.outdated(m.root, m.health.marker)]
         await settle([m.probe() for m in outdated if m.health.readable])
+        self.repairs.recall(self.mirrors)
         for mirror in self.mirrors:
-            await self.repairs.recall(mirror)
             self.rebuilds.resume(mirror)
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
-        told = self._report, self.repairs.noted
-        return Search(self.mirrors, digest, *told, self.scouts, self.clock, self._rng, hint)
+        return Search(self.mirrors, digest, self._report, self.scouts, self.clock, self._rng, hint)
 
     async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
         """Ask every disk of every mirror for its copy; what those said that did not all say no.

@@ -14,13 +14,13 @@ from stor.content import Content
 from stor.digest import Digest
 from stor.disk.copy import Copy
 from stor.disk.disk import REPAIR_DIRECTORY, DiskAway
-from stor.disk.notes import forget, note, noted
+from stor.disk.notes import forget, note
 from stor.errors import Damaged, StorError, Unavailable
 from stor.mirror.health import State
-from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
+from stor.mirror.member import DiskSource, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.write import MirrorWrite
-from stor.threads import Busy, settle, within
+from stor.threads import Busy, settle
 
 #: A repair that could not be finished is not tried again before.
 RETRY_SECONDS = 60.0
@@ -98,8 +98,6 @@ class Repairs:
         self._mending: set[tuple[Digest, Mirror]] = set()
         self._running: set[Mirror] = set()
         self._rested: dict[tuple[Digest, Mirror], float] = {}
-        #: All that is noted, also what no repair can help for the time being.
-        self._noted: set[tuple[Digest, Mirror]] = set()
         self._leftovers_due = 0.0
 
     @property
@@ -111,7 +109,6 @@ class Repairs:
         """Only samples of these mirrors are to be repaired from now on."""
         self._reserve_bytes = reserve_bytes
         self._due = {key: due for key, due in self._due.items() if key[1] in mirrors}
-        self._noted = {key for key in self._noted if key[1] in mirrors}
 
     def report(self, digest: Digest, mirror: Mirror) -> None:
         """A copy of the sample on `mirror` is missing or bad."""
@@ -133,23 +130,17 @@ class Repairs:
         self._rested = {key: until for key, until in self._rested.items() if until > now}
         if self._leftovers_due <= now:
             self._leftovers_due = now + LEFTOVER_SECONDS
-            for key in self._noted - self._rested.keys():
-                self._due.setdefault(key, 0.0)
+            self.recall(mirrors)
         for mirror in mirrors:
             self._start(mirror)
 
-    async def recall(self, mirror: Mirror) -> None:
-        """Learn what an earlier process was to repair. Never raises."""
-        members = [member for member in mirror.members if member.health.readable]
-        notes = [
-            within(self._clock, ANSWER_SECONDS, member.read(noted, member.disk, REPAIR_DIRECTORY))
-            for member in members
-        ]
-        for found in await settle(notes):
-            for digest in [] if isinstance(found, Failure) else found:
-                self._due.setdefault((digest, mirror), 0.0)
-                self._noted.add((digest, mirror))
-        self._start(mirror)
+    def recall(self, mirrors: Iterable[Mirror]) -> None:
+        """Take up what the disks have noted: what an earlier process has left, or was put off."""
+        for mirror in mirrors:
+            for digest in set().union(*(member.noted for member in mirror.members)):
+                if (digest, mirror) not in self._rested:
+                    self._due.setdefault((digest, mirror), 0.0)
+            self._start(mirror)
 
     async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
         """Make the sample whole where that can be done: the paths of its good copies.
@@ -178,13 +169,10 @@ class Repairs:
         """Whether a copy is being put back, and may have a name that is not durable yet."""
         return (digest, mirror) in self._mending
 
-    def noted(self, digest: Digest, mirror: Mirror) -> bool:
-        """Whether a copy on `mirror` is to be repaired: the sample is, or was, there."""
-        return (digest, mirror) in self._noted
-
     async def note(self, digest: Digest, mirror: Mirror) -> set[Member]:
         """Note, durably, that the sample is to be repaired: the disks where that was possible."""
-        self._noted.add((digest, mirror))
+        for member in mirror.members:
+            member.noted.add(digest)
         members = [member for member in mirror.members if member.writable]
         notes = [member.write(note, member.disk, REPAIR_DIRECTORY, digest) for member in members]
         done = set()
@@ -349,7 +337,8 @@ class Repairs:
         self._rested[key] = self._clock.seconds() + RETRY_SECONDS
 
     def _forget(self, digest: Digest, mirror: Mirror) -> None:
-        self._noted.discard((digest, mirror))
+        for member in mirror.members:
+            member.noted.discard(digest)
         for member in mirror.members:
             if member.writable:
                 forgetting = member.write(forget, member.disk, REPAIR_DIRECTORY, digest)

@@ -56,7 +56,6 @@ class Search:
         mirrors: Sequence[Mirror],
         digest: Digest,
         report: Callable[[Digest, Mirror], None],
-        noted: Callable[[Digest, Mirror], bool],
         scouts: Scouts,
         clock: IReactorTime,
         rng: random.Random,
@@ -64,7 +63,6 @@ class Search:
     ) -> None:
         """`report` is told of a sample that lacks a good copy on a mirror.
 
-        `noted` tells whether one is known to lack it, and not mended yet.
         `hint` is the mirror where the sample probably is.
         """
         self.attempts = 0
@@ -73,7 +71,6 @@ class Search:
         self._digest = digest
         self._mirrors = mirrors
         self._report = report
-        self._noted = noted
         self._scouts = scouts
         self._clock = clock
         self._rng = rng
@@ -169,8 +166,7 @@ class Search:
         known_there = (
             mirror in self._bad
             or mirror in self._failed
-            or any(self._digest in member.corrupt for member in mirror.members)
-            or self._noted(self._digest, mirror)
+            or any(self._digest in m.corrupt or self._digest in m.noted for m in mirror.members)
         )
         return mirror in self._proved and not known_there
 

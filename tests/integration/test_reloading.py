@@ -318,3 +318,23 @@ def test_a_socket_that_the_service_manager_has_not_given(tmp_path):
     assert (status, output) == (1, "")
     assert "listen[0]: expected a Twisted endpoint" in errors
     assert errors.count("\n") == 1
+
+
+def test_regrouped_sets_are_not_used_before_their_markers_were_looked_at(start, tmp_path):
+    """A disk of another set is refused in the moment of the reload, and gets not one sample."""
+    roots = [str(tmp_path / name) for name in ("a", "b", "c", "d")]
+    for root in roots:
+        os.mkdir(root)
+    a, b, c, d = roots
+    stor = start(storage_pairs=[[a, b], [c, d]])
+    stor.reload(storage_pairs=[[a, c], [b, d]])
+    status = stor.get("status")
+    before = stor.samples()
+    assert stor.put(os.urandom(1000)).status == 503
+    assert stor.samples() == before
+    assert status.status == 503
+    assert status.text.count("this disk belongs to another set than") == 2
+    assert stor.get(sha_of(b"absent")).status == 503
+    stor.reload(storage_pairs=[[a, b], [c, d]])
+    assert stor.get("status").body == b"OK"
+    assert stor.put(os.urandom(1000)).status == 201
