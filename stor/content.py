@@ -133,6 +133,7 @@ class Content(Generic[S]):
         self._part_end: int | None = None
         self._wanted = True
         self._given = False
+        self._sends = True
         #: What was sent unread last, and from where on.
         self._passed_by: S | None = None
         self._passed_from = 0
@@ -190,7 +191,7 @@ class Content(Generic[S]):
     def sendable(self) -> bool:
         """Whether the next bytes can be sent past memory."""
         source = self._source
-        return source is not None and (source.proven or self._checks(source))
+        return source is not None and self._sends and (source.proven or self._checks(source))
 
     async def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> bool:
         """Send up to `length` bytes from `offset` as far as the client takes them.
@@ -210,6 +211,9 @@ class Content(Generic[S]):
         try:
             possible = await within(self._clock, self._patience(source), sending)
         except Exception as error:
+            if isinstance(error, Changed) and offset == self._passed_from and self._checks(source):
+                self._sends = False  # where a file's times are not to be relied on, as through FUSE
+                return False
             self._failed(source, offset, error)
             if isinstance(error, Changed) and offset > self._passed_from:
                 raise

@@ -21,7 +21,8 @@ class Event:
     """What a system call did to its `subject`, a file or a directory.
 
     `path` is what came or went below the root, `size` the bytes that were written; of `answer`,
-    those of the sample that is acknowledged.
+    those of the sample that is acknowledged. `other` is where what is renamed, or is to change
+    places with what is at `path`, was before.
     """
 
     kind: str
@@ -29,16 +30,17 @@ class Event:
     subject: str
     path: str = ""
     size: int = 0
+    other: str = ""
 
 
 #: The calls that change a disk, or bring a change to it, and the answer.
 KINDS = ("create", "make_directory", "remove_directory", "unlink", "answer")
-KINDS += ("write", "set_modified", "sync", "sync_all", "name")
+KINDS += ("write", "set_modified", "sync", "sync_all", "name", "exchange", "rename")
 
 
 def history(log):
     """The events of a log that several `RecordingFiles` share."""
-    events, files, numbers = [], {}, count()
+    events, files, numbers, names = [], {}, count(), {}
     for disk, call in log:
         fd = call.args[0] if call.args else None
         if call.name in ("allocate", "lock", "write", "set_modified"):
@@ -52,7 +54,13 @@ def history(log):
         path = call.path
         if call.name in ("write", "set_modified", "sync", "sync_all"):
             path = ""
-        events.append(Event(call.name, disk, subject, path, size))
+        other = call.args[0] if call.name in ("exchange", "rename") else ""
+        if call.name == "name":
+            names[disk, path] = subject
+        elif other:
+            subject = names.get((disk, other), other)
+            names[disk, path] = subject
+        events.append(Event(call.name, disk, subject, path, size, other))
     return events
 
 
@@ -68,11 +76,13 @@ def assert_durable_order(events, disks):
 
 
 def _assert_durable(events, answer, disks):
-    def last(kind, disk, thing):
+    def last(kinds, disk, thing):
         found = [
             i
             for i, event in enumerate(events)
-            if (event.kind, event.disk) == (kind, disk) and thing in (event.subject, event.path)
+            if event.disk == disk
+            and event.kind in kinds
+            and thing in (event.subject, event.path, event.other)
         ]
         return max(found, default=None)
 
@@ -84,14 +94,14 @@ def _assert_durable(events, answer, disks):
             for event in events[since + 1 : before]
         )
 
-    named = {disk: last("name", disk, answer.path) for disk in disks}
+    named = {disk: last(("name", "exchange"), disk, answer.path) for disk in disks}
     assert None not in named.values(), f"not every copy has a name: {named}"
     first = min(named.values())
     for disk, place in named.items():
         file = events[place].subject
         written = sum(e.size for e in events if (e.kind, e.subject) == ("write", file))
         assert written == answer.size, f"{disk}: {written} bytes were written"
-        changes = [last(kind, disk, file) for kind in ("write", "set_modified")]
+        changes = [last([kind], disk, file) for kind in ("write", "set_modified")]
         if answer.size == 0:
             changes = changes[1:]
         assert None not in changes, f"{disk}: write and time are at {changes}"
@@ -102,7 +112,7 @@ def _assert_durable(events, answer, disks):
         to_sync = [(dirname(answer.path), place)]
         directory = dirname(answer.path)
         while directory:
-            made = last("make_directory", disk, directory)
+            made = last(["make_directory"], disk, directory)
             directory = dirname(directory)
             if made is not None:
                 to_sync.append((directory or ".", made))
@@ -176,6 +186,12 @@ def _replay(event, root, files):
         parent.entries[basename(event.path)] = Node()
     elif event.kind in ("remove_directory", "unlink"):
         parent.entries.pop(basename(event.path))
+    elif event.kind in ("exchange", "rename"):
+        other, name = root.walk(dirname(event.other)), basename(event.other)
+        moved, there = other.entries.pop(name, Node()), parent.entries.get(basename(event.path))
+        parent.entries[basename(event.path)] = moved
+        if event.kind == "exchange":
+            other.entries[name] = there or Node()
     elif event.kind == "sync" and (event.disk, event.subject) not in files:
         directory = root.walk(event.subject)
         directory.durable_entries = dict(directory.entries)

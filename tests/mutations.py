@@ -195,9 +195,9 @@ SYNCS = (
     Mutation(
         "sync of the reason in quarantine",
         "stor/disk/disk.py",
-        '            write_all(self.files, fd, f"{reason}\\n".encode())\n'
-        "            self.files.sync(fd)\n",
-        '            write_all(self.files, fd, f"{reason}\\n".encode())\n',
+        '                write_all(self.files, fd, f"{reason}\\n".encode())\n'
+        "                self.files.sync(fd)\n",
+        '                write_all(self.files, fd, f"{reason}\\n".encode())\n',
         (_UPKEEP,),
     ),
     Mutation(
@@ -531,9 +531,16 @@ CHECKS = (
     Mutation(
         "good copy that is there already stays",
         "stor/disk/staged.py",
-        "reason = self._unfit(digest, root_fd)",
+        "reason = self._unfit(digest, root_fd, bad)",
         'reason = "never looked at"',
         ("tests/test_disk.py::test_a_good_copy_that_is_there_already_stays",),
+    ),
+    Mutation(
+        "exchange of names, by which a bad copy is replaced while its name stays",
+        "stor/disk/disk.py",
+        "        if self._exchanges:\n            try:\n",
+        "        if False:\n            try:\n",
+        ("tests/test_disk.py::test_a_name_is_never_gone_while_a_bad_copy_is_replaced",),
     ),
     Mutation(
         "name of an upload that failed is taken back",

@@ -240,6 +240,24 @@ def test_a_copy_that_is_put_back_is_durable_when_the_sample_counts_as_stored(tmp
     assert len(stor.rig.copies(b"content")) == 2
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("size", [5000, MIB + 1])
+def test_what_takes_a_bad_copys_place_is_durable_when_it_is_answered(tmp_path, size, exchanges):
+    stor, content = Recorded(tmp_path, 2), sample(size)
+    result_of(put(stor.rig.store, content))
+    for path in stor.rig.copies(content):
+        path.write_bytes(b"bad")
+    for member in stor.rig.members:
+        if not exchanges:
+            member.disk.files.fail_always("exchange", errno.EINVAL)
+    stor.log.clear()
+    assert result_of(stor.put(content))[1]
+    assert_survives_power_loss(history(stor.log), stor.disks)
+    if exchanges:
+        stor.judge()
+    assert [path.read_bytes() for path in stor.rig.copies(content)] == [content] * 2
+
+
 @pytest.mark.parametrize("call", ["write", "set_modified", "sync", "name"])
 def test_an_upload_that_moves_to_another_set_is_durable_there(tmp_path, call):
     stor = Recorded(tmp_path, 2, sets=2)

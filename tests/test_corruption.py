@@ -294,7 +294,7 @@ def test_the_length_is_that_of_a_good_copy_once_the_bad_one_is_known(quick_path,
     rig = stored.stor()
     stored.damage("longer by one", which)
     (bad,) = [m for m in rig.members if str(stored.copies[which]).startswith(m.root)]
-    bad.disk.files.fail_always("rename", errno.EROFS)
+    bad.disk.files.fail_always("exchange", errno.EROFS)
     while not bad.corrupt:
         rig.get(stored.content)
     for _ in range(10):

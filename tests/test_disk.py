@@ -363,8 +363,109 @@ def test_quarantine_keeps_every_bad_copy(disk):
     kept = sorted(Path(path).read_bytes() for path in quarantined(disk))
     assert kept == [b"bad %d" % number for number in range(5)]
     calls = [(call.name, call.path) for call in disk.files.calls]
-    moved = max(place for place, (name, _) in enumerate(calls) if name == "rename")
+    moved = max(place for place, (name, _) in enumerate(calls) if name == "exchange")
     assert ("sync", ".stor/quarantine") in calls[moved:]
+
+
+class NoExchange(QuickFiles):
+    """A file system where two names cannot change files in one step."""
+
+    def exchange(self, *args):
+        self.asked = getattr(self, "asked", 0) + 1
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def test_a_file_system_that_cannot_exchange_names_is_asked_once(root):
+    disk = disk_at(root, NoExchange())
+    for number in range(3):
+        lay(disk, SMALL, b"bad %d" % number)
+        assert store(disk)
+        assert Path(path_of(disk, SMALL)).read_bytes() == SMALL
+    assert len(quarantined(disk)) == 3
+    assert disk.files.asked == 1
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_name_is_never_gone_while_a_bad_copy_is_replaced(root, damage, content):
+    """At every moment the name has the right bytes, or those that were there before."""
+    seen = []
+
+    class Watching(QuickFiles):
+        def _before(self, name, args):
+            seen.append(Path(path).read_bytes())
+
+    disk = disk_at(root, Watching())
+    path = lay(disk, content, damage(content))
+    assert store(disk, content)
+    assert set(seen) == {damage(content), content}
+    assert seen[-1] == Path(path).read_bytes() == content
+    assert [Path(kept).read_bytes() for kept in quarantined(disk)] == [damage(content)]
+
+
+@pytest.mark.parametrize("length", [SMALL_BYTES + 1, SMALL_BYTES + 2])
+def test_a_large_copy_is_not_read_by_a_step_that_has_little_time(root, length):
+    disk, content = disk_at(root), sample(SMALL_BYTES + 1)
+    lay(disk, content, sample(length, seed=1))
+    assert store(disk, content)
+    assert not [call for call in disk.files.calls if call.name == "read"]
+    assert len(quarantined(disk)) == 1
+
+
+def test_a_large_copy_that_was_verified_lately_stays(root):
+    disk = disk_at(root)
+    path = lay(disk, LARGE)
+    before = os.stat(path)
+    assert disk.verify(Digest.of(LARGE))
+    assert not store(disk, LARGE)
+    assert os.stat(path).st_ino == before.st_ino
+    assert quarantined(disk) == []
+
+
+def test_of_two_large_copies_on_their_way_the_second_relies_on_the_first(root):
+    disk = disk_at(root)
+    lay(disk, LARGE, flip(LARGE, 0))
+    first, second = begin(disk, None), begin(disk, None)
+    for staged in (first, second):
+        staged.write([LARGE])
+        staged.sync()
+    assert name(first, Digest.of(LARGE))
+    assert not name(second, Digest.of(LARGE))
+    second.close()
+    first.discard()
+    assert Path(path_of(disk, LARGE)).read_bytes() == LARGE
+    assert len(quarantined(disk)) == 1
+
+
+def test_what_has_taken_a_bad_ones_place_stays_when_another_disk_fails(disk):
+    path = lay(disk, SMALL, b"bad")
+    staged = begin(disk, None)
+    staged.write([SMALL])
+    staged.sync()
+    assert name(staged, Digest.of(SMALL))
+    staged.discard()
+    assert Path(path).read_bytes() == SMALL
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EIO, errno.EBUSY])
+def test_a_bad_copy_that_cannot_be_moved_leaves_nothing_in_quarantine(root, error, exchanges):
+    """An immutable file, say (chattr(1))."""
+    disk = disk_at(root, QuickFiles() if exchanges else NoExchange())
+    path = lay(disk, SMALL, b"bad")
+    for call in ("exchange", "rename"):
+        disk.files.fail_always(call, error)
+    for _ in range(3):
+        staged = begin(disk, None)
+        staged.write([SMALL])
+        with pytest.raises(OSError, match=os.strerror(error)):
+            name(staged, Digest.of(SMALL))
+        staged.discard()
+    assert os.listdir(root / ".stor/quarantine") == []
+    assert Path(path).read_bytes() == b"bad"
+    disk.files.heal()
+    assert store(disk)
+    assert len(quarantined(disk)) == 1
 
 
 def test_a_name_is_never_given_over_another_file(disk):
@@ -377,6 +478,41 @@ def test_a_name_is_never_given_over_another_file(disk):
         if temporary:
             disk.files.unlink(temporary, root_fd)
     assert Path(path).read_bytes() == b"precious"
+
+
+def test_room_is_not_reserved_by_writing_where_the_file_system_cannot(root):
+    disk = disk_at(root, QuickFiles())
+    disk.files.fail_always("allocate", errno.EOPNOTSUPP)
+    staged = begin(disk, 10**9)
+    assert not [call for call in disk.files.calls if call.name == "write"]
+    staged.discard()
+
+
+def test_room_is_reserved_by_the_kernel_or_not_at_all(tmp_path):
+    """A pipe has no blocks; posix_fallocate(3) of glibc would write to what the kernel refuses."""
+    ends = os.pipe()
+    with pytest.raises(OSError, match="Illegal seek"):
+        Syscalls().allocate(ends[1], 4096)
+    for end in ends:
+        os.close(end)
+    with Path(tmp_path / "file").open("wb") as file:
+        Syscalls().allocate(file.fileno(), 1_000_000)
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1_000_000
+
+
+@pytest.mark.parametrize("call", ["open_directory", "fstat", "unlink"])
+def test_what_a_failing_disk_keeps_of_an_upload_is_swept_when_it_is_well(root, call):
+    disk = disk_at(root, without_nameless_files())
+    assert sweep(disk) == 0
+    assert not disk.unswept
+    staged = begin(disk, 5000)
+    disk.files.fail_always(call, errno.EIO)
+    staged.discard()
+    assert disk.unswept
+    disk.files.heal()
+    assert sweep(disk) == 1
+    assert not disk.unswept
+    assert os.listdir(root / ".stor/tmp") == []
 
 
 def leftover(disk, name, content=b"half a body"):

@@ -49,8 +49,8 @@ def marking(path):
     return files, [*written, ("sync", ".stor"), ("sync", ".")]
 
 
-def quarantining(path):
-    """A bad copy is in quarantine, and why it is, before another copy has its name."""
+def replacing(path):
+    """Why a bad copy was replaced is known before it is, and where it is before all else."""
     disk = disk_at(path / "disk")
     bad = path / "disk" / DIGEST.disk_path
     bad.parent.mkdir(parents=True)
@@ -58,10 +58,26 @@ def quarantining(path):
     staged = staged_on(disk)
     assert name(staged, DIGEST)
     staged.close()
-    (moved,) = [call.path for call in disk.files.calls if call.name == "rename"]
+    (moved,) = [call.args[0] for call in disk.files.calls if call.name == "exchange"]
     reason = [(name, f"{moved}.reason") for name in ("create", "write", "sync")]
-    synced = [("sync", ".stor/quarantine"), ("sync", DIRECTORY), ("name", DIGEST.disk_path)]
-    return disk.files, [*reason, ("rename", moved), *synced]
+    synced = [("sync", ".stor/quarantine"), ("sync", DIRECTORY)]
+    return disk.files, [*reason, ("name", moved), ("exchange", DIGEST.disk_path), *synced]
+
+
+def replacing_by_renaming(path):
+    """Where names cannot be exchanged, nothing is lost of a bad copy either."""
+    disk = disk_at(path / "disk")
+    disk.files.fail_always("exchange", errno.EINVAL)
+    bad = path / "disk" / DIGEST.disk_path
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(b"bad")
+    staged = staged_on(disk)
+    assert name(staged, DIGEST)
+    staged.close()
+    aside, moved, _ = [call.path for call in disk.files.calls if call.name == "rename"]
+    reason = [(name, f"{moved}.reason") for name in ("create", "write", "sync")]
+    renamed = [("rename", aside), ("rename", moved), ("rename", DIGEST.disk_path)]
+    return disk.files, [*reason, *renamed, ("sync", ".stor/quarantine"), ("sync", DIRECTORY)]
 
 
 def noting(path):
@@ -85,7 +101,9 @@ def taking_back(path):
 
 
 @pytest.mark.parametrize(
-    "upkeep", [first_use, marking, quarantining, noting, taking_back], ids=lambda f: f.__name__
+    "upkeep",
+    [first_use, marking, replacing, replacing_by_renaming, noting, taking_back],
+    ids=lambda f: f.__name__,
 )
 def test_each_step_is_durable_before_the_next_one_relies_on_it(tmp_path, upkeep):
     files, steps = upkeep(tmp_path)

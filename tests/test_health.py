@@ -223,6 +223,25 @@ def test_a_disk_that_the_configuration_keeps_is_read_and_well(quick_path, read_o
         assert not {"write", "create", "open_nameless", "make_directory", "unlink"} & names
 
 
+def test_a_sample_directory_that_refuses_names_is_an_error_about_that_place(quick_path):
+    """The disk is well: what belongs elsewhere on it is stored there."""
+    refused = digest_of(b"refused").directories[0]
+
+    class Foreign(QuickFiles):
+        def _before(self, name, args):
+            path = self._path(name, args) or ""
+            if name in ("make_directory", "name") and path.startswith(f"{refused}/"):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    rig = FaultyRig(quick_path, (2,), kind=Foreign)
+    assert rig.put(b"stored").status == 201
+    response = rig.put(b"refused")
+    assert_one_line(response, 503)
+    assert refused in response.text
+    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.put(b"stored too").status == 201
+
+
 def test_without_a_writable_set_there_is_no_room(quick_path):
     rig = FaultyRig(quick_path, (2,), kind=QuickFiles, read_only={(0, 0), (0, 1)})
     response = rig.put(b"new")

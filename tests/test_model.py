@@ -62,7 +62,6 @@ class Model(RuleBasedStateMachine):
         self.seen = {}
         #: The copies that the test has damaged, and those it has harmed in this step.
         self.damaged, self.harmed = set(), set()
-        self.staged = set()
         self.hits_before = 0
 
     @initialize(
@@ -201,11 +200,9 @@ class Model(RuleBasedStateMachine):
                 if before and now is None and (label, name) not in self.harmed:
                     assert self.kept_aside(label, name), f"{label} has lost {name}"
         self.harmed.clear()
-        staged = {path for path in self.rig.staged() if path not in self.staged}
-        assert not staged or any(call == "unlink" for _, call, _ in hits), (
-            f"left: {staged} after {hits}"
-        )
-        self.staged |= staged
+        for member in self.rig.members:
+            staged = list(Path(member.root).glob(".stor/tmp/*"))
+            assert not staged or member.disk.unswept, f"left: {staged} after {hits}"
         for mirror in self.rig.mirrors.mirrors:
             assert mirror.reserved.total() == (0, 0)
         assert self.rig.uploads.buffered_bytes == 0
@@ -236,7 +233,10 @@ class Model(RuleBasedStateMachine):
                 self.rig.get(str(DIGESTS[name]))
         assert not self.halves()
         for name in savable:
-            assert self.rig.get(str(DIGESTS[name])).body == CONTENTS[name]
+            # Of a large one whose bad copy is found out only now, the first answer is cut.
+            bodies = (self.rig.get(str(DIGESTS[name])).body for _ in range(2))
+            assert any(body == CONTENTS[name] for body in bodies)
+        self.rig.rounds(1)
         assert self.rig.staged() == []
         roots, paths = self.rig.roots, set(PATHS.values())
         assert {str(p.relative_to(r)) for r in roots for p in r.glob("??/??/??/*")} <= paths

@@ -13,6 +13,7 @@ class _Claim:
     """The staged copies of one sample that have come to their name, on one disk."""
 
     copies: int = 0
+    right: bool = False
     made: bool = False
     kept: bool = False
 
@@ -41,7 +42,18 @@ class Claims:
     def made(self, digest: Digest) -> None:
         """A copy has made the name."""
         with self._changed:
-            self._claims[digest].made = True
+            claim = self._claims[digest]
+            claim.made = claim.right = True
+
+    def replaced(self, digest: Digest) -> None:
+        """A copy has taken the place of a bad one: the name was there before, and stays."""
+        with self._changed:
+            self._claims[digest].right = True
+
+    def right(self, digest: Digest) -> bool:
+        """Whether the file that has the name is one of these copies."""
+        with self._changed:
+            return self._claims[digest].right
 
     def succeed(self, digest: Digest) -> None:
         """A copy has been committed: the name stays."""

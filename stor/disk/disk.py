@@ -47,6 +47,7 @@ _VERIFY_CHUNK_BYTES = 1024 * 1024
 _BLOCKS_BYTES = 2 * 1024 * 1024
 
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR)
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class DiskAway(Exception):
@@ -104,6 +105,9 @@ class Disk:
         self.forbidden_device = forbidden_device
         self._device: int | None = None
         self._nameless_files = True
+        self._exchanges = True
+        #: Whether there may be staged files that nobody writes any more.
+        self.unswept = True
         self.claims = Claims()
         self.verified = Verified()
         self.durable_directories = DurableDirectories(blocks or Blocks(_BLOCKS_BYTES))
@@ -280,28 +284,75 @@ class Disk:
         except BaseException:
             with suppress(OSError):  # what was never written cannot be lost
                 self.files.close(fd)
-            self.files.unlink(name, root_fd)
+            self.remove_staged(name, root_fd)
             raise
         return fd, name
 
-    def quarantine(self, digest: Digest, reason: str, root_fd: int) -> None:
-        """Move what has the sample's name to `.stor/quarantine/`, durably, the reason beside it.
+    def remove_staged(self, name: str, root_fd: int) -> None:
+        """Remove a staged file that nobody needs; what cannot be removed now is swept later."""
+        try:
+            self.files.unlink(name, root_fd)
+        except OSError:
+            self.unswept = True
 
-        Nothing happens when the name is gone already. Raises `OSError`.
+    def replace(self, digest: Digest, reason: str, fd: int, root_fd: int) -> None:
+        """Give an open file the sample's name, and what has it a name in quarantine, durably.
+
+        Both in one step: whoever asks for the name finds the one file or the other. A crash before
+        it leaves the new file in the quarantine. Raises `OSError`, with nothing changed before
+        that step.
         """
+        with self._kept_aside(digest, reason, root_fd) as path:
+            self.files.name(fd, path, root_fd)
+            try:
+                self._exchange(path, digest.disk_path, root_fd)
+            except BaseException:
+                with suppress(OSError):  # what went wrong before says more
+                    self.files.unlink(path, root_fd)
+                raise
+
+    def _exchange(self, path: str, name: str, root_fd: int) -> None:
+        """Let two names change files. Where that is no single step, `name` is gone for a moment."""
+        if self._exchanges:
+            try:
+                return self.files.exchange(path, name, root_fd)
+            except OSError as error:
+                if error.errno not in _NO_EXCHANGE:
+                    raise
+                self._exchanges = False
+        # By renaming alone: once it has no name, a file that was made without one never gets one.
+        staged = f"{STAGING_DIRECTORY}/{secrets.token_hex(16)}"
+        self.files.rename(path, staged, root_fd)
+        try:
+            self.files.rename(name, path, root_fd)
+            try:
+                self.files.rename(staged, name, root_fd)
+            except BaseException:
+                self.files.rename(path, name, root_fd)
+                raise
+        except BaseException:
+            self.remove_staged(staged, root_fd)
+            raise
+        return None
+
+    @contextmanager
+    def _kept_aside(self, digest: Digest, reason: str, root_fd: int) -> Iterator[str]:
+        """A free name in quarantine, with the reason beside it, which goes when nothing comes."""
         name = os.path.basename(digest.disk_path)
         path = f"{QUARANTINE_DIRECTORY}/{name}.{secrets.token_hex(4)}"
         fd = self.in_own_directory(root_fd, lambda: self.files.create(f"{path}.reason", root_fd))
         try:
-            write_all(self.files, fd, f"{reason}\n".encode())
-            self.files.sync(fd)
-        finally:
-            self.files.close(fd)
-        try:
-            self.files.rename(digest.disk_path, path, root_fd)
-        except FileNotFoundError:
-            self.files.unlink(f"{path}.reason", root_fd)
-            return
+            try:
+                write_all(self.files, fd, f"{reason}\n".encode())
+                self.files.sync(fd)
+            finally:
+                self.files.close(fd)
+            yield path
+        except BaseException:
+            with suppress(OSError):
+                self.files.unlink(f"{path}.reason", root_fd)
+            raise
+        # The quarantine first: at no moment is what was moved on stable storage in neither place.
         for directory in (QUARANTINE_DIRECTORY, digest.directories[-1]):
             self.sync_directory(directory, root_fd)
 

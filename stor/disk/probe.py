@@ -15,6 +15,9 @@ from stor.disk.identity import BadMarker, Marker, read_marker
 #: The operator makes this file to have a disk read and not written; it needs no content.
 READ_ONLY_PATH = f"{OWN_DIRECTORY}/read-only"
 
+#: What link(2) says on FAT, exFAT, and some file systems of FUSE.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
 _SAMPLE_DIRECTORY = re.compile(r"[0-9A-F]{2}")
 
 
@@ -70,16 +73,26 @@ def try_writing(disk: Disk, doubtful: Collection[str] = ()) -> None:
             with suppress(OSError):  # close(2) reports nothing that sync has not
                 files.close(fd)
             if temporary is not None:
-                files.unlink(temporary, root_fd)
+                disk.remove_staged(temporary, root_fd)
         _try_directories(disk, doubtful, root_fd)
 
 
 def sweep(disk: Disk) -> int:
-    """Remove the staged files of processes that have ended; how many there were.
+    """Remove the staged files that nobody writes any more; how many there were.
 
-    Only file systems without O_TMPFILE ever have any. A file that is still being written is
-    locked by its writer (`Disk.open_staging`) and stays. Raises `DiskAway`, `OSError`.
+    Only file systems without O_TMPFILE ever have any: of processes that have ended, and of uploads
+    that failed together with their disk. A file that is still being written is locked by its
+    writer (`Disk.open_staging`) and stays. Raises `DiskAway`, `OSError`.
     """
+    disk.unswept = False  # first: what is left from here on is for the next time
+    try:
+        return _sweep(disk)
+    except BaseException:
+        disk.unswept = True
+        raise
+
+
+def _sweep(disk: Disk) -> int:
     removed = 0
     with disk.entered() as root_fd:
         try:
@@ -102,8 +115,7 @@ def _try_naming(disk: Disk, fd: int, root_fd: int) -> None:
         if fault_of(error) is Fault.FILE:
             raise _no_names(error.errno, error.strerror) from error
         raise
-    with suppress(FileNotFoundError):  # swept away by another process
-        disk.files.unlink(name, root_fd)
+    disk.remove_staged(name, root_fd)
 
 
 def _try_directories(disk: Disk, doubtful: Collection[str], root_fd: int) -> None:

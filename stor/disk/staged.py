@@ -1,6 +1,7 @@
 """One copy of a sample on its way onto one disk."""
 
 import errno
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -10,6 +11,8 @@ from stor.block_sums import BlockSummer
 from stor.digest import Digest
 from stor.disk.copy import keep_sums, read_exactly
 from stor.disk.disk import SMALL_BYTES, Disk, DiskAway, Room, write_all
+from stor.disk.syscalls import is_regular
+from stor.disk.verified import Mark
 from stor.errors import Damaged
 
 #: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
@@ -54,7 +57,7 @@ class StagedCopy:
         staged = cls(disk, *disk.open_staging(root_fd))
         try:
             if length:
-                disk.files.allocate(staged._fd, length)
+                staged._allocate(length)
         except BaseException:
             staged.discard()
             raise
@@ -100,21 +103,19 @@ class StagedCopy:
         """Bring content and times to stable storage. Raises `OSError`."""
         self.disk.files.sync(self._fd)
 
-    def name(self, digest: Digest, root_fd: int) -> bool:
+    def name(self, digest: Digest, root_fd: int, bad: str | None = None) -> bool:
         """Give the file its final name, atomically, never over a good copy; whether it got it.
 
-        What has the name already stays when it is the sample (it is synced, the staged file is
-        not used); else it goes to the quarantine first. Raises `OSError`.
+        What has the name already stays when it is known to be the sample (it is synced, the staged
+        file is not used); else the two change places, and it is in quarantine. `bad` says why it
+        is known not to be, where that is known. Raises `OSError`.
         """
         self.disk.claims.begin(digest)
         self._claimed = digest
         try:
             self._link(digest, root_fd)
         except FileExistsError:
-            reason = self._unfit(digest, root_fd)
-            if reason is not None:
-                self.disk.quarantine(digest, reason, root_fd)
-                self._link(digest, root_fd)
+            self._name_over(digest, root_fd, bad)
         if self._temporary is not None:
             self.disk.files.unlink(self._temporary, root_fd)
             self._temporary = None
@@ -157,7 +158,17 @@ class StagedCopy:
         if self._temporary is not None or self._claimed is not None or self._made:
             with suppress(OSError, DiskAway), self.disk.entered() as root_fd:
                 self._undo(root_fd)
+        if self._temporary is not None:
+            self.disk.unswept = True
         self.close()
+
+    def _allocate(self, length: int) -> None:
+        try:
+            self.disk.files.allocate(self._fd, length)
+        except OSError as error:
+            # The body will show whether there is room.
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
 
     def _undo(self, root_fd: int) -> None:
         files = self.disk.files
@@ -169,6 +180,7 @@ class StagedCopy:
         if self._temporary is not None:
             with suppress(OSError):
                 files.unlink(self._temporary, root_fd)
+                self._temporary = None
         for path in reversed(self._made):
             with suppress(OSError):
                 files.remove_directory(path, root_fd)
@@ -188,6 +200,18 @@ class StagedCopy:
         self.disk.claims.made(digest)
         self._made_name = True
 
+    def _name_over(self, digest: Digest, root_fd: int, bad: str | None) -> None:
+        try:
+            reason = self._unfit(digest, root_fd, bad)
+        except FileNotFoundError:  # it has gone by now
+            return self._link(digest, root_fd)
+        if reason is not None:
+            self.disk.replace(digest, reason, self._fd, root_fd)
+            # The name was there before: a failure of another disk does not take it away.
+            self.disk.claims.replaced(digest)
+            self._made_name = True
+        return None
+
     def _name_file(self, digest: Digest, root_fd: int) -> None:
         for attempts_left in reversed(range(_LINK_ATTEMPTS)):
             try:
@@ -205,21 +229,38 @@ class StagedCopy:
                 self.disk.files.make_directory(path, root_fd)
                 self._made.append(path)
 
-    def _unfit(self, digest: Digest, root_fd: int) -> str | None:
-        """Why what has the sample's name is not the sample, `None` when it is, and is durable."""
+    def _unfit(self, digest: Digest, root_fd: int, bad: str | None) -> str | None:
+        """Why what has the sample's name is not relied on, `None` when it is, and is durable.
+
+        Raises `FileNotFoundError` when nothing has it any more.
+        """
+        files = self.disk.files
+        reason = self._flaw(digest, files.stat(digest.disk_path, root_fd), bad)
+        if reason is None:
+            fd = files.open_to_read(digest.disk_path, root_fd)
+            try:
+                files.sync(fd)
+            finally:
+                files.close(fd)
+        return reason
+
+    def _flaw(self, digest: Digest, status: os.stat_result, bad: str | None) -> str | None:
+        """What keeps a file from being relied on. To read a large one takes longer than a step."""
+        mark = Mark.of(status)
+        if self.disk.claims.right(digest) or self.disk.verified.knows(digest, mark):
+            return None
+        path = f"{self.disk.root}/{digest.disk_path}"
+        if is_regular(status) and mark.size != self._written_bytes:
+            return f"{path}: had {mark.size} bytes, {self._written_bytes} were expected"
+        if is_regular(status) and mark.size > SMALL_BYTES:
+            return bad or f"{path}: was stored again, and was not known to be good"
         try:
             if self.disk.verify(digest) is None:
-                return "it was gone"
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except Damaged as error:
             return str(error)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
             return f"it could not be read: {error}"
-        files = self.disk.files
-        fd = files.open_to_read(digest.disk_path, root_fd)
-        try:
-            files.sync(fd)
-        finally:
-            files.close(fd)
         return None

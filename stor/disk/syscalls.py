@@ -1,6 +1,7 @@
 """The few system calls that Stor makes on its disks."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -12,6 +13,7 @@ __all__ = ["Syscalls", "is_regular"]
 #: For what Python's `os` does not have. Calls made through it let go of the interpreter's lock.
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
+_RENAME_EXCHANGE = 2
 #: More than a `struct statfs` has, of which the first is the type.
 _STATFS_LONGS = 32
 
@@ -88,8 +90,13 @@ class Syscalls:
         return os.write(fd, data)
 
     def allocate(self, fd: int, length: int) -> None:
-        """posix_fallocate(3): ENOSPC now rather than in the middle of the body."""
-        os.posix_fallocate(fd, 0, length)
+        """fallocate(2): ENOSPC now rather than in the middle of the body; EOPNOTSUPP if it cannot.
+
+        Where the file system cannot, posix_fallocate(3) would write a byte to every block instead.
+        """
+        while _LIBC.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(length)):
+            if ctypes.get_errno() != errno.EINTR:
+                _raise_errno()
 
     def get_attribute(self, fd: int, name: str) -> bytes:
         """fgetxattr(2): ENODATA when the file has none of that name."""
@@ -157,6 +164,17 @@ class Syscalls:
     def may_write(self, path: str, directory_fd: int) -> bool:
         """faccessat(2): whether names can be made in a directory."""
         return os.access(path, os.W_OK | os.X_OK, dir_fd=directory_fd, effective_ids=True)
+
+    def exchange(self, path: str, other_path: str, directory_fd: int) -> None:
+        """renameat2(2) with RENAME_EXCHANGE: two names change files, and neither is ever gone.
+
+        EINVAL or ENOSYS where the file system, or the kernel, cannot.
+        """
+        paths = os.fsencode(path), os.fsencode(other_path)
+        if not hasattr(_LIBC, "renameat2"):  # a C library older than the call
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if _LIBC.renameat2(directory_fd, paths[0], directory_fd, paths[1], _RENAME_EXCHANGE):
+            _raise_errno()
 
     def list(self, directory_fd: int) -> list[str]:
         """getdents(2): the names in an open directory."""

@@ -102,7 +102,6 @@ class Member:
         self._probing = False
         self._probe_due: IDelayedCall | None = None
         self._said: tuple[object, ...] = ()
-        self._swept = False
         #: Directories in the root in which some sample could not be named.
         self._doubtful: set[str] = set()
         self._operations = 0
@@ -358,9 +357,8 @@ class Member:
                 found = attrs.evolve(found, marker=marker)
             await run(try_writing, disk, frozenset(self._doubtful))
             self._doubtful.clear()
-            if not self._swept:
+            if disk.unswept:
                 await run(sweep, disk)
-                self._swept = True
         except OSError as error:
             fault = fault_of(error)
             if fault is Fault.PROCESS:

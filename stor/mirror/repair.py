@@ -43,12 +43,12 @@ class Absent(Unmendable):
 class Examination:
     """What reading every copy of a sample in full has shown.
 
-    `good` are the disks with the right bytes; `lacking` those that could have them and do not,
-    `absent` those among them with nothing under the name; `unheard` those that did not say.
+    `good` are the disks with the right bytes; `lacking` those that could have them and do not, and
+    why, `absent` those among them with nothing under the name; `unheard` those that did not say.
     """
 
     good: dict[Member, Copy] = attrs.field(factory=dict)
-    lacking: list[Member] = attrs.field(factory=list)
+    lacking: dict[Member, str] = attrs.field(factory=dict)
     absent: list[Member] = attrs.field(factory=list)
     unheard: list[Member] = attrs.field(factory=list)
 
@@ -213,19 +213,23 @@ class Repairs:
             for attempt in range(2):
                 try:
                     copy = await member.read(member.disk.verify, digest, about=digest)
-                except Damaged:
+                except Damaged as error:
                     member.corrupt.add(digest)
-                    found.lacking.append(member)
+                    found.lacking[member] = str(error)
                 except OSError as error:
                     if not attempt:
                         continue
-                    (found.lacking if error.errno == errno.EIO else found.unheard).append(member)
+                    if error.errno == errno.EIO:
+                        path = f"{member.root}/{digest.disk_path}"
+                        found.lacking[member] = f"{path}: could not be read: {error}"
+                    else:
+                        found.unheard.append(member)
                 except Exception as error:
                     self.log.warn("{root}: {error}", root=member.root, error=str(error))
                     found.unheard.append(member)
                 else:
                     if copy is None:
-                        found.lacking.append(member)
+                        found.lacking[member] = "it was gone"
                         found.absent.append(member)
                     else:
                         found.good[member] = copy
@@ -242,7 +246,13 @@ class Repairs:
             raise Unmendable(f"no good copy of {digest} is left on {mirror}")
         content = Content(digest, sources[0], _OpenSources(sources[1:]), self._clock)
         write = MirrorWrite(
-            mirror, lacking, digest, content.size, self._reserve_bytes, content.modified_ns
+            mirror,
+            lacking,
+            digest,
+            content.size,
+            self._reserve_bytes,
+            content.modified_ns,
+            found.lacking,
         )
         hasher = hashlib.sha256()
         try:

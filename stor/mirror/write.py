@@ -1,8 +1,9 @@
 """A sample being written to every disk of a mirror."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred
@@ -36,9 +37,11 @@ STAGE_EARLY_BYTES = 1024 * 1024
 class Slot:
     """One disk's part in a write. Its steps run one after the other, also after a time-out."""
 
-    def __init__(self, member: Member, digest: Digest) -> None:
+    def __init__(self, member: Member, digest: Digest, bad: str | None = None) -> None:
+        """`bad` says why the copy that is to be replaced is, where that is known."""
         self.member = member
         self.digest = digest
+        self._bad = bad
         self.staged: StagedCopy | None = None
         self._last: Deferred[Any] | None = None
 
@@ -97,7 +100,7 @@ class Slot:
         copy = self.copy
         return self._commit(
             Step(
-                partial(copy.name, digest),
+                lambda root_fd: copy.name(digest, root_fd, self._bad),
                 partial(copy.sync_directories, digest),
                 partial(copy.published, digest),
             )
@@ -156,15 +159,19 @@ class MirrorWrite:
         length: int | None,
         reserve_bytes: int,
         modified_ns: int,
+        bad: Mapping[Member, str] = MappingProxyType({}),
     ) -> None:
-        """`length` in bytes when known; `modified_ns` is what every copy says of its age."""
+        """`length` in bytes when known; `modified_ns` is what every copy says of its age.
+
+        `bad` says of copies that are to be replaced why, where that is known.
+        """
         self.mirror = mirror
         self.written_bytes = 0
         self._digest = digest
         self._length = length
         self._reserve_bytes = reserve_bytes
         self._modified_ns = modified_ns
-        self._slots = [Slot(member, digest) for member in members]
+        self._slots = [Slot(member, digest, bad.get(member)) for member in members]
         self._failed: set[Slot] = set()
         self._reserved = on_disk(length or 0, mirror.block_bytes)
         mirror.reserved.add(self._reserved, 1)
