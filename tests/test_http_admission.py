@@ -75,9 +75,9 @@ def test_the_right_credentials_pass(tmp_path, value):
     assert rig.request("POST", f"/{SHA}", [("Authorization", value)], HELLO).status == 201
 
 
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory):
-    return Rig(tmp_path_factory.mktemp("untouched"))
+@pytest.fixture
+def untouched(tmp_path):
+    return Rig(tmp_path)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])

@@ -121,7 +121,7 @@ class Merge:
         """Start it. Raises `OSError`."""
         fds = (task.recent_fd, task.new_fd, task.old_fd) if isinstance(task, Plan) else ()
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "stor.index.merge"],
+            [sys.executable, "-P", "-m", "stor.index.merge"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[fd for fd in fds if fd is not None],
@@ -144,6 +144,8 @@ class Merge:
             with suppress(BrokenPipeError):  # its exit status says why
                 child.stdin.write(f"{text}\n")
                 child.stdin.flush()
+            with suppress(BrokenPipeError):
+                child.stdin.close()
             for line in child.stdout:
                 message = json.loads(line)
                 if isinstance(message, float):
