@@ -1,5 +1,6 @@
 """curl, as a process."""
 
+import itertools
 import subprocess
 
 import attrs
@@ -19,11 +20,26 @@ class Ended:
     errors: list
 
 
+#: A wrong password slows down its address, and each curl is another client.
+_ADDRESSES = itertools.cycle(f"127.0.1.{n}" for n in range(1, 255))
+
+
 def curl(*arguments, stdin=None):
-    """Run curl, and fail if there is none."""
+    """Run curl from an address of its own, and fail if there is none."""
     told = "%{stderr}\n%{http_code} %{size_upload} %{time_total}"
     ended = subprocess.run(
-        ["curl", "-q", "-sS", "--max-time", "60", "-w", told, *map(str, arguments)],
+        [
+            "curl",
+            "-q",
+            "-sS",
+            "--interface",
+            next(_ADDRESSES),
+            "--max-time",
+            "60",
+            "-w",
+            told,
+            *map(str, arguments),
+        ],
         stdin=stdin or subprocess.DEVNULL,
         env=environment(),
         capture_output=True,
