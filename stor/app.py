@@ -436,7 +436,8 @@ class App:
         writable = bool(chosen.writable.search(root))
         health = Health(reactor.seconds, writable)
         health.reserve_bytes = chosen.reserve_bytes
-        disk = Disk(root, self._files, _forbidden_device(chosen), self._blocks)
+        device = _forbidden_device(chosen)
+        disk = Disk(root, self._files, device, self._blocks, keeps_sums=self._writes)
         writers = ThreadPool(outcomes, f"write {root}", DISK_WRITERS, nice=WRITERS_NICE)
         alone = Alone(disk, writers)
         commits: Commits = alone

@@ -394,5 +394,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
-            raise ValueError(f'the key "{key}" stands twice')
+            raise ValueError(f'duplicate key "{key}"')
     return dict(pairs)

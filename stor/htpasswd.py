@@ -46,7 +46,7 @@ def read_htpasswd(path: str) -> Htpasswd:
         if not line.strip() or line.startswith(b"#"):
             continue
         user, _, hashed = line.partition(b":")
-        fault = "this user stands twice" if user in hashes else _fault(user, hashed)
+        fault = "duplicate user" if user in hashes else _fault(user, hashed)
         if fault is not None:
             faults.append(f"line {number}: {fault}")
         hashes[user] = hashed

@@ -410,7 +410,7 @@ GOOD = b"anna:" + hashed(b"x") + b"\n"
     [
         (b"", ["expected at least one user, found none"]),
         (b"\n# nobody\n", ["expected at least one user, found none"]),
-        (GOOD * 2, ["line 2: this user stands twice"]),
+        (GOOD * 2, ["line 2: duplicate user"]),
         (
             GOOD + b"\nbert:$apr1$abc$defghijklmnop\ncarl:{SHA}abc\ndora:plain\nemil\n",
             [

@@ -219,9 +219,10 @@ def test_a_probe_that_this_process_could_not_make_says_nothing_of_the_disk(rig, 
     assert rig.put(b"new").status == 201
 
 
-def test_where_no_names_can_be_made_nothing_is_written(rig):
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_no_names_can_be_made_nothing_is_written(rig, error):
     """Such as a file system without hard links (link(2), EPERM): said before the first upload."""
-    rig.disks["set0/disk1"].fail_always("name", errno.EPERM)
+    rig.disks["set0/disk1"].fail_always("name", error)
     rig.probe()
     disk = rig.members[1]
     assert disk.health.state is State.READ_ONLY
@@ -230,6 +231,21 @@ def test_where_no_names_can_be_made_nothing_is_written(rig):
     assert f"{disk.root}: cannot be written: samples cannot be named" in status.text
     assert_one_line(rig.put(b"new"), 503)
     assert not rig.staged()
+    rig.heal()
+    rig.probe()
+    assert rig.request("GET", "/status").body == b"OK"
+
+
+def test_a_root_that_belongs_to_somebody_else_is_not_written_and_status_says_why(quick_path):
+    class Foreign(QuickFiles):
+        def may_write(self, path, directory_fd):
+            return self.label != "set0/disk0" and super().may_write(path, directory_fd)
+
+    rig = FaultyRig(quick_path, kind=Foreign)
+    disk = rig.members[0]
+    assert disk.health.state is State.READ_ONLY
+    assert "this user may not make directories in it" in rig.request("GET", "/status").text
+    assert "set1" in rig.put(b"new").text
 
 
 class Closed(QuickFiles):

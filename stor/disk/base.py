@@ -198,7 +198,7 @@ class Base:
             raise BaseDamaged(damage)
 
     def _mergeable(self, entries: int) -> Sequence[_Run]:
-        """The newest runs that are to be merged with so many entries."""
+        """The newest runs to merge with this many entries."""
         begin = len(self._runs)
         while begin and self._runs[begin - 1].entries < _RATIO * entries:
             begin -= 1

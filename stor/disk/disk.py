@@ -93,16 +93,21 @@ class Disk:
         files: Syscalls,
         forbidden_device: int | None = None,
         blocks: Blocks | None = None,
+        *,
+        keeps_sums: bool = True,
     ) -> None:
         """`forbidden_device`: the `st_dev` that means "not mounted", with `require_mount`.
 
         `blocks` are those that the disk shares with others, to know its directories by.
+        `keeps_sums`: block sums that a copy lacks are written to it once it was read whole; a
+        process that only reads does not.
         """
         self.root = root
         #: What is mounted there, also where a symbolic link leads to it.
         self._root_itself = f"{root}/."
         self.files = files
         self.forbidden_device = forbidden_device
+        self._keeps_sums = keeps_sums
         self._device: int | None = None
         self._nameless_files = True
         self._exchanges = True
@@ -207,7 +212,7 @@ class Disk:
                 copy.mark, copy.verified = Mark.of(status), self.verified
                 copy.proven = self.verified.knows(digest, copy.mark)
                 copy.own_sums = kept_sums(self.files, fd, digest, copy.copy.size)
-                copy.sums, copy.keeps_sums = copy.own_sums, True
+                copy.sums, copy.keeps_sums = copy.own_sums, self._keeps_sums
                 self.files.advise_sequential(fd)
             else:
                 copy.whole = copy.read(0, copy.copy.size, hashlib.sha256())

@@ -111,7 +111,7 @@ class Journal:
 
     @classmethod
     def open(cls, disk: Disk, uuid: str, root_fd: int, covered: int = 0) -> "Journal":
-        """The journal of the disk with this UUID, of which the base covers so many segments.
+        """The journal of the disk with this UUID, of which the base covers this many segments.
 
         Raises `OSError`.
         """

@@ -112,14 +112,17 @@ def _try_naming(disk: Disk, fd: int, root_fd: int) -> None:
     try:
         disk.files.name(fd, name, root_fd)
     except OSError as error:
-        if fault_of(error) is Fault.FILE:
-            raise _no_names(error.errno, error.strerror) from error
+        if fault_of(error) is Fault.FILE or error.errno == errno.ENOSYS:  # FUSE without link
+            raise _no_names(errno.EOPNOTSUPP, error.strerror) from error
         raise
     disk.remove_staged(name, root_fd)
 
 
 def _try_directories(disk: Disk, doubtful: Collection[str], root_fd: int) -> None:
-    """Raise `OSError` when one of them is closed to this user."""
+    """Raise `OSError` when the root or one of them is closed to this user."""
+    if not disk.files.may_write(".", root_fd):
+        said = "this user may not make directories in it (chown, chmod, chattr -i)"
+        raise _no_names(errno.EACCES, said)
     closed = [
         name
         for name in sorted(doubtful)

@@ -15,7 +15,7 @@ from stor.zero_copy import SplicePipe, SplicePipes
 #: it.
 PASS_BYTES = 4 * 1024 * 1024
 
-#: A client that does not take the next piece within so long is cut off: 1 KiB a second.
+#: How long a client may take for the next piece before it is cut off: 1 KiB a second.
 STALL_SECONDS = 120.0
 PIECE_BYTES = 128 * 1024
 

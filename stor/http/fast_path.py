@@ -28,7 +28,7 @@ _IGNORED = frozenset(
 )
 _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e][\x20-\x7e]*)?")
 
-#: Of the blocks of headers that are known to be plain or not, so many bytes are kept: clients send
+#: How many bytes of header blocks known to be plain or not are kept: clients send
 #: the same ones again and again.
 _KNOWN_BYTES = 256 * 1024
 

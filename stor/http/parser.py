@@ -4,12 +4,13 @@ Twisted parses all that it has been given in one go, each request in the middle 
 it, with a copy of the rest for each: one client with many requests at once holds up all others.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.web.http import HTTPChannel, Request
 
-#: So much of a chunked body is decoded in one turn of the reactor: it may have thousands of chunks.
+#: How much of a chunked body is decoded in one turn: it may have thousands of chunks.
 CHUNKED_BYTES = 16 * 1024
 
 #: int() refuses more than 4300 digits (CVE-2020-10735).
@@ -18,7 +19,7 @@ _LENGTH_DIGITS = 4000
 _LINE_END = b"\r\n"
 
 
-class Parser(HTTPChannel):
+class Parser(HTTPChannel, ABC):
     """The parsing side of a connection; what is done with a request is its subclass's."""
 
     def __init__(self) -> None:
@@ -31,21 +32,21 @@ class Parser(HTTPChannel):
         self._chunks: list[bytes] = []
 
     @property
+    @abstractmethod
     def stopped(self) -> bool:
         """Whether nothing more is parsed, for good or until `parse_soon`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parsed(self) -> None:
         """All is parsed that can be now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_body(self, data: bytes) -> None:
         """A part of a chunked body has come."""
-        raise NotImplementedError
 
+    @abstractmethod
     def too_large(self) -> None:
         """The request line and the headers are larger than they may be."""
-        raise NotImplementedError
 
     def feed(self, data: bytes) -> None:
         """Take what was read, to be parsed by `parse`."""

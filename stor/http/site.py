@@ -25,7 +25,7 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 10_000
 MAX_ENDING = 200
 
-#: Of the connections that have waited longest, so many are looked at for one to end: what one of
+#: How many of the connections that have waited longest are considered for closing: what one of
 #: them has sent may not have been read yet.
 LOOKED_AT = 100
 
@@ -199,7 +199,7 @@ def shield(inner: Deferred[T]) -> Deferred[T]:
     """A Deferred with the outcome of `inner` that can be cancelled without cancelling `inner`.
 
     Klein cancels a handler when its client disconnects; work in a thread cannot be cancelled, and
-    what it opened is to be closed by whoever waits for it. A failure after that is logged, unless
+    whoever waits for it closes what it opened. A failure after that is logged, unless
     it is one that a client would have been told of.
     """
     outer: Deferred[T] = Deferred(lambda _: None)

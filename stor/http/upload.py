@@ -23,10 +23,10 @@ BATCH_BYTES = 256 * 1024
 #: A piece up to this size is hashed at once: handing it to a thread takes as long.
 HASH_AT_ONCE_BYTES = 64 * 1024
 
-#: With so many bytes waiting, an upload's socket is no longer read.
+#: With this many bytes waiting, an upload's socket is no longer read.
 BUFFER_BYTES = 1024 * 1024
 
-#: With so many bytes waiting or being written in all uploads together, none is read on that has
+#: With this many bytes waiting or being written in all uploads together, none is read on that has
 #: bytes waiting.
 TOTAL_BUFFER_BYTES = 64 * 1024 * 1024
 

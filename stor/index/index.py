@@ -111,7 +111,7 @@ class Index:
         self._recent.close()
 
     def _follow(self) -> None:
-        """Use the table that is to be used now."""
+        """Switch to the newest table."""
         generation = self._recent.generation
         current = 0 if self._table is None else self._table.contents.generation
         if generation != current:
@@ -240,7 +240,7 @@ class IndexWriter(Index):
         anew: bool = False,
         keep: bool = True,
     ) -> Plan | None:
-        """How the next table is to be made; `None` while one is in use that is yet to `settle`.
+        """How the next table is to be made; `None` while the one in use has yet to `settle`.
 
         All that happened under numbers below `sequence` is known, and in the bases of `disks`; the
         names in these are added. With `anew` nothing is taken from the table in use. The table is

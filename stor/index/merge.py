@@ -32,7 +32,7 @@ from stor.index.table import (
     TableWriter,
 )
 
-#: A part of a table is written at a time: so many bits of the bucket's number, 3 MB.
+#: A table is written in parts, one for each value of this many bits of the bucket's number: 3 MB.
 _PART_BITS = 16
 
 _ENTRY_BITS = 8 * ENTRY_BYTES
@@ -74,7 +74,7 @@ class Plan:
     sets: Sequence[str]
     old_fd: int | None = None
     disks: Sequence[DiskSource] = ()
-    #: Where to keep the table, if it is to be kept.
+    #: Where to keep the table, if anywhere.
     path: str | None = None
     #: Of a key, what the buckets of a small table take at the least: it is known for ever.
     least_bits: int = 16

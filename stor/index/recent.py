@@ -31,7 +31,7 @@ _RECORD = struct.Struct("<32sQHH")
 _CHECKSUM = struct.Struct("<I")
 RECORD_BYTES = _RECORD.size + _CHECKSUM.size
 
-#: The memory grows by so many records, which are mapped together.
+#: The memory grows by this many records, which are mapped together.
 _PART_RECORDS = 65536
 _PART_BYTES = _PART_RECORDS * RECORD_BYTES
 
@@ -49,7 +49,7 @@ class Event(IntEnum):
     COMPLETE = 4  # what the index says of a set is all that it holds
     INCOMPLETE = 5  # no longer
     BEGIN = 6  # a table is made from all records below; what else they told follows once more
-    TABLE = 7  # the generation of the table that is to be used
+    TABLE = 7  # the generation of the table to use
 
 
 class RecentDamaged(Exception):
@@ -172,7 +172,7 @@ class Recent:
         self.sets: list[str] = []
         #: The numbers of the sets of which the index knows all that they hold.
         self.complete: frozenset[int] = frozenset()
-        #: The table that is to be used, 0: there is none.
+        #: The table to use; 0: none.
         self.generation = 0
         if reader is not None:
             self._words[_READER_WORDS + reader] = _KNOWS_NOTHING
@@ -270,7 +270,7 @@ class Recent:
         self._append(bytes(32), 0, set_number, kind)
 
     def begin_table(self) -> int:
-        """A table is to be made from all records below the number that this returns."""
+        """A merge begins of all records below the number that this returns."""
         recent = self._append(bytes(32), 0, 0, Event.BEGIN)
         for number, uuid in enumerate(self.sets):
             self._append(_padded(uuid), 0, number, Event.SET)

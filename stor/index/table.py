@@ -241,13 +241,13 @@ class Table:
 
 
 def entry(key: int, bits: int) -> tuple[int, int]:
-    """The bucket of a key, where those take so many bits, and its entry there for set 0."""
+    """The bucket of a key, where buckets take this many bits, and its entry there for set 0."""
     rest = ((key << bits) & _KEY_MASK) >> (KEY_BITS - REST_BITS)
     return key >> (KEY_BITS - bits), rest << SET_BITS
 
 
 def bucket_bits(entries: int, before: int = 0) -> int:
-    """How many bits of the key the buckets of a table with so many entries take.
+    """How many bits of the key the buckets of a table with this many entries take.
 
     Those of the table `before` it, unless its buckets would be crowded.
     """

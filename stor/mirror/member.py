@@ -36,7 +36,7 @@ PROBE_DEADLINE_SECONDS = 10.0
 #: not be made.
 PROBE_SOON_SECONDS = 1.0
 
-#: Other processes are told of so many notes; with more, that the disk is not complete.
+#: How many notes other processes are told of; with more, that the disk is not complete.
 MOST_NOTES_TOLD = 10_000
 
 #: A disk that has not said by then whether it has a sample, or how much is left on it, has not
@@ -49,10 +49,10 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR)
 #: What says nothing of a disk: nobody can do anything about an error there.
 _RELEASE = "release"
 
-#: A disk with an operation under way for so long is asked last.
+#: A disk with an operation under way for longer is asked last.
 SLOW_SECONDS = 1.0
 
-#: A disk with one for so long seems to hang, and gets no new samples where others can. Less than
+#: A disk with one for longer seems to hang, and gets no new samples where others can. Less than
 #: an upload waits to hear whether its sample is there already: it is itself not sent there.
 HANGS_SECONDS = 4.0
 

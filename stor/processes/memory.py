@@ -22,7 +22,7 @@ _RECORD_BYTES = 16 * 1024 * 1024
 _NUMBERS = 3
 _WORD_BYTES = 8
 
-#: What a process has published counts as what it does now for so long.
+#: How long what a process has published counts as current.
 FRESH_SECONDS = 5.0
 
 
@@ -38,7 +38,7 @@ class Memory:
     def __init__(
         self, fd: int, processes: int, seconds: Callable[[], float] = time.monotonic
     ) -> None:
-        """`fd` is of `make_memory` for so many processes; `seconds` is their common clock."""
+        """`fd` is of `make_memory` for this many processes; `seconds` is their common clock."""
         self._seconds = seconds
         memory = mapped(fd)
         words = memory[: _begin(processes)].cast("q")
@@ -102,7 +102,7 @@ class Memory:
 
 
 def make_memory(processes: int) -> int:
-    """The descriptor of memory for so many processes."""
+    """The descriptor of memory for this many processes."""
     return make(_begin(processes) + (2 + processes) * _RECORD_BYTES)
 
 

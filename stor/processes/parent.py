@@ -34,11 +34,11 @@ LEAVE_SECONDS = 5.0
 #: What processes have after the time in which they end by themselves.
 LAST_SECONDS = 5.0
 
-#: A process that has given no sign of life for so long hangs, and is ended.
+#: How long a process may give no sign of life before it is ended.
 CHECK_SECONDS = 5.0
 HANGS_SECONDS = 30.0
 
-#: One that has lived for so long is replaced at once when it ends; others after growing pauses.
+#: One that has lived this long is replaced at once when it ends; others after growing pauses.
 PROVEN_SECONDS = 10.0
 SHORTEST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 30.0
