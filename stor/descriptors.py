@@ -7,7 +7,7 @@ from stor.config import Config
 #: The threads of a disk, each with a directory and a file, and the disk's root.
 _DISK_DESCRIPTORS = 48
 
-#: The log, the reactor, listening sockets, S3, memcached, and three for each splice_pipe.
+#: The log, the reactor, listening sockets, S3, memcached, and three for each splice pipe.
 _OTHER_DESCRIPTORS = 300
 
 

@@ -6,6 +6,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from stor.http.upload import Uploads
+from stor.logs import LogStream
 from stor.mirror.health import State
 from stor.mirror.mirrors import Mirrors
 from stor.store import Store
@@ -36,7 +37,7 @@ class DiskGauges:
             "stor_disk_free_bytes", "Left for Stor, as last seen.", labels=["root"]
         )
         inodes = GaugeMetricFamily(
-            "stor_disk_free_inodes", "Syscalls that can still be made.", labels=["root"]
+            "stor_disk_free_inodes", "Files that can still be made.", labels=["root"]
         )
         errors = CounterMetricFamily("stor_disk_errors", "I/O errors.", labels=["root"])
         complete = GaugeMetricFamily(
@@ -85,6 +86,21 @@ class DiskGauges:
             age.add_metric([], copies.age_seconds)
             sent.add_metric([], copies.sent_total)
         yield from (available, waiting, age, sent)
+
+
+class LogGauges:
+    """What became of log lines. Implements `stor.prometheus.Collector`."""
+
+    def __init__(self, stream: LogStream) -> None:
+        self._stream = stream
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, now."""
+        yield CounterMetricFamily(
+            "stor_log_lines_dropped",
+            "Log lines that were dropped, as they were not read in time.",
+            value=self._stream.dropped_lines,
+        )
 
 
 class WorkGauges:

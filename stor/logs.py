@@ -1,10 +1,17 @@
 """Log lines: for a terminal, for the journal, and for programs."""
 
+import atexit
+import io
 import json
 import os
 import select
+import sys
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Condition, Thread
 from typing import Any, TextIO
 
 from twisted.logger import (
@@ -13,11 +20,18 @@ from twisted.logger import (
     LogLevel,
     eventAsText,
     formatEvent,
+    formatEventAsClassicLogText,
 )
 from zope.interface import implementer
 
 #: How long a line may wait for others.
 FLUSH_SECONDS = 0.1
+
+#: How many bytes of lines wait for whoever reads them; more are dropped.
+WAITING_BYTES = 1024 * 1024
+
+#: How long the end of the process waits for the last lines to be read.
+LAST_LINES_SECONDS = 1.0
 
 #: What most events are. To look it up in its class takes long.
 INFO = LogLevel.info
@@ -36,6 +50,116 @@ _FIELDS = (
     *("peer", "method", "path", "status", "sent_bytes", "received_bytes", "milliseconds"),
     *("outcome", "source", "root", "digest", "error"),
 )
+
+
+class LogStream(io.TextIOBase):
+    """A text stream that is written by a thread of its own, so that its reader holds up nobody.
+
+    What does not fit into `limit_bytes` while the reader stands still is dropped and counted, and
+    so is all once the reader is gone (EPIPE). Each `write` is written whole, or not at all. When
+    the reader goes on, it is told how many lines it has missed.
+    """
+
+    def __init__(
+        self, fd: int, notice: Callable[[int], str], limit_bytes: int = WAITING_BYTES
+    ) -> None:
+        """`fd` stays the caller's; `notice` makes the line that says how many were dropped.
+
+        The thread begins with the first line.
+        """
+        self._fd = fd
+        self._notice = notice
+        self._told_of_lines = 0
+        self._limit_bytes = limit_bytes
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._changed = Condition()
+        self._thread: Thread | None = None
+        #: How many lines were not written.
+        self.dropped_lines = 0
+
+    def fileno(self) -> int:
+        """The descriptor that is written to."""
+        return self._fd
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Take `text`; never waits."""
+        data = text.encode("utf-8", "backslashreplace")
+        with self._changed:
+            if self._waiting_bytes + len(data) > self._limit_bytes:
+                self._drop(data)
+            else:
+                self._waiting.append(data)
+                self._waiting_bytes += len(data)
+                self._changed.notify_all()
+        # A process that goes into the background loses the threads that it has by then.
+        if self._thread is None or not self._thread.is_alive():
+            thread = Thread(target=self._run, name="log", daemon=True)
+            with suppress(RuntimeError):  # no thread is to be had: the next line tries again
+                thread.start()
+                self._thread = thread
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing: who writes to it does not wait."""
+
+    def end(self, seconds: float = LAST_LINES_SECONDS) -> None:
+        """Wait until all is written, at most `seconds`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._waiting))
+                data = self._waiting[0]
+            written = self._send(data)
+            with self._changed:
+                self._waiting.popleft()
+                self._waiting_bytes -= len(data)
+                if not written:
+                    self._drop(data)
+                caught_up = written and not self._waiting
+                missed = self.dropped_lines - self._told_of_lines
+                self._changed.notify_all()
+            if caught_up and missed and self._send(self._notice(missed).encode()):
+                self._told_of_lines += missed
+
+    def _send(self, data: bytes) -> bool:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:  # somebody has made it so
+                select.select([], [self._fd], [], 1.0)
+            except OSError:
+                return False
+        return True
+
+    def _drop(self, data: bytes) -> None:
+        self.dropped_lines += data.count(b"\n")
+
+
+def take_standard_output(
+    log_format: str | None, environment: Mapping[str, str]
+) -> LogStream | None:
+    """Have all that is printed from here on written by a thread; `None` without standard output.
+
+    What waits at the end of the process has `LAST_LINES_SECONDS` to be written.
+    """
+    try:
+        sys.stdout.flush()
+        line_of = line_format(log_format, environment, sys.stdout) or _text_line
+        stream = LogStream(sys.stdout.fileno(), lambda number: line_of(_missed(number)))
+    except (OSError, ValueError, AttributeError):
+        return None
+    sys.stdout = stream
+    atexit.register(stream.end)
+    return stream
 
 
 @implementer(ILogObserver)
@@ -114,10 +238,32 @@ def observer_for(
 
     `None` stands for what the command line of twistd says.
     """
+    lines = line_format(log_format, environment, stream)
+    return None if lines is None else LineObserver(stream, lines, call_later)
+
+
+def line_format(
+    log_format: str | None, environment: Mapping[str, str], stream: TextIO
+) -> Callable[[LogEvent], str] | None:
+    """What makes a line of an event; `None` stands for twistd's own."""
     if log_format is None and _is_journal(environment, stream):
         log_format = "journal"
-    lines = {"journal": journal_line, "json": json_line}.get(log_format or "text")
-    return None if lines is None else LineObserver(stream, lines, call_later)
+    return {"journal": journal_line, "json": json_line}.get(log_format or "text")
+
+
+def _missed(number: int) -> LogEvent:
+    return {
+        "log_time": time.time(),
+        "log_level": LogLevel.warn,
+        "log_namespace": "stor.logs",
+        "log_system": "stor.logs",
+        "log_format": "{number} log lines were dropped: they were not read in time",
+        "number": number,
+    }
+
+
+def _text_line(event: LogEvent) -> str:
+    return formatEventAsClassicLogText(event) or ""
 
 
 def journal_line(event: LogEvent) -> str:

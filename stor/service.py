@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 from stor.app import App
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
-from stor.logs import observer_for
+from stor.gauges import LogGauges
+from stor.logs import LogStream, observer_for, take_standard_output
 from stor.notify import Notifier
 from stor.options import Options, configuration
 from stor.processes.parent import Parent
@@ -38,7 +39,8 @@ def makeService(options: Options) -> "StorService":  # noqa: N802 - the name tha
         for fault in error.faults:
             print(f"stor: {fault}", file=sys.stderr)
         raise SystemExit(1) from None
-    return StorService(options, chosen, reactor, Notifier.of(os.environ))
+    stream = take_standard_output(chosen.log_format, os.environ)
+    return StorService(options, chosen, reactor, Notifier.of(os.environ), stream)
 
 
 class StorService(Service):
@@ -47,9 +49,17 @@ class StorService(Service):
     log = Logger()
 
     def __init__(
-        self, options: Options, chosen: Config, reactor: Reactor, notifier: Notifier
+        self,
+        options: Options,
+        chosen: Config,
+        reactor: Reactor,
+        notifier: Notifier,
+        stream: LogStream | None = None,
     ) -> None:
-        """`chosen` is the configuration that `options` ask for; they are asked again on SIGHUP."""
+        """`chosen` is the configuration that `options` ask for; they are asked again on SIGHUP.
+
+        `stream` is the standard output, where it is written by a thread.
+        """
         self.name = "stor"
         self._options = options
         self._config = chosen
@@ -63,7 +73,10 @@ class StorService(Service):
         #: What answers: this process, or others.
         self._server: Server | Parent
         if chosen.workers == 1:
-            self._server = Server(App(chosen, reactor), reactor, chosen, self._observer)
+            app = App(chosen, reactor)
+            if stream is not None:
+                app.metrics.figures.watch(LogGauges(stream))
+            self._server = Server(app, reactor, chosen, self._observer)
         else:
             speaks = options.logs_to_output
             self._server = Parent(reactor, chosen, os.environ, speaks=speaks)

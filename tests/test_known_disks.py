@@ -188,7 +188,7 @@ def test_a_disk_that_was_emptied_while_its_sibling_was_away_is_found_out(host):
 
 
 class Unmounted(QuickFiles):
-    """Syscalls of a disk in whose place another file system is, from its call `at` on."""
+    """Files of a disk in whose place another file system is, from its call `at` on."""
 
     at = 2**62
 

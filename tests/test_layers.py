@@ -241,6 +241,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
         "app": ["time_ns"],  # when a sample was stored
         "disk.journal": ["time_ns"],  # when a segment was begun
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
+        "logs": ["time"],  # when lines were dropped
         "server": ["time"],  # Date
         "store": ["time"],  # since when a disk is in its state
     }

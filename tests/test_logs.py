@@ -1,16 +1,18 @@
 """Log lines for the journal and for programs."""
 
+import fcntl
 import io
 import json
 import os
 import select
 import tempfile
+from contextlib import suppress
 
 import pytest
 from twisted.logger import Logger, LogLevel
 
 from stor.http.access import AccessLog, Served
-from stor.logs import LineObserver, journal_line, json_line, observer_for
+from stor.logs import LineObserver, LogStream, journal_line, json_line, observer_for
 
 SERVED = Served("192.0.2.1", "GET", "/x", 206, 10, 0, 0.0125, "cut", "/mnt/data1")
 
@@ -120,3 +122,65 @@ def test_lines_are_written_whole_and_no_more_at_once_than_a_pipe_takes():
     assert "".join(written) == "".join([*lines, "urgent\n"])
     assert all(text.endswith("\n") and len(text) <= select.PIPE_BUF for text in written)
     assert len(written) < len(lines) / 3
+
+
+@pytest.fixture
+def pipe():
+    """A pipe that takes little."""
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+    yield ends
+    for fd in ends:
+        with suppress(OSError):
+            os.close(fd)
+
+
+def missed(number):
+    return f"{number} missed\n"
+
+
+def read_until(fd, end):
+    """What comes from a pipe, up to what ends so."""
+    text = b""
+    while not text.endswith(end):
+        text += os.read(fd, 65536)
+    return text
+
+
+def test_a_reader_that_stands_still_holds_up_nobody_and_hears_how_much_it_has_missed(pipe):
+    stream = LogStream(pipe[1], missed, limit_bytes=10_000)
+    line = "x" * 99 + "\n"
+    for _ in range(1000):
+        stream.write(line)  # no test ends that waits here
+    kept = 1000 - stream.dropped_lines
+    assert 100 <= kept <= 100 + 2 * select.PIPE_BUF // 100 + 1
+    text = read_until(pipe[0], b"missed\n").decode()
+    assert text == line * kept + missed(1000 - kept)
+    stream.write("more\n")
+    assert read_until(pipe[0], b"more\n") == b"more\n"
+
+
+def test_a_reader_that_is_gone_costs_its_lines_and_nothing_else(pipe):
+    stream = LogStream(pipe[1], missed)
+    os.close(pipe[0])
+    for _ in range(10):
+        stream.write("a line\n")
+    stream.end(10)
+    assert stream.dropped_lines == 10
+
+
+def test_the_last_lines_are_waited_for_but_not_for_ever(pipe):
+    stream = LogStream(pipe[1], missed)
+    stream.write("last\n")
+    stream.end(10)
+    assert os.read(pipe[0], 100) == b"last\n"
+    stream.write("x" * 2 * select.PIPE_BUF)
+    stream.end(0)  # nobody reads
+
+
+def test_a_stream_that_does_not_wait_is_waited_for(pipe):
+    os.set_blocking(pipe[1], False)
+    stream = LogStream(pipe[1], missed)
+    stream.write("x" * 3 * select.PIPE_BUF + "\n")
+    assert len(read_until(pipe[0], b"\n")) == 3 * select.PIPE_BUF + 1
+    assert stream.dropped_lines == 0

@@ -49,7 +49,7 @@ class Client(Protocol):
         """Pause the producer until the client has got all that was written, and takes more."""
 
     def passed(self, count: int) -> None:
-        """So many more bytes of the body have got to the client through a splice_pipe."""
+        """So many more bytes of the body have got to the client through a splice pipe."""
 
     def abort(self) -> None:
         """Cut the connection, so that nobody can take the answer for whole."""

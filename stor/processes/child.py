@@ -26,8 +26,9 @@ from stor.config import Config
 from stor.descriptors import raise_limit
 from stor.digest import Digest
 from stor.garbage import settle_down
+from stor.gauges import LogGauges
 from stor.http.status import Snapshot
-from stor.logs import observer_for
+from stor.logs import LogStream, observer_for, take_standard_output
 from stor.mirror.member import PROBE_INTERVAL_SECONDS
 from stor.mirror.mirror import Mirror
 from stor.processes.handover import Handover, Lacking, Line, Trouble
@@ -160,6 +161,7 @@ class Child:
 
     async def _begin(self, chosen: Config) -> tuple[App, Server, InheritedPorts]:
         reactor, memory = self._reactor, self._memory
+        stream = take_standard_output(chosen.log_format, os.environ)
         observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
         globalLogBeginner.beginLoggingTo(
             [observer or textFileLogObserver(sys.stdout)], redirectStandardIO=False
@@ -173,6 +175,8 @@ class Child:
             others=self._others,
             absent=self._absent,
         )
+        if stream is not None:
+            app.metrics.figures.watch(LogGauges(stream))
         server = Server(app, reactor, chosen, observer, count)
         ports = InheritedPorts(server.site, reactor, lambda: count.ahead, plain=not self._writes)
         if self._writes:
@@ -270,6 +274,8 @@ class Child:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()
+        if isinstance(sys.stdout, LogStream):
+            sys.stdout.end()
         os._exit(1)
 
     def _bug(self, failure: Failure) -> Done:
