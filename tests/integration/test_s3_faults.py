@@ -236,6 +236,7 @@ def test_ranges_go_through_troubles_too(engine, stor):
     assert ("GET", 300_000) in engine.requests
 
 
+@pytest.mark.alone
 def test_two_hundred_slow_downloads_take_no_threads_and_little_memory(engine, stor):
     content = os.urandom(4 * MIB)
     sha, downloads = engine.put(content), 200
