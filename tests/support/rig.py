@@ -13,7 +13,7 @@ from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.identity import KnownDisks
 from stor.disk.syscalls import Syscalls
-from stor.gauges import DiskGauges, WorkGauges
+from stor.gauges import DiskGauges, LogGauges, WorkGauges
 from stor.http.access import together
 from stor.http.api import Api
 from stor.http.auth import Attempts, Authenticator
@@ -22,6 +22,7 @@ from stor.http.rates import Rates
 from stor.http.site import StorSite
 from stor.http.status import Overview
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
+from stor.logs import LogStream
 from stor.metrics import Metrics
 from stor.mirror.group_commit import Alone
 from stor.mirror.health import Health
@@ -123,6 +124,7 @@ class Rig:
         )
         self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
+        self.metrics.figures.watch(LogGauges(LogStream(1, str)))
         rates = Rates(self.clock.seconds)
         overview = Overview(self.store, self.uploads, rates, self.metrics.figures)
         self.api = Api(
