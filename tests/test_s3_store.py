@@ -25,10 +25,11 @@ from tests.conformance import (
     read,
     result_of,
     sample,
+    start,
 )
 from tests.support.pools import InlinePool
 from tests.support.rig import FaultyRig, Rig
-from tests.support.s3 import MemoryS3
+from tests.support.s3 import MemoryResponse, MemoryS3
 
 
 def with_s3(rig, s3):
@@ -342,6 +343,21 @@ def test_a_refused_sample_is_no_reason_to_probe(tmp_path):
     for _ in range(20):
         assert rig.get(b"odd").status == 503
     assert s3.probes == probes
+
+
+def test_a_probe_that_is_asked_for_while_one_is_under_way_comes_after_it():
+    """The one under way may be about a trouble that is over: nobody waits 15 s for the next."""
+    s3, clock = MemoryS3(), Clock()
+    bucket = s3.bucket_over(clock)
+    s3.waiting = []
+    outcomes = start(bucket.probe())
+    assert result_of(bucket.probe()) is False  # said by the first, once it knows
+    s3.waiting[0].errback(OSError("refused"))
+    assert bucket.fault is not None
+    s3.waiting[1].callback(MemoryResponse(200, b""))
+    assert outcomes == [True]
+    assert bucket.fault is None
+    assert len(s3.waiting) == 2
 
 
 def test_what_fails_for_all_makes_s3_unavailable(tmp_path):

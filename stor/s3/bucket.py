@@ -94,29 +94,43 @@ class Bucket:
         self._clock = clock
         self._failures = 0
         self._probing = False
+        self._probe_again = False
 
     def place(self, digest: Digest) -> str:
         """Where a sample is, as clients are told."""
         return f"s3://{self.client.bucket}/{digest.s3_key}"
 
     async def probe(self) -> bool:
-        """See whether the bucket can be used; whether it can again. Never raises."""
+        """See whether the bucket can be used; whether it can again. Never raises.
+
+        One at a time: what is asked for while one is under way is looked at once more after it,
+        since its answer may be about a trouble that is over.
+        """
         if self._probing:
+            self._probe_again = True
             return False
         self._probing = True
+        was_away = False
+        try:
+            while True:
+                self._probe_again = False
+                was_away = await self._probe() or was_away
+                if not self._probe_again:
+                    return was_away and self.fault is None
+        finally:
+            self._probing = False
+
+    async def _probe(self) -> bool:
         try:
             await Deferred.fromCoroutine(self._check()).addTimeout(ANSWER_SECONDS, self._clock)
         except Exception as error:
             self._down(_text(error))
             return False
-        else:
-            was_away = self.fault is not None
-            if was_away:
-                self.log.info("s3: bucket {bucket} is in use", bucket=self.client.bucket)
-            self.fault, self._failures = None, 0
-            return was_away
-        finally:
-            self._probing = False
+        was_away = self.fault is not None
+        if was_away:
+            self.log.info("s3: bucket {bucket} is in use", bucket=self.client.bucket)
+        self.fault, self._failures = None, 0
+        return was_away
 
     def hear(self, fault: str | None) -> None:
         """Another process has seen whether the bucket can be used; `fault` says why not."""

@@ -25,6 +25,7 @@ class MemoryS3:
     latter. `calls` are the names and keys of those that were made, but for those of probes.
     `probes` says how many there were.
     `answers` are the statuses, bodies and headers of keys that are answered otherwise.
+    `waiting`, when it is a list, gets the answers to probes instead of who asks: to be fired.
     """
 
     bucket = "samples"
@@ -36,6 +37,7 @@ class MemoryS3:
         self.uploads = {}
         self.answers = {}
         self.probes = 0
+        self.waiting = None
 
     def bucket_over(self, clock):
         """The bucket, looked at once."""
@@ -93,6 +95,9 @@ class MemoryS3:
         self.probes += not key
         if key not in ("", UNKNOWN.s3_key):
             self.calls.append((method.decode("ascii"), key))
+        if not key and self.waiting is not None:
+            self.waiting.append(Deferred())
+            return self.waiting[-1]
         if self.refusing:
             return fail(OSError("refused"))
         if not key:
