@@ -1,6 +1,7 @@
 """A new table, made in a child process: from an old one and recent names, or from the disks."""
 
 import fcntl
+import gc
 import json
 import os
 import subprocess
@@ -87,15 +88,30 @@ def make(plan: Plan, keys: Keys, progress: Callable[[float], None] = lambda part
     """
     try:
         with _names(plan) as disks:
-            old = None if plan.old_fd is None else Table(plan.old_fd, keys)
-            if old is None or not old.contents.entries:
-                return _from_scratch(plan, keys, disks, progress)
-            try:
-                return _from_old(plan, keys, old, disks, progress)
-            finally:
-                old.close()
+            return build(plan, keys, disks, progress)
     except (TableDamaged, RecentDamaged, BaseDamaged, DiskAway) as error:
         raise MergeFailed(str(error)) from error
+
+
+def build(
+    plan: Plan,
+    keys: Keys,
+    disks: "Sequence[HeldNames]",
+    progress: Callable[[float], None] = lambda part: None,
+) -> Contents:
+    """Make the table of a plan, with these names as those of its disks.
+
+    Raises `TableDamaged`, `RecentDamaged`, `OSError`, and what reading the names raises.
+    """
+    old = None if plan.old_fd is None else Table(plan.old_fd, keys)
+    if old is None:
+        return _from_scratch(plan, keys, disks, progress)
+    try:
+        if not old.contents.entries:
+            return _from_scratch(plan, keys, disks, progress)
+        return _from_old(plan, keys, old, disks, progress)
+    finally:
+        old.close()
 
 
 def extend(source: DiskSource, *, despite_damage: bool = False) -> None:
@@ -165,6 +181,7 @@ class Merge:
 def main() -> int:
     """The child: does what its first line of input says, and ends when nobody listens."""
     os.nice(_NICE)
+    gc.disable()  # nothing here refers to itself, and it would look through millions of names
     kind, secret, fields = json.loads(sys.stdin.readline())
     try:
         saved = None
@@ -204,8 +221,8 @@ _Change = tuple[int, Sequence[int]]
 
 
 @attrs.frozen
-class _DiskNames:
-    """The names that a disk holds."""
+class HeldNames:
+    """The names that a disk holds, many at a time, and about how many they are."""
 
     set_number: int
     entries: int
@@ -213,7 +230,7 @@ class _DiskNames:
 
 
 @contextmanager
-def _names(plan: Plan) -> Iterator[list[_DiskNames]]:
+def _names(plan: Plan) -> Iterator[list[HeldNames]]:
     """The names of the disks. Raises `BaseDamaged`, `DiskAway`, `OSError`, also later."""
 
     def checked(base: Base, root_fd: int) -> Iterator[list[bytes]]:
@@ -228,7 +245,7 @@ def _names(plan: Plan) -> Iterator[list[_DiskNames]]:
             disk.identify(source.device)
             root_fd = stack.enter_context(disk.entered())
             base = Base.open(disk, source.uuid, root_fd)
-            found.append(_DiskNames(source.set_number, base.entries, checked(base, root_fd)))
+            found.append(HeldNames(source.set_number, base.entries, checked(base, root_fd)))
         yield found
 
 
@@ -240,7 +257,7 @@ def _recent_changes(plan: Plan, keys: Keys) -> list[_Change]:
 
 
 def _from_scratch(
-    plan: Plan, keys: Keys, disks: Sequence[_DiskNames], progress: Callable[[float], None]
+    plan: Plan, keys: Keys, disks: Sequence[HeldNames], progress: Callable[[float], None]
 ) -> Contents:
     recent = _recent_changes(plan, keys)
     # Disks of one set have the same names.
@@ -265,7 +282,7 @@ def _from_old(
     plan: Plan,
     keys: Keys,
     old: Table,
-    disks: Sequence[_DiskNames],
+    disks: Sequence[HeldNames],
     progress: Callable[[float], None],
 ) -> Contents:
     held: dict[int, array[int]] = {}

@@ -1,8 +1,8 @@
-"""The host's table: for every name that its disks hold, the set that has it; 6.5 bytes a name.
+"""The host's table: for every name that its disks hold, the set that has it; 6.3 to 6.9 bytes each.
 
-Fan-out and short keys of our own rather than LMDB, which takes four times the memory, and locks
-and transactions that an immutable table does not need; pure Python builds it as fast as it can
-hash, so numpy would save little. Figures: bench/README.md, Index.
+A table of our own rather than LMDB, which takes six times the memory and is no faster; without
+numpy, which would halve the time of the rare table that is made from the disks, and no other's.
+Figures: bench/README.md, "The index".
 """
 
 import hashlib
