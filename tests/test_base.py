@@ -98,6 +98,24 @@ def test_many_blocks_and_segments_are_found_and_listed_from_anywhere(disk):
         assert base.find(b"\xff" * 32, root_fd) is None
 
 
+def test_what_came_since_is_listed_from_the_journal(disk):
+    made = [record(number) for number in range(1, 30)]
+    disk.append(made[:20])
+    extend(disk)
+    made += [record(30, 3, Kind.LEFT), record(31, 4)]
+    disk.append(made[20:25])
+    disk.append(made[25:])
+    base, entries = opened(disk)
+    with disk.journal(base.covered) as (journal, root_fd):
+        assert entries == expected(made[:20])
+        for begin in (b"", sha(5), sha(25), b"\xff" * 32):
+            listed = [entry for entry in expected(made) if entry.sha >= begin]
+            assert list(base.entries_from(begin, root_fd, journal)) == listed
+    fresh = Base(disk.disk, UUID)
+    with disk.journal() as (journal, root_fd):
+        assert list(fresh.entries_from(b"", root_fd, journal)) == expected(made)
+
+
 def test_files_stay_few_and_samples_are_rewritten_few_times(disk):
     written = []
     for number in range(64):

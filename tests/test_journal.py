@@ -329,6 +329,22 @@ def test_old_segments_are_removed_once_the_base_covers_them(disk):
     assert disk.read(covered=4) == ([record(5)], None)
 
 
+def test_how_far_a_journal_reaches_back(disk):
+    with disk.journal() as (journal, root_fd):
+        assert journal.reaches(0, root_fd)
+    for number in range(1, 6):
+        disk.append([record(number * 10)])
+    with disk.journal(covered=4) as (journal, root_fd):
+        assert journal.reaches(0, root_fd)
+        journal.remove(2**63, 2, root_fd)
+        assert not journal.reaches(19, root_fd)
+        assert journal.reaches(20, root_fd)
+    for path in disk.segments():
+        path.unlink()
+    with disk.journal(covered=5) as (journal, root_fd):
+        assert not journal.reaches(1000, root_fd)
+
+
 def test_sequence_numbers_need_not_come_in_order(disk):
     for number in (3, 1, 7, 2, 9, 8):
         disk.append([record(number)])

@@ -139,9 +139,19 @@ class Base:
                         return None if entry.size == _LEFT_SIZE else entry
         return None
 
-    def entries_from(self, begin: bytes, root_fd: int) -> Iterator[Entry]:
-        """The samples whose SHA-256 is `begin` or above, in order. Raises `OSError`."""
-        for chunk in self._chunks(self._runs, begin, root_fd, keep_left=False):
+    def entries_from(
+        self, begin: bytes, root_fd: int, journal: Journal | None = None
+    ) -> Iterator[Entry]:
+        """The samples whose SHA-256 is `begin` or above, in order. Raises `OSError`.
+
+        With the `journal` also those that came since the base was extended.
+        """
+        new: dict[bytes, bytes] = {}
+        if journal is not None:
+            new, _ = _told(journal, self.covered + 1, journal.sealed + 1, root_fd)
+        later = sorted(data for sha, data in new.items() if sha >= begin)
+        source = iter([later] if later else [])
+        for chunk in self._chunks(self._runs, begin, root_fd, source, keep_left=False):
             for data in chunk:
                 yield Entry(*_ENTRY.unpack(data))
 
@@ -169,13 +179,7 @@ class Base:
         while self.covered < journal.sealed:
             first = self.covered + 1
             last = min(first + _SEGMENTS_AT_ONCE - 1, journal.sealed)
-            new: dict[bytes, bytes] = {}
-            highest = 0
-            for number in range(first, last + 1):
-                for record in journal.segment(number, root_fd):
-                    size = _LEFT_SIZE if record.kind is Kind.LEFT else record.size
-                    new[record.sha] = _ENTRY.pack(record.sha, size, record.inode)
-                    highest = max(highest, record.sequence)
+            new, highest = _told(journal, first, last, root_fd)
             merged = self._mergeable(len(new))
             if merged:
                 first, highest = merged[0].first, max(highest, *(run.highest for run in merged))
@@ -387,6 +391,18 @@ class _Reader:
             used.append(part[:length])
         joined = b"".join(used)
         return [joined[at : at + _ENTRY.size] for at in range(0, len(joined), _ENTRY.size)]
+
+
+def _told(journal: Journal, first: int, last: int, root_fd: int) -> tuple[dict[bytes, bytes], int]:
+    """What the segments from `first` to `last` say of names, and their highest number."""
+    told: dict[bytes, bytes] = {}
+    highest = 0
+    for number in range(first, last + 1):
+        for record in journal.segment(number, root_fd):
+            size = _LEFT_SIZE if record.kind is Kind.LEFT else record.size
+            told[record.sha] = _ENTRY.pack(record.sha, size, record.inode)
+            highest = max(highest, record.sequence)
+    return told, highest
 
 
 def _sha(data: bytes) -> bytes:

@@ -211,6 +211,13 @@ class Journal:
                 if record.sequence > after:
                     yield record
 
+    def reaches(self, after: int, root_fd: int) -> bool:
+        """Whether it has all records with a sequence number above `after`. Raises `OSError`."""
+        if self._first > self._last:
+            return self._first == 1
+        header = self._header(self._first, root_fd)
+        return self._first == 1 or (header is not None and header.highest <= after)
+
     def segment(self, number: int, root_fd: int) -> list[Record]:
         """The records of one segment. Raises `OSError`; damage is as in `records`."""
         count: int | None = self._count
