@@ -13,6 +13,7 @@ from stor.disk.disk import Disk, DiskAway
 from stor.disk.identity import BadMarker, Marker, read_marker, write_marker
 from stor.disk.syscalls import Syscalls
 from stor.options import endpoint_fault
+from stor.paths import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(given.config, _endpoint_fault)
         if given.command == "check-config":
-            print(check(config))
+            print(printable(check(config)))
         else:
-            print(adopt(config, os.path.normpath(given.root), Syscalls()))
+            print(printable(adopt(config, os.path.normpath(given.root), Syscalls())))
     except ConfigError as error:
         for fault in error.faults:
             print(f"stor: {fault}", file=sys.stderr)

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from stor.http.upload import Uploads
 from stor.logs import LogStream
-from stor.mirror.health import State
+from stor.mirror.health import Cause, State
 from stor.mirror.mirrors import Mirrors
 from stor.store import Store
 from stor.threads import ThreadPool
@@ -45,8 +45,18 @@ class DiskGauges:
             "1 for a disk that lacks no sample of its set, else how far it was compared.",
             labels=["root"],
         )
+        unwritable = GaugeMetricFamily(
+            "stor_disk_unwritable",
+            "1 for what keeps a disk from taking new samples; 0 where the operator does.",
+            labels=["root", "cause"],
+        )
         for member in self._mirrors.members:
             root, health = member.root, member.health
+            causes = dict.fromkeys(Cause, 0.0)
+            if health.unwritable is not None:
+                causes[health.unwritable.cause] = 1.0
+            for cause, value in causes.items():
+                unwritable.add_metric([root, cause.value], value)
             for each in State:
                 state.add_metric([root, each.value], float(health.state is each))
             # Before its first probe nothing is known of a disk; it would seem to be full.
@@ -56,12 +66,12 @@ class DiskGauges:
             errors.add_metric([root], health.errors_total)
             done = 1.0 if member.complete else self._mirrors.rebuilds.progress(member) or 0.0
             complete.add_metric([root], done)
-        yield from (state, free, inodes, errors, complete)
+        yield from (state, unwritable, free, inodes, errors, complete)
 
     def _of_sets(self) -> Iterator[Metric]:
         mirrors = self._mirrors.mirrors
         yield GaugeMetricFamily("stor_sets", "Sets of disks.", len(mirrors))
-        writable = sum(mirror.writable for mirror in mirrors)
+        writable = sum(mirror.takes_samples for mirror in mirrors)
         yield GaugeMetricFamily("stor_sets_writable", "Sets that take new samples.", writable)
         repairs = self._mirrors.repairs
         yield GaugeMetricFamily(
@@ -132,6 +142,14 @@ class WorkGauges:
         for member in self._mirrors.members:
             busy.add_metric([member.root], member.under_way)
         yield busy
+        quarantined = CounterMetricFamily(
+            "stor_disk_quarantined_copies",
+            "Bad copies that were moved to .stor/quarantine/.",
+            labels=["root"],
+        )
+        for member in self._mirrors.members:
+            quarantined.add_metric([member.root], member.disk.quarantined_total)
+        yield quarantined
         uploads = self._uploads
         yield GaugeMetricFamily(
             "stor_uploads_in_progress", "Uploads that are not answered yet.", uploads.in_progress

@@ -24,6 +24,8 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+from stor.paths import printable
+
 #: How long a line may wait for others.
 FLUSH_SECONDS = 0.1
 
@@ -285,7 +287,7 @@ def json_line(event: LogEvent) -> str:
 
 
 def _prefixed(text: str, priority: int) -> str:
-    return "".join([f"<{priority}>{line}\n" for line in text.splitlines()])
+    return "".join([f"<{priority}>{line}\n" for line in printable(text).splitlines()])
 
 
 def _text(event: LogEvent) -> str:

@@ -19,6 +19,11 @@ def real_path(path: str) -> str:
     return found[0] if found else os.path.normpath(path)
 
 
+def printable(text: str) -> str:
+    r"""The text, with bytes of a path that are no UTF-8 written as JSON has them: `\udcff`."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def is_path(value: Any) -> bool:
     """Whether a value is an absolute path that the system can take."""
     if not isinstance(value, str) or not os.path.isabs(value) or "\0" in value:

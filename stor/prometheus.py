@@ -21,6 +21,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from stor import __version__
+from stor.paths import printable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -140,12 +141,15 @@ class Spreads(dict[Labels, Spread]):
 class DiskMeter:
     """What one disk does; the disk's `Member` tells it."""
 
-    def __init__(self, root: str, seconds: Spreads, refused: Counts) -> None:
+    def __init__(
+        self, root: str, seconds: Spreads, refused: Counts, damaged: Counts, restored: Counts
+    ) -> None:
         kinds = ("read", "write", "release")
         self._observe = {kind: seconds[root, kind].observe for kind in kinds}
         self._root = root
-        self._refused = refused
-        self._refused[root,] += 0
+        self._refused, self._damaged, self._restored = refused, damaged, restored
+        for counts in (refused, damaged, restored):
+            counts[root,] += 0
 
     def did(self, kind: str, seconds: float) -> None:
         """An operation of a kind (`read`, `write`, `release`) has ended, well or badly."""
@@ -154,6 +158,14 @@ class DiskMeter:
     def refused(self) -> None:
         """An operation was not begun, because too many were waiting."""
         self._refused[self._root,] += 1
+
+    def damaged(self) -> None:
+        """A copy was found to be bad."""
+        self._damaged[self._root,] += 1
+
+    def restored(self) -> None:
+        """A copy that was missing or bad was put back."""
+        self._restored[self._root,] += 1
 
 
 class Figures:
@@ -177,6 +189,14 @@ class Figures:
             "Operations that were not begun because too many were waiting for the disk.",
             ["root"],
         )
+        self._disk_damaged = Counts(
+            "stor_disk_damaged_copies",
+            "Copies that were found to be bad: not the bytes of their name.",
+            ["root"],
+        )
+        self._disk_restored = Counts(
+            "stor_disk_restored_copies", "Copies that were missing or bad and put back.", ["root"]
+        )
         self.watch(self)
 
     def watch(self, collector: Collector) -> None:
@@ -197,7 +217,13 @@ class Figures:
 
     def disk(self, root: str) -> DiskMeter:
         """The meter of one disk."""
-        return DiskMeter(root, self._disk_seconds, self._disk_refused)
+        return DiskMeter(
+            root,
+            self._disk_seconds,
+            self._disk_refused,
+            self._disk_damaged,
+            self._disk_restored,
+        )
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector.collect`."""
@@ -327,5 +353,8 @@ class _Collected:
         """All of them."""
         for name, what, kind, samples in self._families:
             metric = Metric(name, what, kind)
-            metric.samples = [Sample(*sample) for sample in samples]
+            metric.samples = [
+                Sample(sample, {label: printable(text) for label, text in labels.items()}, value)
+                for sample, labels, value in samples
+            ]
             yield metric

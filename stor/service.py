@@ -20,6 +20,7 @@ from stor.gauges import LogGauges
 from stor.logs import LogStream, observer_for, take_standard_output
 from stor.notify import Notifier
 from stor.options import Options, configuration
+from stor.paths import printable
 from stor.processes.parent import Parent
 from stor.quickstart import greeting
 from stor.reactor import Reactor, own_reactor
@@ -165,7 +166,7 @@ class StorService(Service):
         self._notifier.send(READY=1)
         if self._options["data"] and sys.__stdout__ is not None:
             address = self._server.addresses[0]
-            print(greeting(self._config, address), file=sys.__stdout__, flush=True)
+            print(printable(greeting(self._config, address)), file=sys.__stdout__, flush=True)
 
     def _bug(self, failure: Failure) -> None:
         self.log.failure("Starting or reloading", failure)

@@ -162,7 +162,7 @@ class Store:
             problems.append(self.bucket.fault)
         sets = [
             {
-                "writable": mirror.writable,
+                "writable": mirror.takes_samples,
                 "disks": [self._picture(member) for member in mirror.members],
             }
             for mirror in self._mirrors.mirrors
@@ -262,7 +262,7 @@ class Store:
 
     def _picture(self, member: Member) -> dict[str, Any]:
         health = member.health
-        picture = {
+        picture: dict[str, Any] = {
             "root": member.root,
             "state": health.state.value,
             "since": self._wall_time(health.since),
@@ -272,7 +272,15 @@ class Store:
             "free_inodes": health.room.free_inodes,
             "errors": health.errors_total,
             "complete": member.complete,
+            "held": health.held,
+            "unwritable": None,
         }
+        if health.unwritable is not None:
+            picture["unwritable"] = {
+                "cause": health.unwritable.cause.value,
+                "reason": health.unwritable.reason,
+                "since": self._wall_time(health.unwritable.since),
+            }
         compared = None if member.complete else self._mirrors.rebuilds.progress(member)
         if compared is not None:
             picture["compared"] = round(compared, 3)

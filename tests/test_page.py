@@ -177,6 +177,8 @@ DISK = {
     "total_bytes": 4 * TERABYTE,
     "free_bytes": TERABYTE,
     "complete": True,
+    "held": False,
+    "unwritable": None,
 }
 S3 = {"bucket": "samples", "available": True, "reason": None}
 
@@ -199,9 +201,22 @@ def words_of(*disks, **changes):
         ({"free_bytes": 12_345_678_901}, ["12 GB free of 4.0 TB"]),
         ({"total_bytes": 0}, ["size not known yet"]),
         ({"state": "suspect", "reason": "3 I/O errors"}, ["suspect for 1 min", "3 I/O errors"]),
-        ({"state": "read-only"}, ["read-only"]),
         ({"complete": False}, ["online, not complete"]),
         ({"complete": False, "compared": 0.123}, ["online, not complete, 12% compared"]),
+        ({"state": "read-only", "held": True}, ["read-only, held by the operator"]),
+        (
+            {"unwritable": {"cause": "full", "reason": "full up to 1 GB", "since": 40.0}},
+            ["takes no new samples for 1 min", "full up to 1 GB"],
+        ),
+        (
+            {
+                "state": "read-only",
+                "reason": "no names",
+                "since": 40.0,
+                "unwritable": {"cause": "refused", "reason": "no names", "since": 40.0},
+            },
+            ["read-only for 1 min", "no names"],
+        ),
         ({"state": "offline", "reason": "/mnt/data1: gone", "since": 95.0}, ["offline for 5 s"]),
         ({"state": "offline", "reason": "/mnt/data1: gone"}, ["gone"]),
         ({"state": "offline", "reason": "x", "since": 100 - 90_000.0}, ["offline for 1 d"]),

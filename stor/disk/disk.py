@@ -113,6 +113,8 @@ class Disk:
         self._exchanges = True
         #: Whether there may be staged files that nobody writes any more.
         self.unswept = True
+        #: How many bad copies were moved to the quarantine.
+        self.quarantined_total = 0
         self.claims = Claims()
         self.verified = Verified()
         self.durable_directories = DurableDirectories(blocks or Blocks(_BLOCKS_BYTES))
@@ -357,6 +359,7 @@ class Disk:
             with suppress(OSError):
                 self.files.unlink(f"{path}.reason", root_fd)
             raise
+        self.quarantined_total += 1
         # The quarantine first: at no moment is what was moved on stable storage in neither place.
         for directory in (QUARANTINE_DIRECTORY, digest.directories[-1]):
             self.sync_directory(directory, root_fd)

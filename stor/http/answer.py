@@ -16,6 +16,7 @@ from stor.errors import (
     Unauthorized,
     Unavailable,
 )
+from stor.paths import printable
 from stor.threads import Busy
 
 
@@ -48,7 +49,7 @@ class Answer:
     def line(cls, status: int, line: str, **headers: str) -> "Answer":
         """One line of text; a header's name is written with underscores."""
         named = {name.replace("_", "-").title(): value for name, value in headers.items()}
-        return cls(status, f"{' '.join(line.split())}\n".encode(), headers=named)
+        return cls(status, printable(f"{' '.join(line.split())}\n").encode(), headers=named)
 
     @classmethod
     def paths(cls, status: int, paths: list[str]) -> "Answer":

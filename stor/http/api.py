@@ -25,6 +25,7 @@ from stor.http.request import PAGES, StorRequest
 from stor.http.site import shield
 from stor.http.status import Overview
 from stor.http.upload import Upload, Uploads
+from stor.paths import printable
 from stor.prometheus import CONTENT_TYPE
 from stor.store import Store
 from stor.zero_copy import SplicePipes
@@ -129,8 +130,7 @@ class Api:
             body = json.dumps(picture, indent=2).encode() + b"\n"
             return request.apply(Answer(code, body, "application/json", headers))
         text = "".join(f"{problem}\n" for problem in problems) or "OK"
-        # A path may have bytes that are no text.
-        body = text.encode(errors="backslashreplace")
+        body = printable(text).encode()
         return request.apply(Answer(code, body, headers=headers))
 
     @app.route("/metrics", methods=_READING)

@@ -13,6 +13,7 @@ import attrs
 from stor import __version__
 from stor.http.answer import Answer
 from stor.http.rates import PerSecond
+from stor.paths import printable
 from stor.store import Status
 
 REFRESH_SECONDS = 15
@@ -48,7 +49,7 @@ ul { list-style: none; }
 .disk { margin-top: 1.1rem; }
 .state { font-size: .875rem; white-space: nowrap; color: var(--soft); }
 .online .state { color: var(--good); }
-.suspect .state, .incomplete .state { color: var(--warn); }
+.suspect .state, .incomplete .state, .unwritable .state { color: var(--warn); }
 .offline .state { color: var(--bad); font-weight: 600; }
 .bar { display: block; width: 100%; height: .5rem; margin: .4rem 0 .3rem; border-radius: .25rem;
   background: var(--track); overflow: hidden; }
@@ -56,7 +57,7 @@ ul { list-style: none; }
 .bar.full rect { fill: var(--warn); }
 .offline .bar { opacity: .45; }
 .reason { font-size: .875rem; color: var(--bad); }
-.suspect .reason, .read-only .reason { color: var(--warn); }
+.suspect .reason, .read-only .reason, .unwritable .reason { color: var(--warn); }
 dl { display: flex; flex-wrap: wrap; gap: 1.25rem 2.5rem; margin: 2rem 0 0; }
 dt { color: var(--soft); font-size: .875rem; }
 dd { font-size: 1.25rem; font-variant-numeric: tabular-nums; }
@@ -132,9 +133,7 @@ def page(status: Status, moment: Moment, now_seconds: float, *, stopping: bool =
 </body>
 </html>
 """
-    # A path may have bytes that are no text.
-    encoded = body.encode(errors="backslashreplace")
-    return Answer(200, encoded, "text/html; charset=utf-8", _HEADERS)
+    return Answer(200, printable(body).encode(), "text/html; charset=utf-8", _HEADERS)
 
 
 def wants_page(accept: bytes | None) -> bool:
@@ -186,11 +185,17 @@ def _disk(disk: dict[str, Any], now: float) -> str:
         kinds.append("incomplete")
         done = f", {disk['compared']:.0%} compared" if "compared" in disk else ""
         said = f"{state}, not complete{done}"
-    if disk["reason"] is not None:
+    root, reason, why = disk["root"], "", disk["reason"]
+    if why is not None:
         said = f"{said} for {_duration(now - disk['since'])}"
-    root, reason = disk["root"], ""
-    if disk["reason"] is not None:
-        reason = f'<p class="reason">{_text(disk["reason"].removeprefix(f"{root}: "))}</p>'
+    elif disk["unwritable"] is not None:
+        why = disk["unwritable"]["reason"]
+        kinds.append("unwritable")
+        said = f"takes no new samples for {_duration(now - disk['unwritable']['since'])}"
+    elif disk["held"]:
+        said = f"{said}, held by the operator"
+    if why is not None:
+        reason = f'<p class="reason">{_text(why.removeprefix(f"{root}: "))}</p>'
     return (
         f'<li class="disk {" ".join(kinds)}"><div class="top"><span>{_text(root)}</span>'
         f'<span class="state">{said}</span></div>{_room(disk)}{reason}</li>'

@@ -53,10 +53,13 @@ class Chooser:
             return drawn
         configured = [mirror for mirror in mirrors if mirror.configured_writable]
         if not configured:
-            raise NoRoom("no room: no set of storages is writable (writable_pairs_regex)")
+            raise NoRoom(
+                "no room: the operator lets no set of storages be written "
+                "(writable_pairs_regex, .stor/read-only)"
+            )
         writable = [m for m in configured if m.writable and m not in excluded]
         if not writable:
-            faults = [m.health.fault for mirror in configured for m in mirror.members]
+            faults = [m.fault for mirror in configured for m in mirror.members]
             reasons = "; ".join(fault for fault in faults if fault)
             raise Unavailable(f"no writable set of storages is whole: {reasons}")
         prompt = [mirror for mirror in writable if mirror.prompt]

@@ -113,6 +113,12 @@ class Member:
         return self.disk.root
 
     @property
+    def fault(self) -> str | None:
+        """What is wrong with the disk, one line that names it."""
+        fault = self.health.fault
+        return fault if fault is None or fault.startswith(self.root) else f"{self.root}: {fault}"
+
+    @property
     def writable(self) -> bool:
         """Whether a new sample may be written here."""
         return self.health.state is State.ONLINE
@@ -165,6 +171,17 @@ class Member:
         """Count what the disk did when somebody looked at it from another thread than its own."""
         self._meter.did("read", max(0.0, seconds))
         self._count("read", outcome, digest)
+
+    def found_damaged(self, digest: Digest, reason: str) -> None:
+        """The copy here is bad: it is not served any more."""
+        if digest not in self.corrupt:
+            self._meter.damaged()
+            self.log.warn("Damaged: {reason}", reason=reason, root=self.root, digest=str(digest))
+        self.corrupt.add(digest)
+
+    def restored(self) -> None:
+        """A copy that was missing or bad has been put back here."""
+        self._meter.restored()
 
     def give_back(self, function: Callable[[], T]) -> Deferred[T]:
         """Let go, in one of the disk's threads, of what an operation has left; never refused."""

@@ -8,6 +8,7 @@ from twisted.python.failure import Failure
 from stor.disk.copy import Copy
 from stor.disk.disk import DiskAway
 from stor.errors import Damaged
+from stor.mirror.health import Cause
 from stor.mirror.member import Member
 from stor.mirror.placement import Candidate
 
@@ -57,13 +58,18 @@ class Mirror:
 
     @property
     def configured_writable(self) -> bool:
-        """Whether the configuration lets new samples be written here."""
-        return all(member.health.writable for member in self.members)
+        """Whether the operator lets new samples be written here."""
+        return not any(member.health.held for member in self.members)
 
     @property
     def writable(self) -> bool:
         """Whether every disk can take a new sample."""
         return all(member.writable for member in self.members)
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether every disk can take a new sample, and has room for one."""
+        return self.writable and all(member.health.unwritable is None for member in self.members)
 
     @property
     def prompt(self) -> bool:
@@ -72,11 +78,18 @@ class Mirror:
 
     @property
     def warnings(self) -> list[str]:
-        """What does not stop the mirror and should be mended; a line each."""
+        """What does not keep the mirror from being read and should be mended; a line each."""
+        full = [
+            f"{member.root}: takes no new samples: {unwritable.reason}"
+            for member in self.members
+            if (unwritable := member.health.unwritable) is not None
+            and unwritable.cause is Cause.FULL
+        ]
         devices = [m.health.device for m in self.members if m.health.device is not None]
         if self.own_file_systems and len(set(devices)) < len(devices):
-            return [f"{self}: two copies of a set are on one file system; one dead disk takes both"]
-        return []
+            shared = f"{self}: two copies of a set are on one file system; one dead disk takes both"
+            return [shared, *full]
+        return full
 
     @property
     def block_bytes(self) -> int:
@@ -87,6 +100,17 @@ class Mirror:
         """The room for placement."""
         rooms = [member.health.room for member in self.members]
         return Candidate.of(rooms, *self.reserved.total())
+
+    def may_take_later(self, length: int, reserve_bytes: int) -> bool:
+        """Whether the mirror, which is away now, may have room for `length` bytes once it is back.
+
+        It has not when a disk of it was too full when it was last seen.
+        """
+        if self.writable or not self.configured_writable:
+            return False
+        seen = [m.health.room for m in self.members if m.health.room.number]
+        left = [Candidate.of([room], *self.reserved.total()) for room in seen]
+        return all(candidate.fits(length, reserve_bytes) for candidate in left)
 
 
 def _is_away(answer: object) -> bool:

@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.disk.copy import Copy
 from stor.disk.identity import KnownDisks
-from stor.errors import NoRoom
+from stor.errors import NoRoom, Unavailable
 from stor.mirror.chooser import Chooser
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror, Survey
@@ -137,8 +137,21 @@ class Mirrors:
             await settle([member.renew_room() for member in members])
             write = self._place(digest, length, excluded)
         if write is None:
-            raise NoRoom("no room: no writable set of storages has room for the sample")
+            full = NoRoom("no room: no writable set of storages has room for the sample")
+            raise self.for_good(full, length)
         return write
+
+    def for_good(self, reason: NoRoom | Unavailable, length: int | None) -> NoRoom | Unavailable:
+        """What to tell a client whose sample went nowhere for this reason.
+
+        That there is no room is said when there will be none either once all sets are back.
+        """
+        if isinstance(reason, NoRoom):
+            for mirror in self.mirrors:
+                if mirror.may_take_later(length or 0, self._reserve_bytes):
+                    faults = "; ".join(m.fault for m in mirror.members if m.fault)
+                    return Unavailable(f"no room but on a set that is not whole: {faults}")
+        return reason
 
     def write_on(
         self, mirror: Mirror, members: Sequence[Member], digest: Digest, length: int | None

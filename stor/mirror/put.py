@@ -230,7 +230,7 @@ class Put:
             except (NoRoom, Unavailable) as error:
                 await write.discard()
                 if not self._elsewhere():
-                    raise
+                    raise self._mirrors.for_good(error, self._length) from error
                 self.log.warn("{error}; trying another set", error=str(error))
             else:
                 return
@@ -253,7 +253,7 @@ class Put:
             pass  # what sent the upload away says more
         finally:
             await old.discard()
-        raise reason
+        raise self._mirrors.for_good(reason, self._length)
 
     async def _copy(self, old: MirrorWrite, new: MirrorWrite, whole: bool) -> None:
         size = old.written_bytes

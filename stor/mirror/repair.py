@@ -199,9 +199,19 @@ class Repairs:
                     f"a copy could not be read to put others back: {error}"
                 ) from error
             self.mended_total += 1
-            roots = ", ".join(member.root for member in lacking)
-            self.log.info("Repaired {digest} on {roots}", digest=str(digest), roots=roots)
+            self._say_repaired(digest, lacking, found)
         return {*found.good, *lacking}
+
+    def _say_repaired(self, digest: Digest, restored: list[Member], found: Examination) -> None:
+        for member in restored:
+            member.restored()
+        # A disk that is being filled is expected to lack what it is given.
+        say = self.log.warn if any(member.trusted for member in restored) else self.log.info
+        where = ", ".join(
+            f"{m.root} ({'missing' if m in found.absent else 'bad or unreadable'})"
+            for m in restored
+        )
+        say("Repaired {digest} on {where}", digest=str(digest), where=where)
 
     async def _examine(self, digest: Digest, mirror: Mirror) -> Examination:
         found = Examination()
@@ -214,7 +224,7 @@ class Repairs:
                 try:
                     copy = await member.read(member.disk.verify, digest, about=digest)
                 except Damaged as error:
-                    member.corrupt.add(digest)
+                    member.found_damaged(digest, str(error))
                     found.lacking[member] = str(error)
                 except OSError as error:
                     if not attempt:

@@ -128,8 +128,7 @@ class Search:
 
     def mark_corrupt(self, source: DiskSource, reason: str) -> None:
         """The copy has turned out to be bad: it is not served again, and repaired."""
-        self.log.error("Damaged: {reason}", reason=reason)
-        source.member.corrupt.add(self._digest)
+        source.member.found_damaged(self._digest, reason)
         self.suspect(source)
 
     def suspect(self, source: DiskSource) -> None:
@@ -299,7 +298,7 @@ class Search:
             self.damaged.append(str(failure.value))
             self._bad.add(mirror)
             self._heard[mirror] = self._heard.get(mirror, 0) + 1
-            member.corrupt.add(self._digest)
+            member.found_damaged(self._digest, str(failure.value))
             self._report(self._digest, mirror)
         else:
             self._trouble.append(f"{member.root}: {failure.value}")
