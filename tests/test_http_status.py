@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -30,6 +31,30 @@ def test_all_is_well(tmp_path, target, accept):
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert response.headers["cache-control"] == "no-store"
     assert "retry-after" not in response.headers
+
+
+def test_a_root_whose_path_is_no_text_is_one_as_any_other(tmp_path):
+    """Its bytes are shown as a configuration in JSON has them."""
+    rig = Rig(tmp_path / os.fsdecode(b"\xff \xc3\xa4"))
+    shown = f"{tmp_path}/\\udcff ä/set0/disk0"
+    for content in (b"one", b"another"):
+        stored = rig.put(content)
+        assert stored.status == 201
+        assert json.loads(stored.body) == [str(path) for path in rig.copies(content)]
+        assert rig.get(content).body == content
+    for target, accept in (("/metrics", "*/*"), ("/", "text/html")):
+        response = rig.request("GET", target, [("Accept", accept)])
+        assert response.status == 200
+        assert shown in response.body.decode().replace("\\\\", "\\"), target
+    assert rig.request("GET", "/status").body == b"OK"
+    disks = json.loads(rig.request("GET", "/status", JSON).body)["sets"][0]["disks"]
+    assert disks[0]["root"] == str(rig.roots[0])
+    for root in rig.roots:
+        shutil.rmtree(root)
+    rig.probe()
+    for response in (rig.request("GET", "/status"), rig.get(b"one"), rig.put(b"new")):
+        assert response.status == 503
+        assert shown in response.body.decode()
 
 
 @pytest.mark.parametrize("gone", [[0], [3], [0, 1], [1, 2], [0, 1, 2, 3]])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from stor.digest import Digest
 from stor.http.download import STALL_SECONDS
@@ -320,6 +321,31 @@ class TestTheDisks:
         assert exported.value("stor_repairs_total") == 1
         assert exported.value("stor_repairs_waiting") == 0
         assert len(rig.copies(HELLO)) == 2
+
+    def test_damage_by_disk(self, tmp_path):
+        """And each is a warning with its reason, once."""
+        rig = Watched(tmp_path, (2,))
+        rig.put(HELLO)
+        bad, good = rig.copies(HELLO)
+        bad.write_bytes(b"x" * len(HELLO))
+        with capturedLogs() as logs:
+            for _ in range(20):
+                assert rig.get(HELLO).body == HELLO
+        first, second = map(str, rig.roots)
+        for figure in ("damaged", "restored", "quarantined"):
+            name = f"stor_disk_{figure}_copies_total"
+            assert rig.exported().value(name, root=first) == 1, figure
+            assert rig.exported().value(name, root=second) == 0, figure
+        warned = [formatEvent(e) for e in logs if e["log_level"] is LogLevel.warn]
+        assert len(warned) == 2
+        assert warned[0].startswith(f"Damaged: {bad}: ")
+        assert warned[1] == f"Repaired {Digest.of(HELLO)} on {first} (bad or unreadable)"
+        rig.rounds(2)
+        good.unlink()
+        for _ in range(20):
+            rig.get(HELLO)
+        assert rig.exported().value("stor_disk_damaged_copies_total", root=second) == 0
+        assert rig.exported().value("stor_disk_restored_copies_total", root=second) == 1
 
 
 class TestThePage:

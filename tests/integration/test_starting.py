@@ -55,6 +55,25 @@ def in_bash(line):
     ).stdout
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("log_format", ["text", "journal", "json"])
+def test_a_root_whose_path_is_no_text(start, tmp_path, workers, log_format):
+    """Everything is answered, and the log has a line of it."""
+    roots = [str(tmp_path / os.fsdecode(b"disk\xff%d" % n)) for n in range(2)]
+    for root in roots:
+        os.mkdir(root)
+    stor = start(storage_pairs=[roots], workers=workers, log_format=log_format)
+    assert stor.put(CONTENT).status == 201
+    assert stor.get(SHA).body == CONTENT
+    assert b"disk\\udcff0" in stor.request("GET", "metrics").body.replace(b"\\\\", b"\\")
+    shutil.rmtree(roots[1])
+    assert stor.get(UNKNOWN).status in (404, 503)
+    poll(lambda: stor.request("GET", "status").status == 503, 20, "a disk that is gone")
+    assert b"disk\\udcff1" in stor.request("GET", "status").body
+    poll(lambda: "disk\\udcff1" in stor.log.replace("\\\\", "\\"), what="a line about the disk")
+    os.mkdir(roots[1])
+
+
 def assert_refused(ended, *lines):
     """It has ended with status 1, and said these lines and nothing else."""
     status, output, errors = ended
