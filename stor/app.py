@@ -298,8 +298,6 @@ class App:
             picture = storages.disks.get(member.root)
             if picture is not None:
                 member.hear(picture)
-            # It mends them, and does not say when.
-            member.corrupt.clear()
         if self.store.bucket is not None:
             self.store.bucket.hear(storages.s3_fault)
 

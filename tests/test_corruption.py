@@ -6,10 +6,13 @@ import os
 from contextlib import suppress
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from stor.block_sums import BlockSummer
 from stor.digest import Digest
 from stor.disk.copy import SUMS_ATTRIBUTE
+from stor.errors import Damaged, Unavailable
 from tests.conformance import MIB, QuickFiles, sample
 from tests.support.http import CHUNKED, assert_one_line, chunked, no_bug_logged, upload_head
 from tests.support.rig import FaultyRig, Rig
@@ -375,3 +378,56 @@ def test_a_bad_copy_that_is_gone_is_no_reason_to_store_where_a_disk_is_away(tmp_
     rig.probe()
     assert rig.put(content).status == 201
     assert len(rig.copies(content)) == 2
+
+
+def test_slow_readers_of_a_bad_file_do_not_condemn_the_good_one_that_has_replaced_it(quick_path):
+    content = sample(3 * MIB)
+    digest = Digest.of(content)
+    rig = FaultyRig(quick_path, (1,), kind=QuickFiles)
+    assert rig.put(content).status == 201
+    (copy,) = rig.copies(content)
+    flipped(1)(copy, None)
+    readers = [done(rig.store.open(digest)) for _ in range(3)]
+    assert not rig.get(content).complete
+    assert rig.put(content).status == 201
+    for reader in readers:
+        with pytest.raises((Damaged, Unavailable)):
+            read_on(reader, len(content))
+        reader.close()
+        for _ in range(2):
+            response = rig.get(content)
+            assert (response.status, response.complete) == (200, True)
+            assert response.body == content
+        assert rig.put(content).status == 200
+    assert len(list(quick_path.glob("*/*/.stor/quarantine/*.reason"))) == 1
+
+
+def test_what_others_have_mended_is_served_without_being_told(quick_path):
+    """One process serves, another mends: neither knows what the other has found to be bad."""
+    content = sample(3 * MIB)
+    reads, mends = (FaultyRig(quick_path, (1,), kind=QuickFiles) for _ in range(2))
+    assert mends.put(content).status == 201
+    (copy,) = mends.copies(content)
+    flipped(1)(copy, None)
+    for rig in (reads, mends):
+        assert not rig.get(content).complete
+        assert rig.get(content).status == 500  # it is known
+    assert mends.put(content).status == 201
+    response = reads.get(content)
+    assert (response.status, response.complete) == (200, True)
+    assert response.body == content
+
+
+def done(coroutine):
+    return Deferred.fromCoroutine(coroutine).result
+
+
+def read_on(reader, size):
+    offset = 0
+    while offset < size:
+        reading = Deferred.fromCoroutine(reader.read(offset, min(MIB, size - offset)))
+        data = reading.result
+        if isinstance(data, Failure):
+            reading.addErrback(lambda _: None)
+            data.raiseException()
+        offset += len(data)

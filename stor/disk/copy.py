@@ -38,12 +38,29 @@ class Outflow(Protocol):
 
 @attrs.frozen
 class Copy:
-    """What a disk says of its copy of a sample, without reading it. `storage` is its root."""
+    """What a disk says of its copy of a sample, without reading it. `storage` is its root.
+
+    `mark` tells its file from another that has the name later.
+    """
 
     path: str
     size: int
     modified_ns: int
     storage: str
+    mark: Mark | None = None
+
+
+class DamagedCopy(Damaged):
+    """A file that has a sample's name and is not the sample; `mark` tells it from another."""
+
+    def __init__(self, reason: str, mark: Mark | None) -> None:
+        super().__init__(reason)
+        self.mark = mark
+
+
+def mark_of(error: BaseException | None) -> Mark | None:
+    """The mark of the file that turned out to be bad, where it is known."""
+    return error.mark if isinstance(error, DamagedCopy) else None
 
 
 @attrs.define
@@ -87,7 +104,10 @@ class OpenCopy:
             self._summer.update(data)
         if offset + length == self.copy.size:
             if hasher.digest() != self.digest.raw:
-                raise Damaged(f"{self.copy.path}: content does not have the SHA-256 of its name")
+                raise DamagedCopy(
+                    f"{self.copy.path}: content does not have the SHA-256 of its name",
+                    self.copy.mark,
+                )
             # The hash may be that of bytes some of which another copy has given.
             if self.verified and self._summer.size == self.copy.size:
                 self._is_right(self._summer.finish(self.digest))

@@ -13,7 +13,7 @@ import attrs
 
 from stor.digest import Digest
 from stor.disk.claims import Claims
-from stor.disk.copy import Copy, OpenCopy, kept_sums
+from stor.disk.copy import Copy, DamagedCopy, OpenCopy, kept_sums
 from stor.disk.durable import Blocks, DurableDirectories
 from stor.disk.syscalls import Syscalls, is_regular
 from stor.disk.verified import Mark, Verified
@@ -239,7 +239,8 @@ class Disk:
             opened.close()
             copy = opened.copy
         if copy is not None and length is not None and copy.size != length:
-            raise Damaged(f"{copy.path}: has {copy.size} bytes, {length} were expected")
+            reason = f"{copy.path}: has {copy.size} bytes, {length} were expected"
+            raise DamagedCopy(reason, copy.mark)
         return copy
 
     def verify(self, digest: Digest) -> Copy | None:
@@ -385,9 +386,10 @@ class Disk:
             return use()
 
     def _copy(self, digest: Digest, status: os.stat_result) -> Copy:
+        mark = Mark.of(status)
         if not is_regular(status):
-            raise Damaged(f"{self._path(digest)}: not a regular file")
-        return Copy(self._path(digest), status.st_size, status.st_mtime_ns, self.root)
+            raise DamagedCopy(f"{self._path(digest)}: not a regular file", mark)
+        return Copy(self._path(digest), status.st_size, status.st_mtime_ns, self.root, mark)
 
     def _path(self, digest: Digest) -> str:
         return f"{self.root}/{digest.disk_path}"

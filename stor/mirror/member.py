@@ -12,12 +12,13 @@ from twisted.python.failure import Failure
 
 from stor.block_sums import BlockSums
 from stor.digest import Digest, Hasher
-from stor.disk.copy import Copy, OpenCopy
+from stor.disk.copy import Copy, DamagedCopy, OpenCopy
 from stor.disk.disk import REPAIR_DIRECTORY, Disk, DiskAway
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.identity import BadMarker, KnownDisks, Marker, mark_complete, write_marker
 from stor.disk.notes import noted
 from stor.disk.probe import Probe, probe, sweep, try_writing
+from stor.disk.verified import Mark
 from stor.errors import Damaged
 from stor.mirror.corrupt import CorruptCopies
 from stor.mirror.group_commit import Commits, Step
@@ -172,12 +173,11 @@ class Member:
         self._meter.did("read", max(0.0, seconds))
         self._count("read", outcome, digest)
 
-    def found_damaged(self, digest: Digest, reason: str) -> None:
-        """The copy here is bad: it is not served any more."""
-        if digest not in self.corrupt:
+    def found_damaged(self, digest: Digest, reason: str, mark: Mark | None) -> None:
+        """The file with this mark is bad: it is not served any more."""
+        if self.corrupt.add(digest, mark):
             self._meter.damaged()
             self.log.warn("Damaged: {reason}", reason=reason, root=self.root, digest=str(digest))
-        self.corrupt.add(digest)
 
     def restored(self) -> None:
         """A copy that was missing or bad has been put back here."""
@@ -187,13 +187,27 @@ class Member:
         """Let go, in one of the disk's threads, of what an operation has left; never refused."""
         return self._run(_RELEASE, None, self._workers.writers.finish, function)
 
-    async def open(self, digest: Digest) -> "DiskSource | None":
+    async def open(self, digest: Digest, *, bad: bool = False) -> "DiskSource | None":
         """The disk's copy as a source to read from, `None` when there is none.
 
-        Raises `Damaged`, `DiskAway`, `Busy`, `OSError`.
+        `bad`: also one that is known to be bad, of which parts may be good. Raises `Damaged`,
+        `DiskAway`, `Busy`, `OSError`.
         """
         opened = await self.read(self.disk.open, digest, about=digest)
-        return None if opened is None else DiskSource(self, opened)
+        if opened is None:
+            return None
+        source = DiskSource(self, opened)
+        try:
+            if not bad:
+                self._refuse_bad(digest, opened.copy)
+        except Damaged:
+            source.close()
+            raise
+        return source
+
+    async def look(self, digest: Digest) -> Copy | None:
+        """The disk's copy by its name, not read. Raises like `open`."""
+        return self._refuse_bad(digest, await self.read(self.disk.look, digest, about=digest))
 
     def picture(self) -> Picture:
         """How the disk is, for another process."""
@@ -227,13 +241,16 @@ class Member:
 
         Fails with `Damaged`, `DiskAway`, `Busy`, `OSError`, or after `seconds` with `Unanswered`.
         """
-        answer: Deferred[Copy | None]
-        if digest in self.corrupt:
-            answer = self.read(self.disk.look, digest, about=digest)
-            answer.addCallback(_mark_corrupt)
-        else:
-            answer = self.read(self.disk.check, digest, length, about=digest)
-        return within(self.clock, seconds, answer)
+        answer = self.read(self.disk.check, digest, length, about=digest)
+        return within(
+            self.clock, seconds, answer.addCallback(lambda copy: self._refuse_bad(digest, copy))
+        )
+
+    def _refuse_bad(self, digest: Digest, copy: Copy | None) -> Copy | None:
+        """The copy, unless its file is known to be bad. Raises `Damaged`."""
+        if copy is not None and self.corrupt.knows(digest, copy.mark):
+            raise DamagedCopy(f"{copy.path} is known to be bad", copy.mark)
+        return copy
 
     def renew_room(self) -> Deferred[None]:
         """Learn again what is left on the disk. Fails with `Unanswered` when it does not say."""
@@ -411,12 +428,6 @@ class Member:
         self._say()
 
 
-def _mark_corrupt(copy: Copy | None) -> None:
-    """What is there is known to be bad; nothing may be there by now."""
-    if copy is not None:
-        raise Damaged(f"{copy.path} is known to be bad")
-
-
 class DiskSource:
     """A copy on a disk that is being read. Implements `stor.content.Source`."""
 
@@ -428,6 +439,7 @@ class DiskSource:
         self.storage = opened.copy.storage
         self.size = opened.copy.size
         self.modified_ns = opened.copy.modified_ns
+        self.mark = opened.copy.mark
         self.whole = opened.whole
         self.provable = True
 

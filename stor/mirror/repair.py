@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from stor.content import Content
 from stor.digest import Digest
-from stor.disk.copy import Copy
+from stor.disk.copy import Copy, mark_of
 from stor.disk.disk import REPAIR_DIRECTORY, DiskAway
 from stor.disk.notes import forget, note
 from stor.errors import Damaged, StorError, Unavailable
@@ -224,7 +224,7 @@ class Repairs:
                 try:
                     copy = await member.read(member.disk.verify, digest, about=digest)
                 except Damaged as error:
-                    member.found_damaged(digest, str(error))
+                    member.found_damaged(digest, str(error), mark_of(error))
                     found.lacking[member] = str(error)
                 except OSError as error:
                     if not attempt:
@@ -288,7 +288,7 @@ class Repairs:
         bad = [member for member in found.lacking if member not in found.absent]
         for member in found.good or bad:
             try:
-                source = await member.open(digest)
+                source = await member.open(digest, bad=True)
             except (Damaged, DiskAway, Busy, OSError) as error:
                 self.log.warn("{root}: {error}", root=member.root, error=str(error))
                 continue

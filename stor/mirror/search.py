@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disk.copy import Copy
+from stor.disk.copy import Copy, mark_of
 from stor.errors import Damaged
 from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
 from stor.mirror.mirror import Mirror, Place
@@ -105,7 +105,7 @@ class Search:
         """The next copy by its name, not read; `None` when there are no more. Never raises."""
 
         async def ask(member: Member) -> Copy | None:
-            return await member.read(member.disk.look, self._digest, about=self._digest)
+            return await member.look(self._digest)
 
         return await self._next(ask, opening=False)
 
@@ -128,7 +128,7 @@ class Search:
 
     def mark_corrupt(self, source: DiskSource, reason: str) -> None:
         """The copy has turned out to be bad: it is not served again, and repaired."""
-        source.member.found_damaged(self._digest, reason)
+        source.member.found_damaged(self._digest, reason, source.mark)
         self.suspect(source)
 
     def suspect(self, source: DiskSource) -> None:
@@ -240,10 +240,6 @@ class Search:
         attempt = _Attempt(place)
         member = place.member
         self._waiting.append(attempt)
-        if self._digest in member.corrupt:
-            attempt.answered = True
-            attempt.outcome = Failure(Damaged(f"{member.root}: the copy is known to be bad"))
-            return
         self.attempts += 1
 
         def answered(outcome: object) -> None:
@@ -298,7 +294,7 @@ class Search:
             self.damaged.append(str(failure.value))
             self._bad.add(mirror)
             self._heard[mirror] = self._heard.get(mirror, 0) + 1
-            member.found_damaged(self._digest, str(failure.value))
+            member.found_damaged(self._digest, str(failure.value), mark_of(failure.value))
             self._report(self._digest, mirror)
         else:
             self._trouble.append(f"{member.root}: {failure.value}")
