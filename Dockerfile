@@ -23,6 +23,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
  && useradd --system --uid 990 --home-dir /var/lib/stor --create-home --shell /usr/sbin/nologin stor
 COPY --from=build /usr/lib/stor /usr/lib/stor
+# Which disks belong to it; a volume there outlives the container.
+ENV STATE_DIRECTORY=/var/lib/stor
 USER 990:990
 WORKDIR /
 EXPOSE 8080

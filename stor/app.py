@@ -17,7 +17,7 @@ from stor.config import S3, Config, Statsite
 from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.durable import Blocks
-from stor.disk.identity import KnownDisks
+from stor.disk.identity import KnownDisks, Remembered, encode_remembered, parse_remembered
 from stor.disk.syscalls import Syscalls
 from stor.gauges import DiskGauges, WorkGauges
 from stor.http.accounts import Accounts
@@ -49,6 +49,7 @@ from stor.s3.http import http_client
 from stor.s3.incoming import S3Puts
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
+from stor.state import StateDirectory
 from stor.statsd import Statsd
 from stor.store import Store
 from stor.threads import Outcomes, ThreadPool, settle, within
@@ -84,6 +85,9 @@ PASSWORD_THREADS = 2
 WAITING_PASSWORDS = 32
 PASSWORDS_NICE = 10
 
+
+#: The file of the state directory with the disks.
+DISKS_FILE = "disks.json"
 
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0
@@ -161,6 +165,9 @@ class App:
         self._members: dict[str, Member] = {}
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
+        self._state = StateDirectory(chosen.state_directory if self._writes else None, self._files)
+        self._state_worker = ThreadPool(outcomes, "state", 1)
+        self._remembered = self._recall_disks()
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
         fleet = self._fleet(chosen, [])
@@ -175,6 +182,7 @@ class App:
             report=report,
         )
         self.store = Store(self.mirrors, self.ready, self.metrics)
+        self.store.notices = self._notices
         self._disk_puts = self.store.puts
         self.copies = CopyQueue(self.store.open_on_disk, reactor)
         self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, self.copies.add)
@@ -217,6 +225,8 @@ class App:
         one that is new, comes back, or is in another set than before is looked at first. The
         threads of one that is left out stay for what they may still be asked for, idle.
         """
+        if self._writes:
+            await self._take_up_disks(chosen)
         fleet = self._fleet(chosen, self.mirrors.mirrors)
         known_disks = fleet.known_disks
         stay = [
@@ -236,6 +246,8 @@ class App:
             await settle([m.probe() for m in others if patient or not m.health.readable])
         self._put_in_force(chosen, fleet)
         await self.begin()
+        for notice in self._notices():
+            self.log.warn("{notice}", notice=notice)
         if self.store.bucket is not None and self.store.bucket.fault is not None:
             Deferred.fromCoroutine(self._look_at(self.store.bucket))
 
@@ -268,6 +280,7 @@ class App:
     async def begin(self) -> None:
         """The first look is over: judge the disks that waited, and recall what is to be done."""
         await self.mirrors.begin()
+        await self._remember_disks()
         if self.mirrors.outbox is not None:
             await self._outbox.recall()
 
@@ -281,6 +294,49 @@ class App:
         if self.store.bucket is not None:
             probes.append(Deferred.fromCoroutine(self._look_at(self.store.bucket)))
         await settle(probes)
+        await self._remember_disks()
+
+    def _recall_disks(self) -> dict[str, Remembered]:
+        """What the state directory knows of disks; what is no such file there is made anew."""
+        data = self._state.read(DISKS_FILE)
+        try:
+            return {} if data is None else parse_remembered(data)
+        except ValueError as error:
+            path = f"{self._state.path}/{DISKS_FILE}"
+            self.log.warn("{path}: {error}; it is made anew", path=path, error=str(error))
+            return {}
+
+    async def _take_up_disks(self, chosen: Config) -> None:
+        """Know for another configuration what is known; what was left out can be forgotten."""
+        known, saved = self.mirrors.known_disks.remembered(), self._remembered
+        found = await self._state_worker.run(self._recall_disks) or saved
+        configured = {root for of_set in chosen.sets for root in of_set}
+        self._remembered = {
+            root: disk
+            for root, disk in known.items()
+            if root in configured or root in found or root not in saved
+        }
+
+    def _notices(self) -> list[str]:
+        """What is to be thought of, and does not keep a storage from being used; a line each."""
+        file = f"{self._state.path}/{DISKS_FILE}"
+        left_out = [
+            f"{root} was taken out of the configuration with samples on it, which are 404 now: put "
+            "its set back into storage_pairs, or, if they may be forgotten, take its entry out of "
+            f"{file}, and reload"
+            for root in self.mirrors.known_disks.left_out()
+        ]
+        return [*([self._state.fault] if self._state.fault else []), *left_out]
+
+    async def _remember_disks(self) -> None:
+        """Have the state directory know what is known of disks, before anything relies on it."""
+        disks = self.mirrors.known_disks.remembered()
+        if disks != self._remembered or self._state.fault:
+            said = self._state.fault
+            await self._state_worker.run(self._state.write, DISKS_FILE, encode_remembered(disks))
+            self._remembered = disks
+            if self._state.fault not in (None, said):
+                self.log.warn("{fault}", fault=self._state.fault)
 
     async def _look_at(self, bucket: Bucket) -> None:
         if await bucket.probe():
@@ -334,6 +390,7 @@ class App:
         self._spool_worker.stop()
         sent = succeed(None) if self._statsd is None else self._statsd.stop()
         self._resolving.stop()
+        self._state_worker.stop()
         self._statsd_worker.stop()
         return sent
 
@@ -409,7 +466,7 @@ class App:
         return Authenticator(known, self._attempts, accounts)
 
     def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
-        known_disks = KnownDisks(chosen.sets)
+        known_disks = KnownDisks(chosen.sets, self._remembered)
         mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
 
         def member(root: str) -> Member:

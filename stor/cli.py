@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.config:
         parser.error("no configuration: name a FILE or set $CONFIG_FILE")
     try:
-        config = load(given.config, _endpoint_fault)
+        config = load(given.config, _endpoint_fault, os.environ)
         if given.command == "check-config":
             print(printable(check(config)))
         else:

@@ -3,8 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -91,6 +92,7 @@ class Config:
     log_format: str | None = None
     spool_directory: str = DEFAULT_SPOOL
     spool_bytes: int = 10 * GIB
+    state_directory: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -98,17 +100,42 @@ class Config:
 EndpointFault = Callable[[str], str | None]
 
 
-def load(path: str, endpoint_fault: EndpointFault = lambda endpoint: None) -> Config:
-    """Read the configuration file at `path`. Raises `ConfigError`."""
+def load(
+    path: str,
+    endpoint_fault: EndpointFault = lambda endpoint: None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Config:
+    """Read the configuration file at `path`. Raises `ConfigError`.
+
+    The `environment` says where the state directory is, unless the configuration does.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: {getattr(error, 'strerror', None) or error}"]) from error
     try:
-        return parse(text, endpoint_fault)
+        chosen = parse(text, endpoint_fault)
+        # Of several, as systemd.exec(5) has them, the first.
+        given = chosen.state_directory or environment.get("STATE_DIRECTORY", "").partition(":")[0]
+        beside = os.path.join(os.path.dirname(os.path.abspath(path)), "stor-state")
+        return with_state_directory(chosen, given or beside)
     except ConfigError as error:
         raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from error
+
+
+def with_state_directory(chosen: Config, directory: str) -> Config:
+    """The configuration with this state directory. Raises `ConfigError`."""
+    real = real_path(directory)
+    for root in (root for of_set in chosen.sets for root in of_set):
+        if os.path.commonpath([real, real_path(root)]) == real_path(root):
+            raise ConfigError(
+                [
+                    "state_directory: expected a directory outside of the storage roots, "
+                    f"found {directory}, which is below {root}"
+                ]
+            )
+    return attrs.evolve(chosen, state_directory=directory)
 
 
 def parse(text: str, endpoint_fault: EndpointFault = lambda endpoint: None) -> Config:
@@ -157,11 +184,15 @@ class _Reader(Reader):
             "spool_bytes": self.integer("spool_bytes", 10 * GIB, 1),
             "cache_bytes": self.integer("cache_bytes", DEFAULT_CACHE_BYTES, 0),
             "log_format": self.choice("log_format", LOG_FORMATS, None),
+            "state_directory": self._state_directory(),
         }
         self.text("secret", "", default="")
         if self.faults:
             raise ConfigError(self.faults)
         return Config(**values, warnings=tuple(self.warnings))
+
+    def _state_directory(self) -> str | None:
+        return self.path("state_directory", "") if "state_directory" in self.data else None
 
     def _sets(self, *, required: bool) -> tuple[tuple[str, ...], ...]:
         expected = 'a list of sets such as [["/mnt/data1", "/mnt/data2"]]'
@@ -361,6 +392,7 @@ _KEYS = (
     "log_format",
     "spool_directory",
     "spool_bytes",
+    "state_directory",
     "secret",
     *RETIRED,
 )

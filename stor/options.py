@@ -59,7 +59,7 @@ def configuration(options: Options, environment: Mapping[str, str], reactor: Any
     path = path or environment.get("CONFIG_FILE")
     if not path:
         raise ConfigError(["no configuration: give --config FILE, $CONFIG_FILE or --data DIR"])
-    chosen = config.load(path, lambda given: endpoint_fault(given, reactor))
+    chosen = config.load(path, lambda given: endpoint_fault(given, reactor), environment)
     if options["listen"]:
         chosen = attrs.evolve(chosen, listen=tuple(options["listen"]))
     return chosen

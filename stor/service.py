@@ -145,7 +145,7 @@ class StorService(Service):
         except CannotListen as error:
             self.log.error("Not reloaded: {error}", error=str(error))
         else:
-            for key in ("workers", "log_format"):
+            for key in ("workers", "log_format", "state_directory"):
                 if getattr(chosen, key) != getattr(self._config, key):
                     self.log.warn("{key} is in force after the next start", key=key)
             self._config = chosen

@@ -97,6 +97,8 @@ class Store:
         #: The bucket, where there is one, and the order in which the tiers are asked.
         self.bucket: Bucket | None = None
         self.order: Sequence[str] = ("disk",)
+        #: Further lines for the warnings of `status`.
+        self.notices: Callable[[], list[str]] = list
         #: Where samples were last seen.
         self.locations: Locations | None = None
         self._mirror_at: Mapping[str, Mirror] = {}
@@ -168,7 +170,7 @@ class Store:
             for mirror in self._mirrors.mirrors
         ]
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
-        warnings += self._mirrors.rebuilds.warnings(self._mirrors.mirrors)
+        warnings += self._mirrors.rebuilds.warnings(self._mirrors.mirrors) + self.notices()
         repairs = self._mirrors.repairs
         return Status(
             problems,

@@ -44,6 +44,8 @@ class Mutation:
         return source.replace(self.old, self.new)
 
 
+_STATE = "tests/test_state.py::test_a_file_is_durable_before_it_has_its_name"
+_KNOWN = "tests/test_known_disks.py"
 _COMPLETE = "tests/test_completeness.py"
 _LACKING = f"{_COMPLETE}::test_a_disk_that_lacks_samples_makes_none_404"
 _AGAINST = f"{_COMPLETE}::TestWhatSpeaksAgainstANo"
@@ -71,6 +73,20 @@ _LOST_COPY = (
 )
 
 SYNCS = (
+    Mutation(
+        "sync of a file of the state directory",
+        "stor/state.py",
+        "                files.sync(fd)\n",
+        "                pass\n",
+        (_STATE,),
+    ),
+    Mutation(
+        "sync of the name of a file of the state directory",
+        "stor/state.py",
+        "            files.sync(directory_fd)\n",
+        "            pass\n",
+        (_STATE,),
+    ),
     Mutation(
         "fsync(2) itself",
         "stor/disk/syscalls.py",
@@ -454,6 +470,13 @@ CHECKS = (
         "if member.writable and member not in run.short and not member.complete:",
         "if member.writable and not member.complete:",
         (_INTERRUPTED,),
+    ),
+    Mutation(
+        "disks that the state directory knows",
+        "stor/disk/identity.py",
+        "self._uuids = {r: disk.uuid for r, disk in remembered.items() if r in self._set_of}",
+        "self._uuids: dict[str, str] = {}",
+        (f"{_KNOWN}::test_an_empty_mount_point_is_no_new_disk_where_another_is_remembered",),
     ),
     Mutation(
         "proof with every disk of the set",

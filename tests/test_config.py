@@ -402,6 +402,34 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path):
         assert fault.startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize(
+    ("key", "variable", "expected"),
+    [
+        ("/var/lib/stor", "/run/other", "/var/lib/stor"),
+        (None, "/run/one", "/run/one"),
+        (None, "/run/one:/run/two", "/run/one"),
+        (None, None, "{path}/stor-state"),
+    ],
+)
+def test_where_the_state_directory_is(tmp_path, key, variable, expected):
+    path = tmp_path / "stor.json"
+    path.write_text(json.dumps({**LEAST, **({"state_directory": key} if key else {})}))
+    environment = {} if variable is None else {"STATE_DIRECTORY": variable}
+    chosen = load(str(path), environment=environment)
+    assert chosen.state_directory == expected.format(path=tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "/state", "/.stor/state"])
+def test_the_state_directory_is_not_below_a_storage_root(tmp_path, below):
+    path, root = tmp_path / "stor.json", LEAST["storage_pairs"][0][0]
+    path.write_text(json.dumps({**LEAST, "state_directory": f"{root}{below}"}))
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{path}: state_directory: expected a directory outside of the storage")
+    assert fault.endswith(f"which is below {root}")
+
+
 def test_the_faults_of_a_file_name_the_file(tmp_path):
     path = tmp_path / "stor.json"
     path.write_text(json.dumps({**LEAST, "workers": 0, "secret": 1}))

@@ -4,9 +4,11 @@ import errno
 import os
 import shutil
 
+import attrs
 import pytest
 
 from stor.disk.disk import DiskAway
+from stor.disk.identity import KnownDisks, Marker, Remembered
 from stor.disk.syscalls import Syscalls
 from stor.mirror.health import State
 from tests.conformance import QuickFiles, sample
@@ -144,6 +146,36 @@ class Missing(QuickFiles):
         super().__init__(label, log)
         if label == "set0/disk1":
             self.fail_always("open_directory", errno.ENOENT)
+
+
+@pytest.mark.parametrize("known", [("/a", "/b"), ("/a",), ("/b",)])
+def test_an_empty_mount_point_is_no_new_disk_where_another_is_remembered(known):
+    """Whichever file system it is on, and whoever else is away."""
+    remembered = {root: Remembered(Marker.new().uuid, True) for root in known}
+    disks = KnownDisks([["/a", "/b"]], remembered)
+    for patient in (True, False):
+        disks.patient = patient
+        found = {r: disks.judge(r, None, empty=True, writable=True) for r in ("/a", "/b")}
+        for root in known:
+            assert f"{remembered[root].uuid} belongs here" in found[root].refusal
+    assert disks.remembered().items() >= remembered.items()
+
+
+def test_what_is_left_out_is_named_until_somebody_else_has_its_samples():
+    alone, pair = Marker.new(), Marker.new()
+    remembered = {
+        "/alone": Remembered(alone.uuid, True),
+        "/one": Remembered(pair.uuid, True),
+        "/new": Remembered(Marker.new().uuid, False),
+    }
+    disks = KnownDisks([["/two"], ["/moved"]], remembered)
+    assert disks.left_out() == ["/alone", "/one"]
+    other = attrs.evolve(Marker.new(), complete=(pair.uuid,))
+    disks.judge("/two", other, empty=False, writable=True)
+    assert disks.left_out() == ["/alone"]
+    disks.judge("/moved", alone, empty=False, writable=True)
+    assert disks.left_out() == []
+    assert disks.remembered().keys() == {*remembered, "/two", "/moved"}
 
 
 def test_an_older_disk_is_taken_although_its_sibling_is_missing(host):

@@ -43,6 +43,7 @@ ORDER = [
     "disk.verified",
     "disk.copy",
     "disk.disk",
+    "state",
     "disk.staged",
     "disk.identity",
     "disk.probe",

@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 
 import attrs
 
@@ -117,6 +118,31 @@ def mark_complete(disk: Disk, proof: tuple[str, ...]) -> Marker:
 
 
 @attrs.frozen
+class Remembered:
+    """What the state directory knows of a disk: its UUID, and whether it had samples."""
+
+    uuid: str
+    samples: bool
+
+
+def parse_remembered(data: bytes) -> dict[str, Remembered]:
+    """The disks in a file of the state directory, by their roots. Raises `ValueError`."""
+    try:
+        return {
+            str(root): Remembered(str(uuid.UUID(disk["uuid"])), disk["samples"] is not False)
+            for root, disk in json.loads(data)["disks"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not what Stor has written: {error!r}") from error
+
+
+def encode_remembered(disks: Mapping[str, Remembered]) -> bytes:
+    """The file of the state directory that `parse_remembered` reads."""
+    value = {"disks": {root: attrs.asdict(disk) for root, disk in sorted(disks.items())}}
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+@attrs.frozen
 class Judgement:
     """What to do with a disk: use it with `marker`, or leave it alone because of `refusal`.
 
@@ -137,10 +163,20 @@ class KnownDisks:
     do.
     """
 
-    def __init__(self, sets: Sequence[Sequence[str]]) -> None:
-        """`sets` are the storage roots of the configuration."""
+    def __init__(
+        self,
+        sets: Sequence[Sequence[str]],
+        remembered: Mapping[str, Remembered] = MappingProxyType({}),
+    ) -> None:
+        """`sets` are the storage roots of the configuration.
+
+        `remembered` is what an earlier process has known (`remembered`).
+        """
         self._set_of = {root: tuple(roots) for roots in sets for root in roots}
-        self._uuids: dict[str, str] = {}
+        self._before = dict(remembered)
+        #: The roots where samples were seen.
+        self._samples = {root for root, disk in remembered.items() if disk.samples}
+        self._uuids = {r: disk.uuid for r, disk in remembered.items() if r in self._set_of}
         self._set_uuids: dict[tuple[str, ...], str] = {}
         #: The roots whose disks were looked at, and whether the disk was new: empty, unmarked.
         self._heard: dict[str, bool] = {}
@@ -160,6 +196,8 @@ class KnownDisks:
         A disk that is not `writable` is used without a marker when it has none.
         """
         self._heard[root] = marker is None and empty and writable
+        if not empty:
+            self._samples.add(root)
         for other, known in (marker.disks if marker else {}).items():
             if other in self._set_of:
                 self._uuids.setdefault(other, known)
@@ -167,9 +205,28 @@ class KnownDisks:
             return self._judge_unmarked(root, empty, writable)
         return self._judge_marked(root, marker, empty)
 
+    def remembered(self) -> dict[str, Remembered]:
+        """What the next process is to know: also of disks that are not configured any more."""
+        left_out = {root: disk for root, disk in self._before.items() if root not in self._set_of}
+        known = {r: Remembered(u, r in self._samples) for r, u in self._uuids.items()}
+        return left_out | known
+
+    def left_out(self) -> list[str]:
+        """The roots that were taken out of the configuration with samples that only they hold."""
+        held = set(self._uuids.values())
+        held.update(*(marker.complete for marker in self._carried.values()))
+        return [
+            root
+            for root, disk in self._before.items()
+            if root not in self._set_of and disk.samples and disk.uuid not in held
+        ]
+
     def heed(self, root: str, marker: Marker | None) -> None:
         """Learn from a disk that is in use already, when the configuration is read again."""
+        samples = root in self._samples
         self.judge(root, marker, empty=False, writable=False)
+        if not samples:
+            self._samples.discard(root)
 
     def outdated(self, root: str, marker: Marker | None) -> bool:
         """Whether the marker of the disk at `root` says something else than is known by now."""

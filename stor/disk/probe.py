@@ -25,9 +25,9 @@ _SAMPLE_DIRECTORY = re.compile(r"[0-9A-F]{2}")
 class Probe:
     """What using a disk once has shown.
 
-    `device` is its `st_dev`; `empty` means that it holds no samples, which is not looked at on a
-    disk that is complete; `held` that the operator does not want it written; `refused` says why it
-    cannot be written, if it cannot, and `failing` what went wrong when it was.
+    `device` is its `st_dev`; `empty` means that it holds no samples; `held` that the operator does
+    not want it written; `refused` says why it cannot be written, if it cannot, and `failing` what
+    went wrong when it was.
     """
 
     room: Room
@@ -50,7 +50,7 @@ def probe(disk: Disk) -> Probe:
             disk.room_of(root_fd),
             disk.files.fstat(root_fd).st_dev,
             marker,
-            empty=not (marker and marker.complete) and not _holds_samples(disk, root_fd),
+            empty=not _holds_samples(disk, root_fd),
             held=_exists(disk, READ_ONLY_PATH, root_fd),
         )
 

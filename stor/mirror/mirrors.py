@@ -51,7 +51,7 @@ class Mirrors:
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
         self.noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
-        self._known_disks = known_disks
+        self.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
         self._now_ns = now_ns
         self._rng = rng
@@ -62,7 +62,7 @@ class Mirrors:
     ) -> None:
         """From now on these are the mirrors. What is under way on others goes on there."""
         self.mirrors = tuple(mirrors)
-        self._known_disks = self.rebuilds.known_disks = known_disks
+        self.known_disks = self.rebuilds.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
         self.repairs.reconfigure(self.mirrors, reserve_bytes)
 
@@ -83,9 +83,9 @@ class Mirrors:
 
         From the first answer on every disk knows of all others, whatever is mounted next time.
         """
-        self._known_disks.patient = False
+        self.known_disks.patient = False
         await settle([m.probe() for m in self.members if not m.health.readable])
-        known = self._known_disks
+        known = self.known_disks
         outdated = [m for m in self.members if known.outdated(m.root, m.health.marker)]
         await settle([m.probe() for m in outdated if m.health.readable])
         self.repairs.recall(self.mirrors)

@@ -79,7 +79,8 @@ def place(content, roots):
 def environment(**changes):
     """The environment for a twistd or a curl: no configuration and no proxy of the tests' own."""
     kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    kept.pop("CONFIG_FILE", None)
+    for name in ("CONFIG_FILE", "STATE_DIRECTORY"):
+        kept.pop(name, None)
     return kept | changes
 
 

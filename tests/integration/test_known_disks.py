@@ -1,0 +1,147 @@
+"""What a Stor knows of its disks beside them, and what it makes of that at its start."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from tests.integration.mounts import Mounts
+from tests.integration.process import configure, poll, refused_start, sha_of
+from tests.support.http import assert_one_line
+
+UNKNOWN = sha_of(b"a sample that nobody has")
+
+
+@pytest.fixture(scope="module")
+def mounts(tmp_path_factory):
+    with Mounts(tmp_path_factory.mktemp("mounts")) as mounts:
+        yield mounts
+
+
+def remembered(stor):
+    return json.loads((stor.directory / "stor-state/disks.json").read_bytes())["disks"]
+
+
+def warnings(stor):
+    answer = stor.get("status", Accept="application/json")
+    return json.loads(answer.body)["warnings"]
+
+
+class TestEmptyMountPoints:
+    """On another file system than `/`: in a container, or on a data partition."""
+
+    def test_all_disks_away_at_the_start(self, mounts, start):
+        """Nobody but the state directory knows that these directories are not the disks."""
+        parent = mounts.tmpfs("partition")
+        pairs = [
+            [mounts.tmpfs(f"away-set{s}-disk{d}", below=parent.point) for d in range(2)]
+            for s in range(2)
+        ]
+        disks = [disk for pair in pairs for disk in pair]
+        stor = start(
+            storage_pairs=[[str(disk) for disk in pair] for pair in pairs], require_mount=True
+        )
+        contents = [os.urandom(1000) for _ in range(10)]
+        assert [stor.put(content).status for content in contents] == [201] * 10
+        stor.stop()
+        assert remembered(stor).keys() == {str(disk) for disk in disks}
+        for disk in disks:
+            disk.unmount()
+            assert os.stat(disk.point).st_dev != os.stat("/").st_dev
+        stor.start()
+        for content in contents:
+            assert_one_line(stor.get(sha_of(content)), 503)
+            assert_one_line(stor.put(content), 503)
+        status = stor.get("status").text
+        for disk in disks:
+            assert f"{disk}: offline: " in status
+            disk.assert_bare_untouched()
+            disk.mount()
+        poll(lambda: stor.get("status").status == 200, 20, "all disks in use")
+        for content in contents:
+            assert stor.get(sha_of(content)).body == content
+        for disk in disks:
+            disk.assert_bare_untouched()
+
+    @pytest.mark.parametrize("torn", [b"", b'{"disks": {"/mnt', b'{"of": "another program"}'])
+    def test_a_file_that_is_torn_or_foreign_is_made_anew(self, start, torn):
+        stor = start()
+        before = remembered(stor)
+        file = stor.directory / "stor-state/disks.json"
+        stor.stop()
+        file.write_bytes(torn)
+        stor.start()
+        assert "disks.json: not what Stor has written" in stor.log
+        assert remembered(stor) == before
+        assert stor.get("status").body == b"OK"
+
+    def test_without_a_place_to_remember_there_is_a_warning(self, start, tmp_path):
+        (tmp_path / "file").write_bytes(b"")
+        stor = start(state_directory=str(tmp_path / "file/state"))
+        (said,) = [line for line in warnings(stor) if line.startswith("state_directory: ")]
+        assert "cannot be written (Not a directory)" in said
+        assert said in stor.log
+        assert stor.get("status").body == b"OK"
+        assert stor.put(b"content").status == 201
+
+
+class TestASetTakenOut:
+    @pytest.fixture
+    def stor(self, start):
+        stor = start(sets=(2, 2, 2))
+        self.pairs = [[str(root) for root in stor.roots[n : n + 2]] for n in (0, 2, 4)]
+        stor.place(b"a sample", self.pairs[1])
+        # That there are samples is seen by the next probe.
+        stor.stop()
+        stor.start()
+        return stor
+
+    def assert_named(self, stor, root):
+        (said,) = [line for line in warnings(stor) if line.startswith(f"{root} was taken out")]
+        assert f"{stor.directory}/stor-state/disks.json" in said
+        assert said in stor.log
+        assert stor.get("status").status == 200
+
+    def test_it_is_said_at_the_reload_and_at_every_start(self, stor):
+        one, with_sample, empty = self.pairs
+        assert stor.get(sha_of(b"a sample")).status == 200
+        stor.reload(storage_pairs=[one])
+        assert stor.get(sha_of(b"a sample")).status == 404
+        for _ in ("after the reload", "after a restart"):
+            for root in with_sample:
+                self.assert_named(stor, root)
+            assert not [line for line in warnings(stor) if line.startswith(tuple(empty))]
+            stor.stop()
+            stor.start()
+        stor.reload(storage_pairs=[one, with_sample])
+        assert warnings(stor) == []
+        assert stor.get(sha_of(b"a sample")).status == 200
+
+    def test_what_may_be_forgotten_is_named_no_more(self, stor):
+        stor.reload(storage_pairs=[self.pairs[0]])
+        file = stor.directory / "stor-state/disks.json"
+        disks = json.loads(file.read_bytes())
+        for root in self.pairs[1]:
+            del disks["disks"][root]
+        file.write_text(json.dumps(disks))
+        stor.reload(storage_pairs=[self.pairs[0]])
+        assert warnings(stor) == []
+        assert set(self.pairs[1]).isdisjoint(remembered(stor))
+
+    def test_a_disk_that_another_one_has_all_samples_of_is_not_missed(self, stor):
+        (kept, left_out), *others = self.pairs[1], self.pairs[0], self.pairs[2]
+        stor.reload(storage_pairs=[[kept], *others])
+        assert warnings(stor) == []
+        assert stor.get(sha_of(b"a sample")).status == 200
+        shutil.rmtree(left_out)
+
+
+def test_no_state_below_a_storage_root(tmp_path):
+    _, roots = configure(tmp_path, state_directory=str(tmp_path / "set0/disk0/state"))
+    status, _, errors = refused_start("stor", "--config", "config.json", directory=tmp_path)
+    assert status == 1
+    assert errors.splitlines() == [
+        "stor: config.json: state_directory: expected a directory outside of the storage roots, "
+        f"found {roots[0]}/state, which is below {roots[0]}"
+    ]
