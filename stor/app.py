@@ -17,7 +17,13 @@ from stor.config import S3, Config, Statsite
 from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.durable import Blocks
-from stor.disk.identity import KnownDisks, Remembered, encode_remembered, parse_remembered
+from stor.disk.identity import (
+    DISKS_FILE,
+    KnownDisks,
+    Remembered,
+    encode_remembered,
+    parse_remembered,
+)
 from stor.disk.syscalls import Syscalls
 from stor.gauges import DiskGauges, WorkGauges
 from stor.http.accounts import Accounts
@@ -85,9 +91,6 @@ PASSWORD_THREADS = 2
 WAITING_PASSWORDS = 32
 PASSWORDS_NICE = 10
 
-
-#: The file of the state directory with the disks.
-DISKS_FILE = "disks.json"
 
 #: How long the first requests wait for the first probes; a hung disk is then offline for them.
 FIRST_PROBES_SECONDS = 3.0

@@ -3,17 +3,26 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-
-import attrs
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from stor import __version__
 from stor.config import Config, ConfigError, load
 from stor.disk.disk import Disk, DiskAway
-from stor.disk.identity import BadMarker, Marker, read_marker, write_marker
+from stor.disk.identity import (
+    DISKS_FILE,
+    BadMarker,
+    KnownDisks,
+    Marker,
+    Remembered,
+    parse_remembered,
+    write_marker,
+)
+from stor.disk.probe import probe
 from stor.disk.syscalls import Syscalls
 from stor.options import endpoint_fault
 from stor.paths import printable
+from stor.state import StateDirectory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,12 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     adopting = commands.add_parser(
         "adopt",
-        help="give a replaced disk its place",
+        help="give replaced disks their places",
         description="Let the disk that is mounted at ROOT take the place of the one that was "
         "there. A running Stor takes it into use within 15 s and copies to it what it lacks.",
     )
     adopting.add_argument("--config", default=os.environ.get("CONFIG_FILE"), metavar="FILE")
-    adopting.add_argument("root", metavar="ROOT", help="a storage root of the configuration")
+    adopting.add_argument(
+        "--lost",
+        action="store_true",
+        help="give up what only disks held that are not here: their samples are 404 from then on",
+    )
+    adopting.add_argument(
+        "roots", nargs="+", metavar="ROOT", help="a storage root of the configuration"
+    )
     checking = commands.add_parser(
         "check-config",
         help="say whether a configuration can be used",
@@ -45,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.command == "check-config":
             print(printable(check(config)))
         else:
-            print(printable(adopt(config, os.path.normpath(given.root), Syscalls())))
+            roots = list(map(os.path.normpath, given.roots))
+            print(printable(adopt(config, roots, Syscalls(), lost=given.lost)))
     except ConfigError as error:
         for fault in error.faults:
             print(f"stor: {fault}", file=sys.stderr)
@@ -70,48 +87,99 @@ def _endpoint_fault(description: str) -> str | None:
     return None if description.startswith("systemd:") else endpoint_fault(description, None)
 
 
-def adopt(config: Config, root: str, files: Syscalls) -> str:
-    """Write the marker that gives the disk at `root` its place; a line that says what was done.
+def adopt(config: Config, targets: Sequence[str], files: Syscalls, *, lost: bool) -> str:
+    """Give the disks at `targets` their places, as `KnownDisks` judges; what was done, a line each.
 
-    Raises `ConfigError` when no set has that root, `DiskAway`, `OSError`.
+    With `lost` what only disks that are not here held is given up. Raises `ConfigError` when a disk
+    cannot be given its place, `DiskAway`, `BadMarker`, `OSError`.
     """
-    roots = next((roots for roots in config.sets if root in roots), None)
-    if roots is None:
-        known = ", ".join(r for roots in config.sets for r in roots)
-        raise ConfigError([f"{root}: expected a storage root of the configuration, one of {known}"])
+    sets = {root: roots for roots in config.sets for root in roots}
+    for root in targets:
+        if root not in sets:
+            known = ", ".join(sets)
+            fault = f"{root}: expected a storage root of the configuration, one of {known}"
+            raise ConfigError([fault])
     forbidden = os.stat("/").st_dev if config.require_mount else None
-    markers = {
-        other: marker
-        for of_set in config.sets
-        for other in of_set
-        if other != root and (marker := _read(Disk(other, files, forbidden)))
-    }
-    disk = Disk(root, files, forbidden)
-    with disk.entered(probing=True) as root_fd:
-        disk.identify(files.fstat(root_fd).st_dev)
-    before = _read(disk)
-    expected = {m.disks[root] for m in markers.values() if root in m.disks}
-    if before is not None and before.uuid in expected:
-        return f"{root}: this disk, {before.uuid}, belongs here already; nothing was changed"
-    siblings = [markers[other] for other in roots if other in markers]
-    marker = before or Marker.new()
-    marker = attrs.evolve(
-        marker,
-        set=siblings[0].set if siblings else marker.set,
-        disks={other: m.uuid for other, m in markers.items()} | {root: marker.uuid},
-        replaces=tuple(sorted({*marker.replaces, *expected})),
-        complete=(),
-        adopted=True,
-    )
-    write_marker(disk, marker)
-    others = ", ".join(other for other in roots if other != root) or "nothing, it is a set of one"
-    return f"{root}: adopted as {marker.uuid}; what it lacks is copied from {others}"
+    disks = {root: Disk(root, files, forbidden) for root in sets}
+    known_disks = KnownDisks(config.sets, _remembered(config, files))
+    known_disks.patient = False
+    for root in sets:
+        if root not in targets:
+            with suppress(DiskAway, BadMarker, OSError):  # it is not here
+                found = probe(disks[root])
+                known_disks.judge(root, found.marker, empty=found.empty, writable=False)
+    before, said, adopted = {}, [], []
+    for root in targets:
+        found = probe(disks[root])
+        disks[root].identify(found.device)
+        before[root] = found.marker
+        # One without a marker is not judged: that it is to be used is why this is called.
+        in_place = (
+            found.marker is not None
+            and not known_disks.judge(root, found.marker, empty=found.empty, writable=False).refusal
+        )
+        if in_place and not lost:
+            said.append(_in_place(known_disks, root))
+        else:
+            adopted.append(root)
+    for roots in config.sets:
+        here = {root: before[root] for root in roots if root in adopted}
+        missing = known_disks.missing(roots, here) if here and not lost else []
+        if missing:
+            which = " ".join(here)
+            raise ConfigError(
+                [
+                    f"{which}: not adopted: samples that only {' and '.join(missing)} may hold "
+                    "would be 404 from then on: mount what is missing and let it be compared, or, "
+                    f"if it is lost for good, give it up with `stor adopt --lost {which}`"
+                ]
+            )
+    for roots in config.sets:
+        here = {root: before[root] for root in roots if root in adopted}
+        said += _give_places(known_disks, roots, here, disks)
+    return "\n".join(said)
 
 
-def _read(disk: Disk) -> Marker | None:
-    """The marker of a disk, `None` when it cannot be had."""
+def _in_place(known_disks: KnownDisks, root: str) -> str:
+    marker = known_disks.carried(root)
+    state = "is complete"
+    if not known_disks.complete(root):
+        state = "is not complete: it is compared with the others of its set when all are there"
+    uuid = marker.uuid if marker else "unknown"
+    return f"{root}: this disk, {uuid}, belongs here already and {state}; nothing was changed"
+
+
+def _give_places(
+    known_disks: KnownDisks,
+    roots: Sequence[str],
+    adopted: Mapping[str, Marker | None],
+    disks: Mapping[str, Disk],
+) -> list[str]:
+    """Write the markers that give disks of one set their places; a line each."""
+    others = [known_disks.carried(root) for root in roots if root not in adopted]
+    markers = [marker for marker in (*others, *adopted.values()) if marker is not None]
+    set_uuid = markers[0].set if markers else Marker.new().set
+    new = {root: marker or Marker.new() for root, marker in adopted.items()}
+    moved = {marker.uuid for marker in new.values()}
+    known = {root: disk.uuid for root, disk in known_disks.remembered().items() if root in disks}
+    places = {root: uuid for root, uuid in known.items() if uuid not in moved}
+    places |= {root: marker.uuid for root, marker in new.items()}
+    said = []
+    for root, marker in new.items():
+        replaces = {*marker.replaces, known.get(root, marker.uuid)} - {marker.uuid}
+        placed = Marker(
+            marker.uuid, set_uuid, places, tuple(sorted(replaces)), complete=(), adopted=True
+        )
+        write_marker(disks[root], placed)
+        giving = ", ".join(r for r in roots if r != root) or "nothing, it is a set of one"
+        said.append(f"{root}: adopted as {marker.uuid}; what it lacks is copied from {giving}")
+    return said
+
+
+def _remembered(config: Config, files: Syscalls) -> dict[str, Remembered]:
+    """What the state directory knows, as far as it is to be had here."""
+    data = StateDirectory(config.state_directory, files).read(DISKS_FILE)
     try:
-        with disk.entered(probing=True) as root_fd:
-            return read_marker(disk, root_fd)
-    except (DiskAway, BadMarker, OSError):
-        return None
+        return {} if data is None else parse_remembered(data)
+    except ValueError:  # the daemon says so, and makes it anew
+        return {}

@@ -479,6 +479,20 @@ CHECKS = (
         (f"{_KNOWN}::test_an_empty_mount_point_is_no_new_disk_where_another_is_remembered",),
     ),
     Mutation(
+        "what is missing when a disk is adopted",
+        "stor/disk/identity.py",
+        "if known is not None and known not in held:",
+        "if False:",
+        (f"{_COMPLETE}::TestAdopting::test_both_replaced_one_after_the_other",),
+    ),
+    Mutation(
+        "an adopted disk is not complete",
+        "stor/cli.py",
+        "complete=(), adopted=True",
+        "complete=marker.complete, adopted=True",
+        (_LACKING,),
+    ),
+    Mutation(
         "proof with every disk of the set",
         "stor/disk/identity.py",
         "if all(self._uuids.get(other) in marker.complete for other in self._set_of[root])",

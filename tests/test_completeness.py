@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 
+from stor.cli import main
 from stor.mirror.rebuild import MOST_LEFTOVERS, RETRY_SECONDS
 from stor.mirror.repair import LEFTOVER_SECONDS
 from tests.conformance import QuickFiles, sample
@@ -64,6 +65,16 @@ class Host:
         """Another, empty disk is mounted there."""
         shutil.rmtree(self.root(disk), ignore_errors=True)
         self.root(disk).mkdir(parents=True)
+
+    def adopt(self, *disks, lost=False):
+        """Have the operator give disks their places: the exit status."""
+        roots = [str(self.root(disk)) for disk in range(self.disks)]
+        file = self.path / "config.json"
+        file.write_text(
+            json.dumps({"storage_pairs": [roots], "basic_auth": "a:b", "require_mount": False})
+        )
+        chosen = [str(self.root(disk)) for disk in disks]
+        return main(["adopt", "--config", str(file), *(["--lost"] if lost else []), *chosen])
 
     def take_away(self, *disks):
         for disk in disks:
@@ -162,17 +173,77 @@ def the_markers_are_from_before_completeness(host):
     """Of a Stor that did not know it; a copy is missing."""
     host.start()
     host.fill()
+    age_markers(host)
+    (host.root(1) / digest_of(SAMPLES[0]).disk_path).unlink()
+    return [0]
+
+
+def age_markers(host):
     for disk in (0, 1):
         path = host.root(disk) / ".stor/disk.json"
         marker = json.loads(path.read_bytes())
         del marker["complete"], marker["adopted"]
         marker["rebuilding"] = False
         path.write_text(json.dumps(marker))
-    (host.root(1) / digest_of(SAMPLES[0]).disk_path).unlink()
+
+
+def a_disk_is_replaced(host):
+    host.start()
+    host.fill()
+    host.replace(1)
+    assert host.adopt(1) == 0
+    return [0]
+
+
+def a_disk_is_replaced_twice(host):
+    good = a_disk_is_replaced(host)
+    Filling.interrupt(host)
+    host.replace(1)
+    assert host.adopt(1) == 0
+    return good
+
+
+def a_disk_that_was_half_filled_is_adopted_again(host):
+    good = a_disk_is_replaced(host)
+    Filling.interrupt(host)
+    assert host.adopt(1) == 0
+    return good
+
+
+def two_of_three_are_replaced(host):
+    host.disks = 3
+    host.start()
+    host.fill()
+    host.replace(1)
+    host.replace(2)
+    assert host.adopt(1, 2) == 0
+    return [0]
+
+
+def a_disk_that_was_replaced_is_put_back(host):
+    """Before all that it has was on the other: what was stored meanwhile is missing on it."""
+    host.start()
+    for content in SAMPLES[::2]:
+        assert host.rig.put(content).status == 201
+    host.root(1).rename(host.path / "replaced")
+    host.replace(1)
+    assert host.adopt(1) == 0
+    host.start()
+    for content in SAMPLES[1::2]:
+        assert host.rig.put(content).status == 201
+    host.replace(1)
+    host.root(1).rmdir()
+    (host.path / "replaced").rename(host.root(1))
+    assert host.adopt(1) == 0
     return [0]
 
 
 WAYS = [
+    a_disk_is_replaced,
+    a_disk_is_replaced_twice,
+    a_disk_that_was_half_filled_is_adopted_again,
+    two_of_three_are_replaced,
+    a_disk_that_was_replaced_is_put_back,
     one_of_a_pair_is_empty_from_the_start,
     the_other_of_a_pair_is_empty_from_the_start,
     a_pair_of_the_older_stor_has_half_on_each,
@@ -209,6 +280,15 @@ class Filling:
         self.host.place(0)
         for files in self.host.probed().disks.values():
             files.calls.clear()
+
+    @staticmethod
+    def interrupt(host):
+        """Begin to fill the second disk of a pair; it fails in the middle."""
+        host.probed().disks["set0/disk1"].fail_at(150, errno.EIO)
+        host.rig.rounds(0)
+        host.rig.disks["set0/disk1"].fail_always("write", errno.EIO)
+        host.rig.rounds(1)
+        assert not all(host.has(1, content) for content in SAMPLES)
 
     def disk(self, number):
         return self.host.rig.disks[f"set0/disk{number}"]
@@ -443,6 +523,98 @@ def test_it_is_not_tried_again_before_its_time(quick_path):
     host.rig.probe()
     listed = [call.path for call in giver.calls[before:] if call.name == "list"]
     assert set(listed) <= {host.rig.members[0].root, ".", ".stor/repair"}
+
+
+class TestAdopting:
+    """One rule for the operator's word and for the daemon, and a way out of every state."""
+
+    @pytest.fixture
+    def host(self, quick_path):
+        host = Host(quick_path)
+        host.start()
+        host.fill()
+        return host
+
+    def assert_refused(self, host, capsys, *disks, missing):
+        markers = [path.read_bytes() for path in sorted(host.path.glob("set0/*/.stor/disk.json"))]
+        assert host.adopt(*disks) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        for disk in missing:
+            assert str(host.root(disk)) in error.partition("may hold")[0]
+        assert f"stor adopt --lost {host.root(disks[0])}" in error
+        after = [path.read_bytes() for path in sorted(host.path.glob("set0/*/.stor/disk.json"))]
+        assert after == markers
+
+    def test_the_disk_that_has_all_samples_has_to_be_there(self, host, capsys):
+        host.replace(1)
+        host.take_away(0)
+        self.assert_refused(host, capsys, 1, missing=[0])
+        host.bring_back(0)
+        assert host.adopt(1) == 0
+        host.assert_made_whole()
+
+    def test_a_set_that_is_lost_begins_anew_when_that_is_said(self, host, capsys):
+        host.root(0).rename(host.path / "original0")
+        host.root(1).rename(host.path / "original1")
+        host.replace(0)
+        host.replace(1)
+        self.assert_refused(host, capsys, 0, 1, missing=[])
+        assert host.adopt(0, 1, lost=True) == 0
+        host.start()
+        host.rig.rounds(2)
+        assert host.complete() == [0, 1]
+        assert_one_line(host.rig.get(SAMPLES[0]), 404)
+        assert host.rig.put(b"a new one").status == 201
+        # The originals are found after all.
+        for disk in (0, 1):
+            shutil.rmtree(host.root(disk))
+            (host.path / f"original{disk}").rename(host.root(disk))
+        assert host.adopt(0, 1, lost=True) == 0
+        host.assert_made_whole()
+
+    def test_both_replaced_one_after_the_other(self, host, capsys):
+        """The first of them has not been filled when the other one is lost."""
+        host.replace(1)
+        assert host.adopt(1) == 0
+        Filling.interrupt(host)
+        host.replace(0)
+        self.assert_refused(host, capsys, 0, missing=[0])
+        assert host.adopt(0, lost=True) == 0
+        host.start()
+        host.rig.rounds(2)
+        assert host.complete() == [0, 1]
+
+    def test_a_disk_that_was_never_compared_does_not_stand_in_for_the_other(self, host, capsys):
+        age_markers(host)
+        host.replace(1)
+        self.assert_refused(host, capsys, 1, missing=[1])
+
+    def test_swapped_disks_are_given_each_others_places(self, host):
+        host.root(0).rename(host.path / "between")
+        host.root(1).rename(host.root(0))
+        (host.path / "between").rename(host.root(1))
+        host.start()
+        assert [member.health.readable for member in host.rig.members] == [False, False]
+        assert host.adopt(0, 1) == 0
+        host.assert_made_whole()
+
+    def test_a_disk_that_is_in_its_place_stays_as_it_is(self, host, capsys):
+        host.rig.rounds(1)
+        marker = host.root(1) / ".stor/disk.json"
+        before = marker.read_bytes()
+        assert host.adopt(1) == 0
+        assert (
+            "belongs here already and is complete; nothing was changed" in capsys.readouterr().out
+        )
+        host.replace(1)
+        assert host.adopt(1) == 0
+        host.probed()
+        capsys.readouterr()
+        assert host.adopt(1) == 0
+        assert "belongs here already and is not complete" in capsys.readouterr().out
+        assert marker.read_bytes() != before
+        host.assert_made_whole()
 
 
 class TestWhatSpeaksAgainstANo:

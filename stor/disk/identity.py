@@ -13,6 +13,9 @@ from stor.disk.disk import OWN_DIRECTORY, Disk, DiskAway, write_all
 MARKER_PATH = f"{OWN_DIRECTORY}/disk.json"
 _NEW_MARKER_PATH = f"{MARKER_PATH}.new"
 
+#: The file of the state directory with the disks.
+DISKS_FILE = "disks.json"
+
 #: A marker names every disk of its host; even a thousand of them stay below this.
 _MARKER_BYTES = 1024 * 1024
 
@@ -252,6 +255,28 @@ class KnownDisks:
     def told(self, root: str, complete: bool) -> None:
         """Another process, which looks after the disks, says whether one is complete."""
         (self._complete.add if complete else self._complete.discard)(root)
+
+    def carried(self, root: str) -> Marker | None:
+        """The marker of the disk that is in use at `root`."""
+        return self._carried.get(root)
+
+    def missing(self, roots: Sequence[str], adopted: Mapping[str, Marker | None]) -> list[str]:
+        """What may hold samples of a set that nobody else has, and is not here; a text each.
+
+        `roots` are those of the set; `adopted` are the disks that are here beside those in use,
+        by their roots. What a disk in use was compared with is not missed.
+        """
+        markers = [self._carried[root] for root in roots if root in self._carried]
+        held = {u for marker in markers for u in (marker.uuid, *marker.complete)}
+        held |= {marker.uuid for marker in adopted.values() if marker is not None}
+        texts = []
+        for root in roots:
+            known = self._uuids.get(root)
+            if known is not None and known not in held:
+                texts.append(f"disk {known} of {root}")
+            elif known is None and root not in self._heard and root not in adopted:
+                texts.append(f"the disk of {root}")
+        return texts if held or texts else ["disks that were here before"]
 
     def proof(self, roots: Sequence[str]) -> tuple[str, ...] | None:
         """What makes these disks complete once they were compared; `None` if one is not in use."""
