@@ -19,6 +19,7 @@ from stor.disk.disk import Disk
 from stor.disk.durable import Blocks
 from stor.disk.identity import (
     DISKS_FILE,
+    DiskLock,
     KnownDisks,
     Remembered,
     encode_remembered,
@@ -516,6 +517,7 @@ class App:
             known_disks,
             self.metrics.figures.disk(root),
             self._ask_for_probe,
+            DiskLock(disk) if self._writes else None,
         )
 
 

@@ -9,8 +9,11 @@ from types import MappingProxyType
 import attrs
 
 from stor.disk.disk import OWN_DIRECTORY, Disk, DiskAway, write_all
+from stor.disk.errnos import Fault, fault_of
 
 MARKER_PATH = f"{OWN_DIRECTORY}/disk.json"
+#: What a Stor holds while it uses the disk; it has no content.
+LOCK_PATH = f"{OWN_DIRECTORY}/lock"
 _NEW_MARKER_PATH = f"{MARKER_PATH}.new"
 
 #: The file of the state directory with the disks.
@@ -118,6 +121,74 @@ def mark_complete(disk: Disk, proof: tuple[str, ...]) -> Marker:
     marker = attrs.evolve(marker, complete=proof)
     write_marker(disk, marker)
     return marker
+
+
+class DiskLock:
+    """Keeps a disk for one Stor, by flock(2): the kernel lets go of it when the process ends."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._fd: int | None = None
+
+    def take(self, *, writable: bool) -> None:
+        """Hold the disk, or go on holding it; on one that is not written, as far as that can be.
+
+        Raises `DiskAway` when another process holds it, `OSError`.
+        """
+        files = self._disk.files
+        with self._disk.entered() as root_fd:
+            fd = self._open(root_fd, writable)
+            if fd is None or self._holds(fd):
+                if fd is not None:
+                    files.close(fd)
+                return
+            self.release()
+            try:
+                files.lock(fd)
+            except BlockingIOError as error:
+                files.close(fd)
+                raise DiskAway(
+                    f"{self._disk.root}: another Stor uses this disk: end it, or take the root out "
+                    "of one of the two configurations"
+                ) from error
+            except BaseException:
+                files.close(fd)
+                raise
+            self._fd = fd
+
+    def release(self) -> None:
+        """Let another process have the disk. Never raises."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with suppress(OSError):  # nothing was written
+                self._disk.files.close(fd)
+
+    def _holds(self, fd: int) -> bool:
+        """Whether this file is the one that is held: not another disk's in its place."""
+        if self._fd is None:
+            return False
+        mine, found = self._disk.files.fstat(self._fd), self._disk.files.fstat(fd)
+        return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
+
+    def _open(self, root_fd: int, writable: bool) -> int | None:
+        """The file, open to be read only: a disk can then be remounted read-only."""
+        files = self._disk.files
+        try:
+            return files.open_to_read(LOCK_PATH, root_fd)
+        except FileNotFoundError:
+            if not writable:
+                return None
+        try:
+            files.close(
+                self._disk.in_own_directory(root_fd, lambda: files.create(LOCK_PATH, root_fd))
+            )
+        except FileExistsError:
+            pass  # another Stor was quicker, and has it
+        except OSError as error:
+            if fault_of(error) is Fault.DISK:
+                raise
+            return None  # full, or not writable: the probe says so
+        return files.open_to_read(LOCK_PATH, root_fd)
 
 
 @attrs.frozen

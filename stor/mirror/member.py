@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import attrs
@@ -15,7 +16,7 @@ from stor.digest import Digest, Hasher
 from stor.disk.copy import Copy, DamagedCopy, OpenCopy
 from stor.disk.disk import REPAIR_DIRECTORY, Disk, DiskAway
 from stor.disk.errnos import Fault, fault_of
-from stor.disk.identity import BadMarker, KnownDisks, Marker, mark_complete, write_marker
+from stor.disk.identity import BadMarker, DiskLock, KnownDisks, Marker, mark_complete, write_marker
 from stor.disk.notes import noted
 from stor.disk.probe import Probe, probe, sweep, try_writing
 from stor.disk.verified import Mark
@@ -87,8 +88,12 @@ class Member:
         known_disks: KnownDisks,
         meter: DiskMeter,
         ask_for_probe: Callable[[str], None] | None = None,
+        lock: DiskLock | None = None,
     ) -> None:
-        """`ask_for_probe` is told of the root where another process probes the disk."""
+        """`ask_for_probe` is told of the root where another process probes the disk.
+
+        `lock` is what the process that probes it holds while the disk is in use.
+        """
         self.disk = disk
         self.health = health
         self.clock = clock
@@ -100,6 +105,7 @@ class Member:
         self.known_disks = known_disks
         self._meter = meter
         self._ask_for_probe = ask_for_probe
+        self._lock = lock
         self._probing = False
         self._probe_due: IDelayedCall | None = None
         self._said: tuple[object, ...] = ()
@@ -370,6 +376,8 @@ class Member:
         disk.identify(found.device)
         if found.marker is None:
             self.known_disks.left(self.root)
+        if self._lock is not None:
+            await run(partial(self._lock.take, writable=writable and not found.held))
         if not self.health.readable:  # nothing is asked of it before its notes are known
             self.noted.update(await run(noted, disk, REPAIR_DIRECTORY))
         if writable and not found.held:
@@ -407,6 +415,9 @@ class Member:
         self._probing = False
         error = failure.value
         if isinstance(error, DiskAway):
+            self.known_disks.left(self.root)
+            if self._lock is not None:  # whatever is there is not ours to keep
+                self._workers.prober.run(self._lock.release).addErrback(lambda _: None)
             self._went_away(str(error))
         elif isinstance(error, Busy | MemoryError) or (
             isinstance(error, OSError) and fault_of(error) is Fault.PROCESS

@@ -64,6 +64,22 @@ class TestEmptyMountPoints:
         for disk in disks:
             disk.assert_bare_untouched()
 
+    def test_a_disk_can_be_unmounted_and_given_to_another(self, mounts, start):
+        """The lock holds no disk that was taken away."""
+        pair = [mounts.tmpfs(f"moved-disk{d}") for d in range(2)]
+        first = start(storage_pairs=[[str(disk) for disk in pair]], require_mount=True)
+        assert first.put(b"content").status == 201
+        for disk in pair:
+            disk.unmount()
+        poll(lambda: first.get("status").text.count("not mounted") == 2, 20, "both disks away")
+        kept = [[str(disk.kept) for disk in pair]]
+        second = start(storage_pairs=kept, require_mount=True)
+        assert second.get(sha_of(b"content")).body == b"content"
+        second.stop()
+        for disk in pair:
+            disk.mount()
+        poll(lambda: first.get("status").body == b"OK", 20, "both disks in use")
+
     @pytest.mark.parametrize("torn", [b"", b'{"disks": {"/mnt', b'{"of": "another program"}'])
     def test_a_file_that_is_torn_or_foreign_is_made_anew(self, start, torn):
         stor = start()
@@ -84,6 +100,40 @@ class TestEmptyMountPoints:
         assert said in stor.log
         assert stor.get("status").body == b"OK"
         assert stor.put(b"content").status == 201
+
+
+class TestTwoStorsOnTheSameDisks:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_the_second_leaves_them_alone_and_the_first_goes_on(self, start, workers):
+        first = start(sets=(2,), workers=workers)
+        kept = [os.urandom(1000) for _ in range(10)]
+        assert [first.put(content).status for content in kept] == [201] * 10
+        before = first.samples()
+        pairs = [[str(root) for root in first.roots]]
+        second = start(storage_pairs=pairs, workers=workers)
+        status = second.get("status")
+        assert status.status == 503
+        for root in first.roots:
+            assert (
+                f"{root}: offline: {root}: another Stor uses this disk: end it, or " in status.text
+            )
+        assert_one_line(second.put(os.urandom(1000)), 503)
+        assert_one_line(second.get(sha_of(kept[0])), 503)
+        assert first.samples() == before
+        assert first.put(os.urandom(1000)).status == 201
+        assert first.get("status").body == b"OK"
+        first.kill()
+        poll(lambda: second.get("status").body == b"OK", 20, "the second Stor to have the disks")
+        for content in kept:
+            assert second.get(sha_of(content)).body == content
+        assert second.put(os.urandom(1000)).status == 201
+
+    def test_one_that_is_killed_and_started_has_its_disks_at_once(self, start):
+        stor = start()
+        for _ in range(3):
+            stor.kill()
+            stor.start()
+            assert stor.get("status").body == b"OK"
 
 
 class TestASetTakenOut:
