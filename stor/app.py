@@ -217,6 +217,7 @@ class App:
             SplicePipes(MAX_SPLICE_PIPES),
         )
         self.api.read_auth = chosen.read_auth
+        self.api.public_listing = chosen.public_listing
 
     def resource(self) -> IResource:
         """What a Site serves."""
@@ -265,6 +266,7 @@ class App:
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
         self._uploads.max_uploads = chosen.max_uploads
         self.api.read_auth = chosen.read_auth
+        self.api.public_listing = chosen.public_listing
         self._set_statsd(chosen.statsite)
 
     async def start(self) -> None:

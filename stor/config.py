@@ -76,6 +76,7 @@ class Config:
     credentials: tuple[Credentials, ...]
     htpasswd: Htpasswd | None = None
     read_auth: bool = False
+    public_listing: bool = False
     s3: S3 | None = None
     s3_write: str = "never"
     lookup_order: tuple[str, ...] = TIERS
@@ -168,6 +169,7 @@ class _Reader(Reader):
             "writable": self.regex("writable_pairs_regex"),
             **self._basic_auth(),
             "read_auth": self.boolean("read_auth", False),
+            "public_listing": self.boolean("public_listing", False),
             "s3": self._s3(s3_write),
             "s3_write": s3_write,
             "lookup_order": self._lookup_order(s3_write),
@@ -375,6 +377,7 @@ _KEYS = (
     "writable_pairs_regex",
     "basic_auth",
     "read_auth",
+    "public_listing",
     "s3_enabled",
     "s3_credentials",
     "s3_write",

@@ -148,6 +148,21 @@ class Store:
         """Begin to take a sample; `length` in bytes when it is known."""
         return self.puts.expect(digest, length)
 
+    def held(self, sha: bytes) -> bytes:
+        """What is known of a sample without asking a disk.
+
+        `+`: it is stored; `-`: it is not; `?`: a storage that is away, or a set that is not
+        complete, could hold it.
+        """
+        return b"?"
+
+    async def listed(self, begin: bytes, limit: int) -> list[tuple[bytes, int]] | None:
+        """Samples with their sizes, sorted, from `begin` on; fewer than `limit` only at the end.
+
+        `None`: not all sets are known yet.
+        """
+        return None
+
     def know_places(self, places: Mapping[str, Mirror]) -> None:
         """From now on these are the mirrors that the places of `locations` are."""
         self._mirror_at = places

@@ -71,6 +71,7 @@ def test_what_is_not_given_has_its_default():
             (Credentials("u", "p"), Credentials("u", "q")),
         ),
         ({"read_auth": True}, "read_auth", True),
+        ({"public_listing": True}, "public_listing", True),
         ({"memcached_servers": ["a", "b:1"]}, "memcached_servers", (("a", 11211), ("b", 1))),
         (
             {"memcached_servers": ["[::1]", "[::1]:9"]},
@@ -175,6 +176,7 @@ FAULTS = [
         "basic_auth.htpasswd: /does/not/exist: No such file or directory",
     ),
     ({"read_auth": "yes"}, 'read_auth: expected true or false, found "yes"'),
+    ({"public_listing": "no"}, 'public_listing: expected true or false, found "no"'),
     ({"s3_enabled": "yes"}, 's3_enabled: expected true or false, found "yes"'),
     (
         {"s3_enabled": True},

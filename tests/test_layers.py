@@ -96,6 +96,7 @@ ORDER = [
     "http.auth",
     "http.conditions",
     "http.upload",
+    "http.bulk",
     "http.page",
     "http.status",
     "http.download",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -18,13 +19,22 @@ from stor.content import Content
 from stor.digest import Digest
 from stor.hot import HotContent, HotSample
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
+from stor.http.bulk import (
+    BadRequest,
+    ListBody,
+    Listing,
+    ListingAnswer,
+    Lists,
+    MissingAnswer,
+    ShaList,
+)
 from stor.http.conditions import Conditions, Unsatisfiable, Validators, select_range
 from stor.http.download import Sender
 from stor.http.page import page, wants_page
-from stor.http.request import PAGES, StorRequest
+from stor.http.request import PAGES, Intake, StorRequest
 from stor.http.site import shield
 from stor.http.status import Overview
-from stor.http.upload import Upload, Uploads
+from stor.http.upload import Uploads
 from stor.paths import printable
 from stor.prometheus import CONTENT_TYPE
 from stor.store import Store
@@ -32,6 +42,9 @@ from stor.zero_copy import SplicePipes
 
 _READING = ("GET", "HEAD")
 _STORING = ("POST", "PUT")
+
+#: What is true of an answer only now.
+_NOT_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Api:
@@ -63,12 +76,15 @@ class Api:
         self.stopping = False
         #: Whether samples are for those alone who may store them.
         self.read_auth = False
+        #: Whether everybody may list the samples, which tells strangers what there is.
+        self.public_listing = False
+        self.lists = Lists()
 
     def resource(self) -> IResource:
         """The routes for a Site."""
         return self.app.resource()
 
-    def receive(self, request: StorRequest) -> Upload | Answer | None:
+    def receive(self, request: StorRequest) -> Intake | Answer | None:
         """Decide on a request whose body is still to come. See `stor.http.request.Reception`.
 
         An upload begins here, and no route has a part in it.
@@ -76,9 +92,22 @@ class Api:
         method = request.method.decode("ascii")
         if method not in _allowed(request):
             return _not_allowed(request)
+        if request.name == "missing":
+            return self._receive_list(request)
         if method in _STORING:
             return self._uploads.receive(request.head(), request)
         return None
+
+    def _receive_list(self, request: StorRequest) -> Intake | Answer:
+        kind = (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
+        if kind == b"multipart/form-data" or request.getHeader(b"content-encoding") is not None:
+            line = "send the list as it is: no Content-Encoding, no multipart/form-data"
+            return Answer.line(415, line)
+        octets = kind == b"application/octet-stream"
+        shas = ShaList(octets=octets, max_shas=self.lists.max_shas)
+        body = ListBody(self.lists, request.head(), request, shas, lambda: self._may_read(request))
+        request.notifyFinish().addBoth(lambda _: body.release())
+        return body
 
     def answer(self, request: StorRequest) -> Deferred[bytes] | None:
         """See `stor.http.request.Reception`.
@@ -143,6 +172,43 @@ class Api:
         headers = {"Cache-Control": "no-store"}
         return request.apply(Answer(200, figures, CONTENT_TYPE, headers))
 
+    @app.route("/missing", methods=("POST",))
+    def missing(self, request: StorRequest) -> Deferred[bytes]:
+        """Say which samples of a list are not stored, from what is known: no disk is asked."""
+        return _run(self._missing(request))
+
+    async def _missing(self, request: StorRequest) -> bytes:
+        if not isinstance(request.intake, ListBody):
+            raise TypeError("the list was not received")
+        told = MissingAnswer(request.intake.shas, self._store.held, self._clock)
+        await told.prepare(lambda: request.gone)
+        if request.gone:
+            return b""
+        headers = {"Content-Type": told.content_type, "Content-Length": str(told.size)}
+        request.set_head(200, headers | _NOT_KEPT)
+        await Sender(request, self._clock, self._conduits).send(told, 0, told.size)
+        return b""
+
+    @app.route("/index", methods=_READING)
+    def index(self, request: StorRequest) -> Deferred[bytes]:
+        """List samples in order, from the index: no disk is asked."""
+        return _run(self._index(request))
+
+    async def _index(self, request: StorRequest) -> bytes:
+        if not self.public_listing:
+            await self._authenticate(request)
+        try:
+            listing = ListingAnswer(Listing.parse(request.args), self._store.listed)
+        except BadRequest as error:
+            return request.apply(Answer.line(400, str(error)))
+        await listing.prepare()
+        if request.gone:
+            return b""
+        request.set_head(200, {"Content-Type": "text/plain; charset=utf-8"} | _NOT_KEPT)
+        if request.method != b"HEAD":
+            await Sender(request, self._clock, self._conduits).send(listing, 0, sys.maxsize)
+        return b""
+
     @app.route("/<name>", methods=_READING)
     def get_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
         """Send a sample."""
@@ -164,9 +230,7 @@ class Api:
 
     async def _get(self, request: StorRequest) -> bytes:
         digest = Digest.parse(request.name)
-        if self.read_auth:
-            authorization = request.getHeader(b"authorization")
-            await self._uploads.authenticator.check(authorization, request.address)
+        await self._may_read(request)
         conditions = _conditions(request)
         if conditions.present or request.method == b"HEAD":
             found = await self._store.find(digest)
@@ -185,6 +249,14 @@ class Api:
         content = await self._store.open(digest, part=part)
         request.source, request.storage = content.place, content.storage
         return await self._send(request, content)
+
+    async def _may_read(self, request: StorRequest) -> None:
+        if self.read_auth:
+            await self._authenticate(request)
+
+    async def _authenticate(self, request: StorRequest) -> None:
+        authorization = request.getHeader(b"authorization")
+        await self._uploads.authenticator.check(authorization, request.address)
 
     def hot_head(self, sample: HotSample) -> bytes | None:
         """What stands after the Date in the head of a 200 with a whole sample.
@@ -255,6 +327,8 @@ def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:
 
 
 def _allowed(request: StorRequest) -> tuple[str, ...]:
+    if request.name == "missing":
+        return ("POST",)
     return _READING if request.name in PAGES else _READING + _STORING
 
 

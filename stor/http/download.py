@@ -1,14 +1,13 @@
 """One sample on its way to a client."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from stor.content import Content
 from stor.zero_copy import SplicePipe, SplicePipes
 
 #: Where the bytes do not come to memory, one visit to the disk sends so much, if the client takes
@@ -55,6 +54,26 @@ class Client(Protocol):
         """Cut the connection, so that nobody can take the answer for whole."""
 
 
+class Source(Protocol):
+    """What is sent: a sample, or an answer that is made while it is sent."""
+
+    @property
+    def sendable(self) -> bool:
+        """Whether it can be sent past memory."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """The next bytes, about `length` of them; none at the end."""
+
+    async def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> bool:
+        """Send bytes past memory. `False`: they have to be read."""
+
+    def close(self) -> None:
+        """Nothing more is read."""
+
+    def give_up(self) -> None:
+        """The client is gone."""
+
+
 @implementer(IPushProducer)
 class Sender:
     """Sends part of a sample, no faster than the client takes it; one read is in flight at most.
@@ -75,19 +94,19 @@ class Sender:
         self._paused = False
         self.gone = False
 
-    async def send(self, content: Content[Any], begin: int, end: int) -> None:
-        """Send the bytes from `begin` up to `end`, then close `content`; returns when all are sent.
+    async def send(self, content: Source, begin: int, end: int) -> None:
+        """Send the bytes from `begin` up to `end`, or as many as there are, then close `content`.
 
-        Raises what `Content.read` raises as long as nothing was sent; after that a failure cuts
-        the connection.
+        Returns when all are sent. Raises what `Source.read` raises as long as nothing was sent;
+        after that a failure cuts the connection.
         """
         self._client.notifyFinish().addErrback(self._lost, content)
         self._client.registerProducer(self, True)
         self._offset = begin
         try:
             while self._offset < end and not self.gone:
-                if not await self._pass(content, end):
-                    await self._write(content, end)
+                if not await self._pass(content, end) and not await self._write(content, end):
+                    break
         except Exception:
             if self._offset == begin:
                 raise
@@ -102,8 +121,8 @@ class Sender:
             if not self.gone:
                 self._client.unregisterProducer()
 
-    async def _write(self, content: Content[Any], end: int) -> None:
-        """Send the next bytes, read into memory."""
+    async def _write(self, content: Source, end: int) -> bool:
+        """Send the next bytes, read into memory. `False`: there are none."""
         length = min(self._client.chunk_bytes, end - self._offset)
         data = await content.read(self._offset, length)
         waiting = len(data)
@@ -115,8 +134,9 @@ class Sender:
                 self._client.hold(waiting)
                 await self._taken()
                 self._end_stall()
+        return bool(data)
 
-    async def _pass(self, content: Content[Any], end: int) -> bool:
+    async def _pass(self, content: Source, end: int) -> bool:
         """Send the next bytes past memory. `False`: they have to be read."""
         if self._conduit is None and content.sendable:
             self._conduit = self._client.splice_pipe(self._conduits)
@@ -162,7 +182,7 @@ class Sender:
     def stopProducing(self) -> None:  # noqa: N802
         """The connection is about to be lost; `notifyFinish` says when it is."""
 
-    def _lost(self, reason: Failure, content: Content[Any]) -> None:
+    def _lost(self, reason: Failure, content: Source) -> None:
         self.gone = True
         content.give_up()
         self._close_conduit()

@@ -19,14 +19,20 @@ from stor import __version__
 from stor.http.access import Served
 from stor.http.answer import INTERNAL_ERROR, Answer
 from stor.http.pace import Buffers
-from stor.http.upload import Head, Upload
+from stor.http.upload import Head
 from stor.zero_copy import SplicePipe, SplicePipes
 
 #: A body that nobody asked for (of a GET) is read up to this size.
 UNWANTED_BODY_BYTES = 1024 * 1024
 
 #: The paths that are no samples, without their slash, and what each is called.
-PAGES = {"": "root", "status": "status", "metrics": "metrics"}
+PAGES = {
+    "": "root",
+    "status": "status",
+    "metrics": "metrics",
+    "missing": "missing",
+    "index": "index",
+}
 
 #: The pages that are there also when there are too many connections for all else.
 ALWAYS_ANSWERED = frozenset({"status", "metrics"})
@@ -34,11 +40,30 @@ ALWAYS_ANSWERED = frozenset({"status", "metrics"})
 SERVER = f"Stor/{__version__}".encode()
 
 
+class Intake(Protocol):
+    """What a body is given to."""
+
+    #: Fires once, with an `Answer`, or with `None` when the routes have to be asked.
+    answer: Deferred[Any]
+
+    def start(self) -> None:
+        """Take the decisions that come before the body."""
+
+    def receive(self, data: bytes) -> None:
+        """Take a piece of the body."""
+
+    def end(self) -> None:
+        """The body is complete."""
+
+    def abandon(self) -> None:
+        """Nothing more will come."""
+
+
 class Reception(Protocol):
     """What decides on a request as soon as its headers are complete."""
 
-    def receive(self, request: "StorRequest") -> Upload | Answer | None:
-        """An upload to give the body to, an answer to give at once, or `None`: wait for the end."""
+    def receive(self, request: "StorRequest") -> Intake | Answer | None:
+        """What to give the body to, an answer to give at once, or `None`: wait for the end."""
 
     def answer(self, request: "StorRequest") -> Deferred[bytes] | None:
         """What a complete request is answered with past the routes, never a failure.
@@ -55,7 +80,7 @@ class StorRequest(Request):
 
     def __init__(self, channel: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(channel, *args, **kwargs)
-        self.upload: Upload | None = None
+        self.intake: Intake | None = None
         self.complete = False
         self.aborted = False
         self._decided: Answer | None = None
@@ -105,13 +130,13 @@ class StorRequest(Request):
             and not self.complete
         )
         decision = self.site.reception.receive(self)
-        if isinstance(decision, Upload):
-            self.upload = decision
-            decision.answer.addCallback(self._answered)
-            decision.start()
-        elif isinstance(decision, Answer):
+        if isinstance(decision, Answer):
             self._decided = decision
             self.answer_early(decision)
+        elif decision is not None:
+            self.intake = decision
+            decision.answer.addCallback(self._answered)
+            decision.start()
         elif length is not None and length > UNWANTED_BODY_BYTES:
             self._refuse_body()
         else:
@@ -124,8 +149,8 @@ class StorRequest(Request):
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802
         """A piece of the body, in the order of the wire."""
         self._received_bytes += len(data)
-        if self.upload is not None:
-            self.upload.receive(data)
+        if self.intake is not None:
+            self.intake.receive(data)
             return
         self._unwanted_bytes += len(data)
         if self._unwanted_bytes > UNWANTED_BODY_BYTES:
@@ -134,11 +159,11 @@ class StorRequest(Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: N802
         """The body is complete."""
         self.complete = True
-        if self.upload is None:
+        if self.intake is None:
             super().requestReceived(command, path, version)
         else:
-            self.upload.answer.addCallback(self._respond)
-            self.upload.end()
+            self.intake.answer.addCallback(self._taken, command, path, version)
+            self.intake.end()
 
     def process(self) -> None:
         """Hand the request to the routes, unless it was decided when its headers were complete."""
@@ -176,8 +201,8 @@ class StorRequest(Request):
 
     def abandon(self) -> None:
         """Nothing more of the body will come."""
-        if self.upload is not None and not self.complete:
-            self.upload.abandon()
+        if self.intake is not None and not self.complete:
+            self.intake.abandon()
 
     def proceed(self) -> None:
         """Ask for the body, if the client waits to be asked (RFC 9110, 10.1.1)."""
@@ -289,9 +314,16 @@ class StorRequest(Request):
             self.write(body)
             self.finish()
 
-    def _answered(self, answer: Answer) -> Answer:
-        self.answer_early(answer)
+    def _answered(self, answer: Answer | None) -> Answer | None:
+        if answer is not None:
+            self.answer_early(answer)
         return answer
+
+    def _taken(self, answer: Answer | None, command: bytes, path: bytes, version: bytes) -> None:
+        if answer is not None:
+            self._respond(answer)
+        elif not self.gone:
+            super().requestReceived(command, path, version)
 
     def _respond(self, answer: Answer) -> Answer:
         if not self.gone and not self.finished:
