@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from stor.mirror.health import State
 from stor.mirror.repair import RETRY_SECONDS
@@ -200,6 +201,57 @@ def test_an_upload_over_a_copy_that_cannot_be_put_back_says_so(quick_path):
     rig.heal()
     assert rig.put(content).status == 200
     assert_whole(rig, content)
+
+
+class Forgetful(QuickFiles):
+    """A disk on which, once it is told so, the first sample can be opened and none after it."""
+
+    allowed = None
+
+    def open_to_read(self, path, directory_fd=None):
+        if self.allowed is not None and path.endswith(".dat"):
+            if not self.allowed:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            self.allowed -= 1
+        return super().open_to_read(path, directory_fd)
+
+
+def test_an_upload_is_not_answered_200_while_a_disk_that_is_online_has_not_said_what_it_has(
+    quick_path,
+):
+    """No memory twice in a row, in the examination of a copy that looked bad."""
+    rig = FaultyRig(quick_path, (2,), kind=Forgetful)
+    rig.begin()
+    content = sample(5000)
+    rig.put(content)
+    damage(rig.copies(content)[1])
+    rig.disks["set0/disk1"].allowed = 1
+    response = rig.put(content)
+    assert_one_line(response, 503)
+    assert rig.members[1].root in response.text
+    assert rig.members[1].health.state is State.ONLINE
+    assert notes(rig)
+    rig.disks["set0/disk1"].allowed = None
+    rig.rounds(3)
+    assert len(json.loads(rig.put(content).body)) == 2
+    assert_whole(rig, content)
+
+
+def test_only_disks_that_answered_are_said_to_have_no_good_copy(quick_path):
+    rig = stor(quick_path)
+    content = sample(5000)
+    rig.put(content)
+    bad, _ = rig.copies(content)
+    damage(bad)
+    rig.roots[1].rename(quick_path / "away")
+    rig.probe()
+    with capturedLogs() as logs:
+        rig.get(content)
+        rig.rounds(2)
+    errors = {formatEvent(e) for e in logs if e["log_level"] is LogLevel.error}
+    gone, silent = (member.root for member in rig.members)
+    digest = digest_of(content)
+    assert errors == {f"no good copy of {digest} is left on {gone}; {silent} did not answer"}
 
 
 def test_without_a_good_copy_nothing_is_moved(quick_path):

@@ -7,6 +7,7 @@ import os
 from functools import cache
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from stor.digest import Digest
@@ -156,9 +157,9 @@ class FailingRead(QuickFiles):
 class Copying:
     """A pair whose samples are copied to S3."""
 
-    def __init__(self, path):
+    def __init__(self, path, files=QuickFiles):
         self.s3 = MemoryS3()
-        self.rig = Rig(path, (2,), files=QuickFiles)
+        self.rig = Rig(path, (2,), files=files)
         self.clock = self.rig.clock
         self.begin()
 
@@ -249,6 +250,61 @@ def test_what_was_not_sent_is_sent_by_the_next_process(copying):
     copying.begin()
     assert len(copying.s3.objects) == 5
     assert copying.notes() == []
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["S3 is away after it", "S3 is there"])
+def test_a_reload_in_the_middle_of_a_commit_keeps_the_sample_s_note(tmp_path, sent):
+    """It recalls what is noted, and finds a note without a sample."""
+
+    class Reloading(QuickFiles):
+        def name(self, fd, path, directory_fd):
+            if copying is not None and not looks:
+                result_of(copying.rig.mirrors.outbox.recall())
+                looks.append(len(copying.notes()))
+                copying.s3.refusing = not sent
+            super().name(fd, path, directory_fd)
+
+    looks, copying = [], None
+    copying = Copying(tmp_path, Reloading)
+    copying.put(b"content")
+    assert looks == [2]
+    assert len(copying.notes()) == (0 if sent else 2)
+    copying.queue.stop()
+    copying.s3.refusing = False
+    copying.begin()
+    assert copying.s3.objects == {Digest.of(b"content").s3_key: b"content"}
+    assert copying.notes() == []
+
+
+def test_a_sample_that_is_stored_while_it_is_looked_for_is_sent():
+    """The queue was told of it a moment after no disk had it."""
+    s3, clock, content = MemoryS3(), Clock(), b"content"
+    digest, looking = Digest.of(content), [Deferred()]
+
+    async def open_sample(digest):
+        if looking:
+            await looking.pop()
+        return Held(content)
+
+    queue = CopyQueue(open_sample, clock)
+    queue.bucket = s3.bucket_over(clock)
+    failing = looking[0]
+    queue.add(digest)
+    queue.add(digest)
+    failing.errback(NotFound())
+    clock.advance(1)
+    assert s3.objects == {digest.s3_key: content}
+    assert len(queue) == 0
+
+
+class Held:
+    """A small sample, open."""
+
+    def __init__(self, content):
+        self.whole, self.size = content, len(content)
+
+    def close(self):
+        pass
 
 
 def test_a_note_without_a_sample_means_nothing(copying):

@@ -1,6 +1,7 @@
 """Samples that are still to be sent elsewhere, noted on the disks that hold them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -33,6 +34,17 @@ class Outbox:
         self.announce = announce
         self._mirrors = mirrors
         self._clock = clock
+        #: Samples that are being stored: a note without a sample means something there.
+        self._arriving: set[Digest] = set()
+
+    @contextmanager
+    def arriving(self, digest: Digest) -> Iterator[None]:
+        """While the sample is being stored its note stays, whoever finds that there is none yet."""
+        self._arriving.add(digest)
+        try:
+            yield
+        finally:
+            self._arriving.discard(digest)
 
     async def add(self, digest: Digest, mirror: Mirror) -> None:
         """Note a sample on every disk of `mirror`. Raises `Unavailable` when none took the note."""
@@ -47,6 +59,8 @@ class Outbox:
 
     async def forget(self, digest: Digest) -> None:
         """It has been sent. Never raises; a note that stays is looked at after the next start."""
+        if digest in self._arriving:
+            return
         await settle(
             [
                 member.write(forget, member.disk, OUTBOX_DIRECTORY, digest)

@@ -197,9 +197,12 @@ class Put:
         return committed
 
     async def _name(self, write: MirrorWrite) -> tuple[list[str], bool]:
-        if self._mirrors.outbox is not None:
-            await self._mirrors.outbox.add(self._digest, write.mirror)
-        return await write.commit()
+        outbox = self._mirrors.outbox
+        if outbox is None:
+            return await write.commit()
+        with outbox.arriving(self._digest):
+            await outbox.add(self._digest, write.mirror)
+            return await write.commit()
 
     async def _persist(
         self, step: Callable[[MirrorWrite], Coroutine[Any, Any, T]], *, whole: bool

@@ -52,6 +52,15 @@ class Examination:
     absent: list[Member] = attrs.field(factory=list)
     unheard: list[Member] = attrs.field(factory=list)
 
+    def nothing_good(self, digest: Digest) -> "Unmendable":
+        """What to say when no copy is good: of which disks that is known, and of which not."""
+        gone = ", ".join(member.root for member in self.lacking) or "any disk that answered"
+        silent = ", ".join(member.root for member in self.unheard)
+        return Unmendable(
+            f"no good copy of {digest} is left on {gone}"
+            + (f"; {silent} did not answer" if silent else "")
+        )
+
 
 class _OpenSources:
     """Copies that are open, to be read one after the other. Implements `stor.content.Copies`."""
@@ -145,9 +154,13 @@ class Repairs:
     async def mend(self, digest: Digest, mirror: Mirror) -> list[str]:
         """Make the sample whole where that can be done: the paths of its good copies.
 
-        Raises like `make_whole`.
+        Raises like `make_whole`, and `Unavailable` when a disk that could have one did not say.
         """
         good = await self.make_whole(digest, mirror)
+        silent = [m.root for m in mirror.members if m.writable and m not in good]
+        if silent:
+            self.report(digest, mirror)
+            raise Unavailable(f"whether it has a good copy was not said by {', '.join(silent)}")
         return [f"{m.root}/{digest.disk_path}" for m in mirror.members if m in good]
 
     async def make_whole(self, digest: Digest, mirror: Mirror) -> set[Member]:
@@ -190,7 +203,7 @@ class Repairs:
             raise Absent(f"{mirror} does not hold {digest}")
         lacking = [member for member in found.lacking if member.writable]
         if not found.good and not lacking:
-            raise Unmendable(f"no good copy of {digest} is left on {mirror}")
+            raise found.nothing_good(digest)
         if lacking:
             try:
                 await self._put_back(digest, mirror, found, lacking)
@@ -253,7 +266,7 @@ class Repairs:
         """Write the sample anew to the disks that lack it, from all copies with parts of it."""
         sources = await self._sources(digest, found)
         if not sources:
-            raise Unmendable(f"no good copy of {digest} is left on {mirror}")
+            raise found.nothing_good(digest)
         content = Content(digest, sources[0], _OpenSources(sources[1:]), self._clock)
         write = MirrorWrite(
             mirror,
@@ -275,7 +288,7 @@ class Repairs:
                 hasher.update(data)
                 offset += len(data)
                 if offset == content.size and hasher.digest() != digest.raw:
-                    raise Unmendable(f"no good copy of {digest} is left on {mirror}")
+                    raise found.nothing_good(digest)
                 await write.add([data], offset == content.size)
             await write.commit()
         finally:

@@ -32,11 +32,15 @@ class Outbox(Protocol):
 
 @attrs.define
 class _Waiting:
-    """A sample that is to be sent, since when in seconds, and how often that has failed."""
+    """A sample that is to be sent, since when in seconds, and how often that has failed.
+
+    `renewed`: it was stored while it was being looked for.
+    """
 
     since: float
     failures: int = 0
     sending: bool = False
+    renewed: bool = False
 
 
 class CopyQueue:
@@ -82,6 +86,8 @@ class CopyQueue:
             self._waiting[digest] = _Waiting(now)
             self._plan(digest, now)
             self._start()
+        elif self._waiting[digest].sending:
+            self._waiting[digest].renewed = True
 
     def resume(self) -> None:
         """S3 can be used again: nothing waits for its pause to end."""
@@ -130,10 +136,14 @@ class CopyQueue:
 
     async def _send(self, digest: Digest, bucket: Bucket) -> None:
         waiting = self._waiting[digest]
+        waiting.renewed = False
         try:
             await self._copy(digest, bucket)
         except NotFound:  # a note that a crash has left, without a sample
-            await self._done(digest)
+            if waiting.renewed:
+                self._plan(digest, self._clock.seconds())
+            else:
+                await self._done(digest)
         except Exception as error:
             waiting.failures += 1
             pause = min(2.0**waiting.failures, _LONGEST_PAUSE_SECONDS)
