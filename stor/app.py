@@ -48,6 +48,7 @@ from stor.mirror.health import Health, Picture
 from stor.mirror.member import PROBE_INTERVAL_SECONDS, DiskPools, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
+from stor.mirror.names import Names
 from stor.mirror.outbox import Outbox
 from stor.mirror.scout import Scouts
 from stor.s3.bucket import Bucket
@@ -184,6 +185,9 @@ class App:
             now_ns=time.time_ns,
             rng=random.Random(),
             report=report,
+            names=Names(reactor, lambda name: ThreadPool(outcomes, name, 1))
+            if self._writes
+            else None,
         )
         self.store = Store(self.mirrors, self.ready, self.metrics)
         self.store.notices = self._notices
@@ -385,6 +389,8 @@ class App:
         for member in self._members.values():
             member.stop()
         self._scout_worker.stop()
+        if self.mirrors.names is not None:
+            self.mirrors.names.stop()
         self._hashing.stop()
         self.copies.stop()
         if self.store.locations is not None:

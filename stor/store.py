@@ -91,7 +91,8 @@ class Store:
         self._wall_seconds = wall_seconds
         self._ready = ready
         #: Where new samples go.
-        self.puts: Puts = DiskPuts(mirrors, ready)
+        self._disk_puts = DiskPuts(mirrors, ready)
+        self.puts: Puts = self._disk_puts
         #: Copies that are still to be sent to S3, where they are.
         self.copies: CopyQueue | None = None
         #: The bucket, where there is one, and the order in which the tiers are asked.
@@ -152,16 +153,23 @@ class Store:
         """What is known of a sample without asking a disk.
 
         `+`: it is stored; `-`: it is not; `?`: a storage that is away, or a set that is not
-        complete, could hold it.
+        complete, could hold it. The disks' names are learnt once somebody asks; until then `?`.
         """
-        return b"?"
+        names = self._mirrors.names
+        if names is None or self.puts is not self._disk_puts:
+            return b"?"
+        held = names.held(Digest(sha))
+        return b"?" if held is None else b"+" if held else b"-"
 
     async def listed(self, begin: bytes, limit: int) -> list[tuple[bytes, int]] | None:
         """Samples with their sizes, sorted, from `begin` on; fewer than `limit` only at the end.
 
-        `None`: not all sets are known yet.
+        `None`: a set has no complete disk that can be read.
         """
-        return None
+        names = self._mirrors.names
+        if names is None or self.puts is not self._disk_puts:
+            return None
+        return await names.listed(begin, limit)
 
     def know_places(self, places: Mapping[str, Mirror]) -> None:
         """From now on these are the mirrors that the places of `locations` are."""

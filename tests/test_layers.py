@@ -63,6 +63,7 @@ ORDER = [
     "mirror.group_commit",
     "mirror.member",
     "mirror.mirror",
+    "mirror.names",
     "mirror.chooser",
     "mirror.write",
     "mirror.repair",

@@ -95,6 +95,49 @@ def walk(
             found = _Found()
 
 
+def first_samples(disk: Disk, begin: bytes, limit: int) -> list[WalkedSample]:
+    """The first samples of a disk from `begin` on, in the order of their names, `limit` at most.
+
+    Raises `DiskAway`, `OSError`, also when a part of the disk cannot be read.
+    """
+    least = begin.hex().upper()
+    found = _Found()
+    samples: list[WalkedSample] = []
+    with disk.entered() as root_fd:
+        for leaf in _sorted_leaves(disk, root_fd, least, found):
+            one = _Found()
+            _look(disk, root_fd, [(0, leaf)], lambda reads: None, one)
+            found.unreadable += one.unreadable
+            samples += sorted(
+                (sample for sample in one.samples if sample.sha >= begin),
+                key=lambda sample: sample.sha,
+            )
+            if found.unreadable:
+                break
+            if len(samples) >= limit:
+                return samples[:limit]
+    if found.unreadable:
+        raise found.unreadable[0].error
+    return samples
+
+
+def _sorted_leaves(disk: Disk, root_fd: int, least: str, found: _Found) -> Iterator[str]:
+    """The lowest directories with samples of the name `least` or above, in order."""
+    for _, first in sorted(_directories(disk, root_fd, ".", found), key=_name):
+        if first < least[:2]:
+            continue
+        for _, second in sorted(_directories(disk, root_fd, first, found), key=_name):
+            if second.replace("/", "") < least[:4]:
+                continue
+            for _, leaf in sorted(_directories(disk, root_fd, second, found), key=_name):
+                if leaf.replace("/", "") >= least[:6]:
+                    yield leaf
+
+
+def _name(directory: tuple[int, str]) -> str:
+    return directory[1]
+
+
 def _leaves(
     disk: Disk, root_fd: int, first: str, pace: Callable[[int], None], found: _Found
 ) -> list[tuple[int, str]]:

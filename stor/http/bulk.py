@@ -395,7 +395,7 @@ class ListingAnswer(Made):
         if wanted and self._begin <= self._last:
             samples = await self._listed(self._begin.to_bytes(SHA_BYTES, "big"), wanted)
         if samples is None:
-            reason = "not every set is known yet: the index is still being made"
+            reason = "a set has no complete disk that can be read now: /status says why"
             raise Unavailable(reason, RETRY_SECONDS)
         last = self._last.to_bytes(SHA_BYTES, "big")
         lines = [f"{sha.hex()} {size}\n" for sha, size in samples if sha <= last]

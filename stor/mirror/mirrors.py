@@ -13,6 +13,7 @@ from stor.errors import NoRoom, Unavailable
 from stor.mirror.chooser import Chooser
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror, Survey
+from stor.mirror.names import Names
 from stor.mirror.outbox import Outbox
 from stor.mirror.rebuild import Rebuilds
 from stor.mirror.repair import Repairs
@@ -36,10 +37,11 @@ class Mirrors:
         now_ns: Callable[[], int],
         rng: random.Random,
         report: Callable[[Digest, Mirror], None] | None = None,
+        names: Names | None = None,
     ) -> None:
         """`report` is told of samples that lack a good copy where another process mends them.
 
-        This one then neither probes nor repairs.
+        This one then neither probes nor repairs, and has no `names`.
         """
         self.mirrors = tuple(mirrors)
         self.clock = clock
@@ -47,6 +49,8 @@ class Mirrors:
         self.repairs = Repairs(clock, reserve_bytes)
         self.rebuilds = Rebuilds(self.repairs, known_disks, clock)
         self._report = report or self.repairs.report
+        #: What all mirrors hold, in the process that writes.
+        self.names = names
         #: Where samples are noted that are to be sent elsewhere, if they are.
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
@@ -77,6 +81,7 @@ class Mirrors:
         self.repairs.resume(self.mirrors)
         for mirror in self.mirrors:
             self.rebuilds.resume(mirror)
+        self._resume_names()
 
     async def begin(self) -> None:
         """Judge the disks that waited for all others to be heard, and recall what is to be done.
@@ -91,6 +96,11 @@ class Mirrors:
         self.repairs.recall(self.mirrors)
         for mirror in self.mirrors:
             self.rebuilds.resume(mirror)
+        self._resume_names()
+
+    def _resume_names(self) -> None:
+        if self.names is not None:
+            self.names.resume(self.mirrors)
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
