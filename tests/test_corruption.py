@@ -380,6 +380,24 @@ def test_a_bad_copy_that_is_gone_is_no_reason_to_store_where_a_disk_is_away(tmp_
     assert len(rig.copies(content)) == 2
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2])
+@pytest.mark.parametrize("size", [5000, 3 * MIB])
+def test_a_copy_that_is_put_back_is_as_old_as_the_oldest_good_one(quick_path, size, lost):
+    content = sample(size)
+    rig = FaultyRig(quick_path, (3,), kind=QuickFiles)
+    assert rig.put(content).status == 201
+    copies = rig.copies(content)
+    times = [1_000_000_000 * second for second in (300, 100, 200)]
+    for copy, modified_ns in zip(copies, times, strict=True):
+        os.utime(copy, ns=(modified_ns, modified_ns))
+    copies[lost].unlink()
+    left = [times[index] for index in range(3) if index != lost]
+    rig.mirrors.repairs.report(Digest.of(content), rig.mirrors.mirrors[0])
+    rig.rounds(2)
+    assert copies[lost].read_bytes() == content
+    assert copies[lost].stat().st_mtime_ns == min(left)
+
+
 def test_slow_readers_of_a_bad_file_do_not_condemn_the_good_one_that_has_replaced_it(quick_path):
     content = sample(3 * MIB)
     digest = Digest.of(content)

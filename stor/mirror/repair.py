@@ -52,6 +52,11 @@ class Examination:
     absent: list[Member] = attrs.field(factory=list)
     unheard: list[Member] = attrs.field(factory=list)
 
+    @property
+    def modified_ns(self) -> int | None:
+        """When the sample was stored: what the oldest good copy says."""
+        return min((copy.modified_ns for copy in self.good.values()), default=None)
+
     def nothing_good(self, digest: Digest) -> "Unmendable":
         """What to say when no copy is good: of which disks that is known, and of which not."""
         gone = ", ".join(member.root for member in self.lacking) or "any disk that answered"
@@ -274,7 +279,7 @@ class Repairs:
             digest,
             content.size,
             self._reserve_bytes,
-            content.modified_ns,
+            found.modified_ns or content.modified_ns,
             found.lacking,
         )
         hasher = hashlib.sha256()
