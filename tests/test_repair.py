@@ -237,21 +237,68 @@ def test_an_upload_is_not_answered_200_while_a_disk_that_is_online_has_not_said_
     assert_whole(rig, content)
 
 
-def test_only_disks_that_answered_are_said_to_have_no_good_copy(quick_path):
-    rig = stor(quick_path)
+_NONE_ANSWERED = (
+    "no good copy of DIGEST is left on any disk that answered; disk0, disk1, disk2 did not answer"
+)
+
+
+def errors_of_a_repair(rig, content):
+    """What a repair says as an error, with each disk as `diskN`."""
+    with capturedLogs() as logs:
+        rig.mirrors.repairs.report(digest_of(content), rig.mirrors.mirrors[0])
+    said = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.error]
+    below = f"{rig.roots[0].parent}/"
+    return [line.replace(below, "").replace(str(digest_of(content)), "DIGEST") for line in said]
+
+
+@pytest.mark.parametrize("how", ["away", "refuses", "too busy"])
+@pytest.mark.parametrize(
+    ("silent", "said"),
+    [
+        ((), "no good copy of DIGEST is left on disk0, disk1, disk2"),
+        ((0,), "no good copy of DIGEST is left on disk1, disk2; disk0 did not answer"),
+        ((2,), "no good copy of DIGEST is left on disk0, disk1; disk2 did not answer"),
+        ((0, 2), "no good copy of DIGEST is left on disk1; disk0, disk2 did not answer"),
+        ((0, 1, 2), _NONE_ANSWERED),
+    ],
+)
+def test_only_disks_that_answered_are_said_to_have_no_good_copy(quick_path, silent, said, how):
+    rig = stor(quick_path, (3,))
     content = sample(5000)
     rig.put(content)
-    bad, _ = rig.copies(content)
-    damage(bad)
-    rig.roots[1].rename(quick_path / "away")
-    rig.probe()
-    with capturedLogs() as logs:
-        rig.get(content)
-        rig.rounds(2)
-    errors = {formatEvent(e) for e in logs if e["log_level"] is LogLevel.error}
-    gone, silent = (member.root for member in rig.members)
-    digest = digest_of(content)
-    assert errors == {f"no good copy of {digest} is left on {gone}; {silent} did not answer"}
+    for path in rig.copies(content):
+        damage(path)
+    for index in silent:
+        files, health = rig.disks[f"set0/disk{index}"], rig.members[index].health
+        if how == "away":
+            health.probe_failed("gone")
+        else:
+            error = errno.EACCES if how == "refuses" else errno.EMFILE
+            files.fail_always("open_to_read", error)
+    assert errors_of_a_repair(rig, content) == [said]
+
+
+def test_a_disk_that_cannot_open_its_good_copy_again_is_said_not_to_have_answered(quick_path):
+    """Whichever call of a repair fails on it."""
+    content = sample(5000)
+    said = set()
+    for n in range(len(_repair_calls(quick_path / "counted", content))):
+        rig = stor(quick_path / str(n))
+        rig.put(content)
+        damage(rig.copies(content)[1])
+        rig.disks["set0/disk0"].fail_at(n, errno.EACCES)
+        said.update(errors_of_a_repair(rig, content))
+    assert said == {"no good copy of DIGEST is left on disk1; disk0 did not answer"}
+
+
+def _repair_calls(path, content):
+    rig = stor(path)
+    rig.put(content)
+    damage(rig.copies(content)[1])
+    calls = rig.disks["set0/disk0"].calls
+    calls.clear()
+    errors_of_a_repair(rig, content)
+    return calls
 
 
 def test_without_a_good_copy_nothing_is_moved(quick_path):

@@ -58,9 +58,12 @@ class Examination:
         return min((copy.modified_ns for copy in self.good.values()), default=None)
 
     def nothing_good(self, digest: Digest) -> "Unmendable":
-        """What to say when no copy is good: of which disks that is known, and of which not."""
+        """What to say when there is no copy to use: where that is known to be so, and where not.
+
+        A disk that had a good copy a moment ago, and cannot open it now, is one that is silent.
+        """
         gone = ", ".join(member.root for member in self.lacking) or "any disk that answered"
-        silent = ", ".join(member.root for member in self.unheard)
+        silent = ", ".join(member.root for member in (*self.good, *self.unheard))
         return Unmendable(
             f"no good copy of {digest} is left on {gone}"
             + (f"; {silent} did not answer" if silent else "")
