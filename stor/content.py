@@ -134,6 +134,8 @@ class Content(Generic[S]):
         self._wanted = True
         self._given = False
         self._sends = True
+        #: Since sending has failed: only a read tries each copy once and then gives up.
+        self._reads_next = False
         #: What was sent unread last, and from where on.
         self._passed_by: S | None = None
         self._passed_from = 0
@@ -191,7 +193,9 @@ class Content(Generic[S]):
     def sendable(self) -> bool:
         """Whether the next bytes can be sent past memory."""
         source = self._source
-        return source is not None and self._sends and (source.proven or self._checks(source))
+        if source is None or not self._sends or self._reads_next:
+            return False
+        return source.proven or self._checks(source)
 
     async def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> bool:
         """Send up to `length` bytes from `offset` as far as the client takes them.
@@ -218,7 +222,8 @@ class Content(Generic[S]):
             if isinstance(error, Changed) and offset > self._passed_from:
                 raise
             lasting = isinstance(error, (Unanswered, Changed))
-            await self._next_source([source], keep=self._checks(source) and not lasting)
+            self._reads_next = self._checks(source) and not lasting
+            await self._next_source([source], keep=self._reads_next)
             return False
         self._given = True
         return possible
@@ -241,6 +246,7 @@ class Content(Generic[S]):
             else:
                 if data:
                     self._given = True
+                    self._reads_next = False
                     return data
         raise self._verdict(offset, failures)
 
