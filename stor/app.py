@@ -254,6 +254,7 @@ class App:
             known_disks.patient = patient
             await settle([m.probe() for m in others if patient or not m.health.readable])
         self._put_in_force(chosen, fleet)
+        await self._let_go()
         await self.begin()
         for notice in self._notices():
             self.log.warn("{notice}", notice=notice)
@@ -304,7 +305,13 @@ class App:
         if self.store.bucket is not None:
             probes.append(Deferred.fromCoroutine(self._look_at(self.store.bucket)))
         await settle(probes)
+        await self._let_go()
         await self._remember_disks()
+
+    async def _let_go(self) -> None:
+        """Let other Stors have the disks that are in no set any more and that nobody writes to."""
+        kept = {member for mirror in self.mirrors.in_use for member in mirror.members}
+        await settle([member.let_go() for member in self._members.values() if member not in kept])
 
     def _recall_disks(self) -> dict[str, Remembered]:
         """What the state directory knows of disks; what is no such file there is made anew."""

@@ -9,7 +9,6 @@ from types import MappingProxyType
 import attrs
 
 from stor.disk.disk import OWN_DIRECTORY, Disk, DiskAway, write_all
-from stor.disk.errnos import Fault, fault_of
 
 MARKER_PATH = f"{OWN_DIRECTORY}/disk.json"
 #: What a Stor holds while it uses the disk; it has no content.
@@ -130,10 +129,15 @@ class DiskLock:
         self._disk = disk
         self._fd: int | None = None
 
-    def take(self, *, writable: bool) -> None:
-        """Hold the disk, or go on holding it; on one that is not written, as far as that can be.
+    @property
+    def held(self) -> bool:
+        """Whether the disk is kept."""
+        return self._fd is not None
 
-        Raises `DiskAway` when another process holds it, `OSError`.
+    def take(self, *, writable: bool) -> None:
+        """Hold the disk, or go on holding it; one that is not written needs no lock made for it.
+
+        Raises `DiskAway` when another process holds it, `OSError` when it cannot be locked.
         """
         files = self._disk.files
         with self._disk.entered() as root_fd:
@@ -178,16 +182,10 @@ class DiskLock:
         except FileNotFoundError:
             if not writable:
                 return None
-        try:
+        with suppress(FileExistsError):  # another Stor was quicker, and has it
             files.close(
                 self._disk.in_own_directory(root_fd, lambda: files.create(LOCK_PATH, root_fd))
             )
-        except FileExistsError:
-            pass  # another Stor was quicker, and has it
-        except OSError as error:
-            if fault_of(error) is Fault.DISK:
-                raise
-            return None  # full, or not writable: the probe says so
         return files.open_to_read(LOCK_PATH, root_fd)
 
 

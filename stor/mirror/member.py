@@ -16,7 +16,15 @@ from stor.digest import Digest, Hasher
 from stor.disk.copy import Copy, DamagedCopy, OpenCopy
 from stor.disk.disk import REPAIR_DIRECTORY, Disk, DiskAway
 from stor.disk.errnos import Fault, fault_of
-from stor.disk.identity import BadMarker, DiskLock, KnownDisks, Marker, mark_complete, write_marker
+from stor.disk.identity import (
+    LOCK_PATH,
+    BadMarker,
+    DiskLock,
+    KnownDisks,
+    Marker,
+    mark_complete,
+    write_marker,
+)
 from stor.disk.notes import noted
 from stor.disk.probe import Probe, probe, sweep, try_writing
 from stor.disk.verified import Mark
@@ -286,6 +294,14 @@ class Member:
         self._probe_due = None
         self.probe()
 
+    def let_go(self) -> Deferred[None]:
+        """Let another Stor have the disk, which is in no set any more, once nobody is at it."""
+        if self._lock is None or not self._lock.held or self._probing or self._under_way:
+            return succeed(None)
+        # After this nothing is written before the next probe, which takes the lock again.
+        releasing = self._workers.prober.run(self._lock.release)
+        return within(self.clock, PROBE_DEADLINE_SECONDS, releasing)
+
     def stop(self) -> None:
         """Let the threads end once they are idle."""
         if self._probe_due is not None:
@@ -376,11 +392,10 @@ class Member:
         disk.identify(found.device)
         if found.marker is None:
             self.known_disks.left(self.root)
-        if self._lock is not None:
-            await run(partial(self._lock.take, writable=writable and not found.held))
+        found = await self._keep(found, writable=writable and not found.held)
         if not self.health.readable:  # nothing is asked of it before its notes are known
             self.noted.update(await run(noted, disk, REPAIR_DIRECTORY))
-        if writable and not found.held:
+        if writable and not found.held and found.refused is None:
             found = await self._write_to(found, judgement.marker)
         if self.known_disks is not known_disks:  # another configuration, which judges anew
             await self._probe()
@@ -388,6 +403,22 @@ class Member:
         self._probing = False
         self.health.probe_passed(found)
         self._say()
+
+    async def _keep(self, found: Probe, *, writable: bool) -> Probe:
+        """Keep other Stors from the disk. Where that cannot be done it is read, never written."""
+        if self._lock is None:
+            return found
+        try:
+            await self._workers.prober.run(partial(self._lock.take, writable=writable))
+        except OSError as error:
+            fault = fault_of(error)
+            if fault is Fault.PROCESS:
+                raise
+            refusal = f"{self.root}: cannot be written: {LOCK_PATH} cannot be locked, so that "
+            refusal += f"another Stor might write here, too ({error.strerror})"
+            refused = self._refusal(error) if fault is Fault.WRITING else refusal
+            return attrs.evolve(found, refused=refused)
+        return found
 
     async def _write_to(self, found: Probe, marker: Marker | None) -> Probe:
         """Use the disk for writing, too; what was found, and what that has shown."""

@@ -52,6 +52,8 @@ class Mirror:
         self.places = tuple(Place(self, member) for member in self.members)
         self.own_file_systems = own_file_systems
         self.reserved = reserved or Reserved()
+        #: How many uploads are being written here.
+        self.writes = 0
 
     def __str__(self) -> str:
         return ", ".join(member.root for member in self.members)

@@ -55,16 +55,23 @@ class Mirrors:
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
         self.noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
+        self._left: list[Mirror] = []
         self.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
         self._now_ns = now_ns
         self._rng = rng
         self._chooser = Chooser(clock, rng)
 
+    @property
+    def in_use(self) -> list[Mirror]:
+        """The mirrors, and those that were left out and that an upload is still written to."""
+        return [*self.mirrors, *[mirror for mirror in self._left if mirror.writes]]
+
     def reconfigure(
         self, mirrors: Sequence[Mirror], known_disks: KnownDisks, reserve_bytes: int
     ) -> None:
         """From now on these are the mirrors. What is under way on others goes on there."""
+        self._left = [mirror for mirror in self.in_use if mirror not in mirrors]
         self.mirrors = tuple(mirrors)
         self.known_disks = self.rebuilds.known_disks = known_disks
         self._reserve_bytes = reserve_bytes

@@ -176,6 +176,7 @@ class MirrorWrite:
         self._reserved = on_disk(length or 0, mirror.block_bytes)
         mirror.reserved.add(self._reserved, 1)
         self._holds_reservation = True
+        mirror.writes += 1
         self._ended = False
 
     async def prepare(self) -> None:
@@ -201,7 +202,7 @@ class MirrorWrite:
         """
         digest = self._digest
         named = await self._everywhere(lambda slot: slot.publish(digest))
-        self._ended = True
+        self._end()
         for slot in self._slots:
             slot.copy.keep()
             slot.member.corrupt.discard(digest)
@@ -215,7 +216,7 @@ class MirrorWrite:
         """
         self.release()
         used = [] if self._ended else [slot for slot in self._slots if slot.used]
-        self._ended = True
+        self._end()
         waited_for = [slot for slot in used if not slot.busy]
         discarding = {slot: slot.give_back(slot.discard) for slot in used}
         if waited_for:
@@ -257,6 +258,11 @@ class MirrorWrite:
         await settle([slot.member.renew_room() for slot in self._slots])
         if self.mirror.candidate().spare_bytes(self._reserve_bytes) < 0:
             raise NoRoom("no room: the storage is full up to its reserve")
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self.mirror.writes -= 1
 
     def release(self) -> None:
         """Give the reservation back: from here on the disks themselves show what is taken."""

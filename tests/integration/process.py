@@ -281,10 +281,11 @@ class Stor:
 
     @property
     def at_rest(self):
-        """Whether nobody is connected, and no file on its disks is open."""
+        """Whether nobody is connected, and no file on its disks is open but their locks."""
         found = self.descriptors()
         roots = tuple(map(str, self.roots))
-        files = [name for name in found if name.startswith(roots)]
+        locks = tuple(f"{root}/.stor/lock" for root in self.roots)
+        files = [name for name in found if name.startswith(roots) and name not in locks]
         if len(self.pids) > 1:  # whose processes talk to each other, too
             return not files and not connections(self.port)
         # One socket is the port itself.

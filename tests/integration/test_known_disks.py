@@ -1,5 +1,6 @@
 """What a Stor knows of its disks beside them, and what it makes of that at its start."""
 
+import html
 import json
 import os
 import shutil
@@ -7,7 +8,14 @@ import shutil
 import pytest
 
 from tests.integration.mounts import Mounts
-from tests.integration.process import configure, poll, refused_start, sha_of
+from tests.integration.process import (
+    MIB,
+    configure,
+    poll,
+    refused_start,
+    sha_of,
+    upload_head,
+)
 from tests.support.http import assert_one_line
 
 UNKNOWN = sha_of(b"a sample that nobody has")
@@ -129,6 +137,51 @@ class TestTwoStorsOnTheSameDisks:
             poll(lambda c=content: second.get(sha_of(c)).body == c, 5, "a sample that was kept")
         assert second.put(os.urandom(1000)).status == 201
 
+    def test_a_set_that_is_taken_out_can_be_given_to_another(self, start):
+        """After the upload that was under way: until then there would be two that write."""
+        first = start(sets=(2, 2))
+        kept, given = [[str(root) for root in first.roots[n : n + 2]] for n in (0, 2)]
+        content = os.urandom(16 * MIB)
+        first.reload(storage_pairs=[given])
+        with first.connect() as sock:
+            sock.sendall(upload_head(sha_of(content), len(content)) + content[: 8 * MIB])
+            poll(first.staged, what="an upload under way")
+            first.reload(storage_pairs=[kept])
+            second = start(storage_pairs=[given])
+            assert second.get("status").text.count("another Stor uses this disk") == 2
+            sock.sendall(content[8 * MIB :])
+            assert sock.recv(1000).startswith(b"HTTP/1.1 201 ")
+        poll(lambda: second.get("status").body == b"OK", 40, "the second Stor to have the set")
+        assert second.get(sha_of(content)).body == content
+        assert second.put(b"content").status == 201
+        assert first.put(b"content").status == 201
+        first.reload(storage_pairs=[kept, given])
+        assert first.get("status").text.count("another Stor uses this disk") == 2
+
+    def test_a_disk_gets_another_root_at_a_reload(self, mounts, start):
+        """The process that has the lock is the one that asks for it."""
+        pair = [mounts.tmpfs(f"renamed-disk{d}") for d in range(2)]
+        stor = start(storage_pairs=[[str(disk) for disk in pair]], require_mount=True)
+        assert stor.put(b"content").status == 201
+        stor.reload(storage_pairs=[[str(disk.kept) for disk in pair]], require_mount=True)
+        poll(lambda: stor.get("status").body == b"OK", 40, "the disks in use at their new roots")
+        assert stor.get(sha_of(b"content")).body == b"content"
+
+    def test_a_disk_that_cannot_be_locked_is_read_and_not_written(self, start):
+        stor = start(sets=(2,))
+        assert stor.put(b"content").status == 201
+        stor.stop()
+        for root in stor.roots:
+            (root / ".stor/lock").unlink()
+            (root / ".stor/lock").symlink_to("elsewhere")
+        stor.start()
+        status = stor.get("status").text
+        for root in stor.roots:
+            assert f"{root}: cannot be written: .stor/lock cannot be locked" in status
+            assert not (root / ".stor/elsewhere").exists()
+        assert stor.get(sha_of(b"content")).body == b"content"
+        assert_one_line(stor.put(b"other content"), 503)
+
     def test_one_that_is_killed_and_started_has_its_disks_at_once(self, start):
         stor = start()
         for _ in range(3):
@@ -152,7 +205,8 @@ class TestASetTakenOut:
         (said,) = [line for line in warnings(stor) if line.startswith(f"{root} was taken out")]
         assert f"{stor.directory}/stor-state/disks.json" in said
         assert said in stor.log
-        assert stor.get("status").status == 200
+        assert stor.get("status").body == b"OK"
+        assert said in html.unescape(stor.get("", Accept="text/html").text)
 
     def test_it_is_said_at_the_reload_and_at_every_start(self, stor):
         one, with_sample, empty = self.pairs
