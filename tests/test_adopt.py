@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +35,45 @@ def configuration(path):
         json.dumps({"storage_pairs": roots, "basic_auth": "a:b", "require_mount": False})
     )
     return str(file)
+
+
+RUNBOOKS = Path(__file__).parents[1] / "docs/operators.md"
+
+
+def commands(heading):
+    """The words after `stor` of the commands that a runbook gives."""
+    (text,) = re.findall(rf"^## {heading}\n(.*?)^## ", RUNBOOKS.read_text(), re.M | re.S)
+    return [
+        shlex.split(found) for found in re.findall(r"\bstor ((?:adopt|check-config) [^`]*)`", text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("heading", "lost"),
+    [
+        ("One disk lost", [1]),
+        ("Both disks of a set lost", [0, 1]),
+        ("A set grows", []),
+        ("A set is taken out", []),
+    ],
+)
+def test_the_commands_of_the_runbooks_work(tmp_path, heading, lost):
+    """Afterwards every disk is in use and the set takes samples."""
+    rig = Rig(tmp_path, (2, 2))
+    assert rig.put(b"content").status == 201
+    for disk in lost:
+        for name in os.listdir(rig.roots[disk]):
+            shutil.rmtree(rig.roots[disk] / name)
+    places = {"/etc/stor/config.json": configuration(tmp_path)}
+    places |= {f"/srv/stor/disk{d + 1}": str(rig.roots[d]) for d in range(2)}
+    given = commands(heading)
+    assert given
+    for words in given:
+        assert main([places.get(word, word) for word in words]) == 0
+    after = Rig(tmp_path, (2, 2))
+    after.rounds(1)
+    assert [m.health.state for m in after.members] == [State.ONLINE] * 4
+    assert after.put(b"other content").status == 201
 
 
 def test_an_empty_disk_in_place_of_another_gets_nothing(replaced):
