@@ -414,6 +414,8 @@ class Member:
             fault = fault_of(error)
             if fault is Fault.PROCESS:
                 raise
+            if fault is Fault.ROOM:  # full, which is said, and the next probe tries again
+                return found
             refusal = f"{self.root}: cannot be written: {LOCK_PATH} cannot be locked, so that "
             refusal += f"another Stor might write here, too ({error.strerror})"
             refused = self._refusal(error) if fault is Fault.WRITING else refusal
