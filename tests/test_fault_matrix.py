@@ -5,12 +5,17 @@ Which calls there are is found out by counting those of a run without a fault.
 
 import errno
 import json
+import os
 import re
 import shutil
+from contextlib import suppress
 from itertools import count
 
 import pytest
+from crc32c import crc32c
 
+from stor.disk.copy import SUMS_ATTRIBUTE
+from stor.disk.disk import SMALL_BYTES
 from stor.mirror.health import State
 from tests.conformance import MIB, QuickFiles, descriptors, sample, without_nameless_files
 from tests.durability import assert_durable_order, history
@@ -246,20 +251,60 @@ DOWNLOADS = {
 }
 
 
-class Download:
-    """A kind of download, from a Stor at `path` that holds the sample on one of two pairs."""
+def resealed(body):
+    """Block sums with a right sum of themselves."""
+    return body + crc32c(body).to_bytes(4, "little")
 
-    def __init__(self, path, kind):
+
+#: What the block sums that are kept with both copies are like: the error that reading them gives,
+#: or what is there instead of them.
+SUMS = {
+    "kept": lambda sums: sums,
+    "absent": lambda sums: None,
+    "EIO": errno.EIO,
+    "EACCES": errno.EACCES,
+    "empty": lambda sums: b"",
+    "torn": lambda sums: sums[:-1],
+    "of another version": lambda sums: resealed(bytes([9]) + sums[1:-4]),
+    "of another sample": lambda sums: resealed(sums[:12] + bytes(8) + sums[20:-4]),
+    "too many": lambda sums: resealed(sums[:-4] + bytes(4)),
+    "too few": lambda sums: resealed(sums[:-8]),
+}
+
+
+class Download:
+    """A kind of download, from a Stor at `path` that holds the sample on one of two pairs.
+
+    `sums`: what the block sums of both copies are like.
+    """
+
+    def __init__(self, path, kind, sums="kept"):
         self.path = path
+        self._sums = SUMS[sums]
         self.method, size, self.headers = DOWNLOADS[kind]
         self.content = sample(size)
         rig = FaultyRig(path, kind=QuickFiles)
         assert rig.put(self.content).status == 201
         self.home = [label for label in rig.disks if any(label in str(p) for p in rig.samples())]
+        self._copies = rig.copies(self.content)
+        self._kept = size > SMALL_BYTES and os.getxattr(self._copies[0], SUMS_ATTRIBUTE)
 
     def trial(self, fault, seed):
         """A Stor that asks its disks in an order of its own for each seed."""
-        return Trial(self.path, fault=fault, seed=seed)
+        if callable(self._sums) and self._kept:
+            self._replace_sums(self._sums(self._kept))
+        trial = Trial(self.path, fault=fault, seed=seed)
+        if not callable(self._sums):
+            for files in trial.rig.disks.values():
+                files.fail_always("get_attribute", self._sums)
+        return trial
+
+    def _replace_sums(self, sums):
+        for copy in self._copies:
+            with suppress(OSError):
+                os.removexattr(copy, SUMS_ATTRIBUTE)
+            if sums is not None:
+                os.setxattr(copy, SUMS_ATTRIBUTE, sums)
 
     def run(self, trial):
         """What is answered."""
@@ -303,24 +348,41 @@ class Download:
         return list(dict.fromkeys(label for label, _ in trial.rig.log))
 
 
-@pytest.mark.parametrize("fault", [*READ_ERRORS, "hang"])
-@pytest.mark.parametrize("kind", DOWNLOADS)
-def test_a_download_with_one_good_copy_is_always_right(quick_path, kind, fault, figures):
-    download = Download(quick_path, kind)
+def every_download(download, fault, figures):
+    """Fetch a sample once for each call that it takes, which then fails; one copy is good."""
     with no_bug_logged():
         for seed, disk, call in download.calls():
             trial = download.trial(fault, seed)
             trial.arm(disk, call)
-            download.assert_right(download.run(trial))
-            assert trial.rig.disks[disk].failed is not None
+            try:
+                download.assert_right(download.run(trial))
+            except BaseException as error:
+                error.add_note(f"{fault} at call {call} of {disk}: {trial.rig.disks[disk].failed}")
+                raise
+            assert trial.rig.disks[disk].failed_after is not None
             trial.settle()
             trial.assert_nothing_left()
             trial.assert_state(disk)
             copies = [path.read_bytes() for path in trial.rig.copies(download.content)]
             assert copies == [download.content] * 2
-            assert not list(quick_path.glob("*/*/.stor/quarantine/*"))
-            assert not list(quick_path.glob("*/*/.stor/repair/*"))
+            assert not list(download.path.glob("*/*/.stor/quarantine/*"))
+            assert not list(download.path.glob("*/*/.stor/repair/*"))
             figures["downloads with one fault"] += 1
+
+
+@pytest.mark.parametrize("fault", [*READ_ERRORS, "hang"])
+@pytest.mark.parametrize("kind", DOWNLOADS)
+def test_a_download_with_one_good_copy_is_always_right(quick_path, kind, fault, figures):
+    every_download(Download(quick_path, kind), fault, figures)
+
+
+@pytest.mark.parametrize("fault", ["EIO", "hang"])
+@pytest.mark.parametrize("kind", ["large", "part", "head"])
+@pytest.mark.parametrize("sums", [sums for sums in SUMS if sums != "kept"])
+def test_a_download_is_right_whatever_the_block_sums_are_like(
+    quick_path, sums, kind, fault, figures
+):
+    every_download(Download(quick_path, kind, sums), fault, figures)
 
 
 @pytest.mark.parametrize("other", ["gone", "broken"])
@@ -358,3 +420,26 @@ def test_a_download_without_a_good_copy_never_looks_whole(quick_path, kind, faul
             if not path.exists():
                 path.write_bytes(download.content)
             figures["downloads with two faults"] += 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["ENOSPC", "EDQUOT", "E2BIG", "ERANGE", "EOPNOTSUPP", "EPERM", "EACCES", "EROFS", "EIO"],
+)
+def test_block_sums_that_cannot_be_written_say_nothing_of_the_disk(quick_path, error):
+    content = sample(3 * MIB)
+    rig = FaultyRig(quick_path, (2,), kind=QuickFiles)
+    for files in rig.disks.values():
+        files.fail_always("set_attribute", getattr(errno, error))
+    with no_bug_logged():
+        assert rig.put(content).status == 201
+        assert not any(os.listxattr(path) for path in rig.copies(content))
+        for _ in range(2):
+            assert rig.get(content).body == content  # and sums that are made now cannot be kept
+        rig.copies(content)[0].unlink()
+        assert rig.put(content).status == 200
+        rig.rounds(2)
+    assert [path.read_bytes() for path in rig.copies(content)] == [content] * 2
+    assert {member.health.state for member in rig.members} == {State.ONLINE}
+    assert all(member.health.unwritable is None for member in rig.members)
+    assert rig.put(sample(100)).status == 201

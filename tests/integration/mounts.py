@@ -191,12 +191,12 @@ class Mounts:
         """
         return self._disk(Disk, name, self._tmpfs(name, mib, options), below)
 
-    def ext4(self, name, mib=64):
+    def ext4(self, name, mib=64, block_bytes=4096):
         """A disk with ext4 on it, in a file in memory of `mib` MiB."""
         image = self._tmpfs(f"{name}.image", mib + 8) / "image"
         with image.open("wb") as file:
             file.truncate(mib * MIB)
-        _run(program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", image)
+        _run(program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", "-b", block_bytes, image)
         kept = self._directory_for(f"{name}.kept")
         _run("mount", "-o", "loop", image, kept)
         self._mounted.append(kept)

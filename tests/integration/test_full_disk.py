@@ -6,6 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from stor.block_sums import MIN_BLOCK_BYTES, BlockSums
+from stor.digest import Digest
+from stor.disk.copy import SUMS_ATTRIBUTE
 from tests.integration.load import SOAK, Connection
 from tests.integration.mounts import Mounts, free_bytes, used
 from tests.integration.process import MIB, poll, sha_of, upload_head
@@ -200,3 +203,24 @@ class TestFilledByOthers:
         for path in others:
             path.unlink()
         assert stor.put(b"a sample").status == 201
+
+
+def test_a_file_system_with_small_blocks_has_room_for_coarser_block_sums(mounts, start):
+    """All attributes of a file have to fit into one block of 1 KiB there."""
+    pair = [mounts.ext4(f"small{number}", mib=256, block_bytes=1024) for number in range(2)]
+    stor = started(start, pair)
+    content = os.urandom(72 * MIB)  # 288 blocks, 1152 bytes of sums
+    sha = sha_of(content)
+    assert stor.put(content).status == 201
+    for path in stor.copies(sha):
+        sums = BlockSums.parse(os.getxattr(path, SUMS_ATTRIBUTE), Digest.of(content), len(content))
+        assert sums.block_bytes == 2 * MIN_BLOCK_BYTES
+    first, second = stor.copies(sha)
+    for path, place in ((first, 1000), (second, 50 * MIB)):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(bytes([content[place] ^ 1]))
+    assert stor.get(sha).body == content
+    poll(lambda: [path.read_bytes() == content for path in stor.copies(sha)] == [True, True])
+    assert stor.get("status").text == "OK"
+    assert stor.put(os.urandom(300_000)).status == 201
