@@ -3,12 +3,16 @@
 import errno
 import json
 import os
+import shutil
 from contextlib import suppress
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from stor.block_sums import MIN_BLOCK_BYTES as BLOCK_BYTES
 from stor.block_sums import BlockSummer
 from stor.digest import Digest
 from stor.disk.copy import SUMS_ATTRIBUTE
@@ -181,6 +185,60 @@ def test_copies_that_are_bad_in_different_blocks_make_one_whole_answer_and_two_g
         assert response.body == stored.content[first : last + 1]
     rig.rounds(3)
     stored.assert_healed(2)
+
+
+@settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    bad=st.lists(
+        st.none() | st.tuples(st.integers(0, 1), st.integers(0)), min_size=12, max_size=12
+    ),
+    seed=st.integers(0, 3),
+    begin=st.integers(0, 3 * MIB - 1),
+    length=st.integers(1, 3 * MIB),
+)
+def test_what_is_good_on_one_copy_in_each_block_is_exact_at_the_first_try(
+    tmp_path_factory, bad, seed, begin, length
+):
+    """Each block is bad on the copy that `bad` names, at one byte, or on neither."""
+    path = tmp_path_factory.mktemp("stor")
+    stored = Stored(path, 3 * MIB)
+    for block, place in enumerate(bad):
+        if place is not None:
+            copy, at = place
+            flip(stored.copies[copy], block * BLOCK_BYTES + at % BLOCK_BYTES)
+    part = stored.stor(seed).get(stored.content, [("Range", f"bytes={begin}-{begin + length - 1}")])
+    assert part.status == 206
+    assert part.complete
+    exact_part = part.body == stored.content[begin : begin + length]
+    assert exact_part  # and no comparison of megabytes is printed
+    whole = stored.stor(seed).get(stored.content)
+    assert whole.complete
+    exact_whole = whole.body == stored.content
+    assert exact_whole
+    shutil.rmtree(path)
+
+
+def test_copies_that_are_bad_in_every_other_block_by_turns_make_one_whole_answer(quick_path):
+    """Blocks that are read at once are good on different copies."""
+    stored = Stored(quick_path, 3 * MIB)
+    for block in range(12):
+        flip(stored.copies[block % 2], block * BLOCK_BYTES + 77)
+    answer = stored.stor().get(stored.content)
+    assert answer.complete
+    exact_whole = answer.body == stored.content
+    assert exact_whole
+
+
+def flip(path, place):
+    with path.open("r+b") as file:
+        byte = os.pread(file.fileno(), 1, place)[0]
+        os.pwrite(file.fileno(), bytes([byte ^ 1]), place)
 
 
 def broken_sums(stored, damage):

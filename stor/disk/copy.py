@@ -122,14 +122,14 @@ class OpenCopy:
         begin, end = sums.block(offset)
         if end - begin > _WHOLE_BYTES:
             return self._read_large(begin, end, offset, length)
-        end = sums.block(min(offset + length, self.copy.size) - 1)[1]
-        data = read_exactly(self.files, self._opened(), end - begin, begin)
-        view = memoryview(data)
-        for first, last in sums.blocks(begin, end):
-            self._compare(first, last, crc32c(view[first - begin : last - begin]))
-        return (
-            data if (begin, end) == (offset, offset + length) else data[offset - begin :][:length]
-        )
+        last = sums.block(min(offset + length, self.copy.size) - 1)[1]
+        try:
+            return self._read_blocks(begin, last, offset, length)
+        except (Damaged, OSError):
+            if last == end:
+                raise
+            # A later block may be to blame, which another copy has.
+            return self._read_blocks(begin, end, offset, length)
 
     def send(self, splice_pipe: Outflow, offset: int, length: int) -> bool:
         """Send up to `length` bytes from `offset` on, until `splice_pipe` takes no more.
@@ -175,6 +175,15 @@ class OpenCopy:
         if self.sums is None:
             raise ValueError("a copy without block sums has no blocks to check")
         return self.sums
+
+    def _read_blocks(self, begin: int, end: int, offset: int, length: int) -> bytes:
+        """What is wanted of the blocks from `begin` up to `end`, all of which are right."""
+        data = read_exactly(self.files, self._opened(), end - begin, begin)
+        view = memoryview(data)
+        for first, last in self._sums().blocks(begin, end):
+            self._compare(first, last, crc32c(view[first - begin : last - begin]))
+        exact = (begin, end) == (offset, offset + length)
+        return data if exact else data[offset - begin :][:length]
 
     def _read_large(self, begin: int, end: int, offset: int, length: int) -> bytes:
         """A part of a block that is checked in pieces first, and again in those that are given."""
