@@ -289,7 +289,7 @@ class App:
             self.log.warn("{problem}", problem=problem)
 
     async def begin(self) -> None:
-        """The first look is over: judge the disks that waited, and recall what is to be done."""
+        """The first look is over: judge the disks that waited, and recall the work that is due."""
         await self.mirrors.begin()
         await self._remember_disks()
         if self.mirrors.outbox is not None:
@@ -335,7 +335,7 @@ class App:
         }
 
     def _notices(self) -> list[str]:
-        """What is to be thought of, and does not keep a storage from being used; a line each."""
+        """What deserves attention without keeping a storage from being used; a line each."""
         file = f"{self._state.path}/{DISKS_FILE}"
         left_out = [
             f"{root} was taken out of the configuration with samples on it, which are 404 now: put "

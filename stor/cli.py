@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(config: Config) -> str:
-    """What a configuration comes to, and what is to be thought of."""
+    """What a configuration comes to, and what deserves attention."""
     roots = sum(map(len, config.sets))
     summary = f"The configuration can be used (sets: {len(config.sets)}, disks: {roots})"
     return "\n".join([*[f"warning: {warning}" for warning in config.warnings], summary])
@@ -113,7 +113,7 @@ def adopt(config: Config, targets: Sequence[str], files: Syscalls, *, lost: bool
         found = probe(disks[root])
         disks[root].identify(found.device)
         before[root] = found.marker
-        # One without a marker is not judged: that it is to be used is why this is called.
+        # One without a marker is not judged: the operator calls this to have it used.
         in_place = (
             found.marker is not None
             and not known_disks.judge(root, found.marker, empty=found.empty, writable=False).refusal
@@ -177,7 +177,7 @@ def _give_places(
 
 
 def _remembered(config: Config, files: Syscalls) -> dict[str, Remembered]:
-    """What the state directory knows, as far as it is to be had here."""
+    """What the state directory knows, as far as it can be read here."""
     data = StateDirectory(config.state_directory, files).read(DISKS_FILE)
     try:
         return {} if data is None else parse_remembered(data)

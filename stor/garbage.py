@@ -2,7 +2,7 @@
 
 import gc
 
-#: After so many more new objects than were given back; Python's own 700 are those of a request or
+#: How many more new objects than were given back; Python's own 700 are those of a request or
 #: two, nearly all of which are still in use then.
 NEW_OBJECTS = 2_000
 

@@ -101,7 +101,7 @@ class LogStream(io.TextIOBase):
         # A process that goes into the background loses the threads that it has by then.
         if self._thread is None or not self._thread.is_alive():
             thread = Thread(target=self._run, name="log", daemon=True)
-            with suppress(RuntimeError):  # no thread is to be had: the next line tries again
+            with suppress(RuntimeError):  # no thread can be started: the next line tries again
                 thread.start()
                 self._thread = thread
         return len(text)

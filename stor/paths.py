@@ -13,7 +13,7 @@ def real_path(path: str) -> str:
     """The path without symbolic links; as it is when the disk does not say in time."""
     found: list[str] = []
     looking = Thread(target=lambda: found.append(os.path.realpath(path)), daemon=True)
-    with suppress(RuntimeError):  # no thread is to be had: as if the disk did not say
+    with suppress(RuntimeError):  # no thread can be started: as if the disk did not say
         looking.start()
         looking.join(_REAL_PATH_SECONDS)
     return found[0] if found else os.path.normpath(path)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 Args = TypeVarTuple("Args")
 
-#: So long it may take, in one turn of the reactor, to hear what has been done elsewhere: many
+#: How long it may take, in one turn of the reactor, to hear what has been done elsewhere: many
 #: outcomes in one go would hold up the clients that can be answered at once.
 TURN_SECONDS = 0.0002
 
@@ -64,7 +64,7 @@ class ReactorFromThread(Protocol):
         callable: Callable[..., Any],  # noqa: A002
         *args: Any,
     ) -> Any:
-        """Call `callable(*args)` after so many seconds; in the reactor thread."""
+        """Call `callable(*args)` after this many seconds; in the reactor thread."""
 
 
 class Outcomes:
@@ -183,7 +183,7 @@ class ThreadPool:
         return result
 
     def _man(self, jobs: int) -> None:
-        """Have a thread for each of so many jobs, as far as there may be and can be.
+        """Have a thread for each of this many jobs, as far as there may be and can be.
 
         Those that cannot be started are started later, if there is still work for them.
         """

@@ -72,7 +72,7 @@ class SplicePipe:
             return sent
 
     def lend(self, filling: Deferred[Any]) -> None:
-        """Somebody fills it until `filling` has fired: the pipe is kept for so long."""
+        """Somebody fills it until `filling` has fired: the pipe is kept until then."""
         self._filling = filling
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ _LEFT_SIZE = 2**64 - 1
 _BLOCK_BYTES = 4096
 _BLOCK_ENTRIES = (_BLOCK_BYTES - 4) // _ENTRY.size
 _USED_BYTES = _BLOCK_ENTRIES * _ENTRY.size
-#: So many blocks are read at once.
+#: How many blocks are read at once.
 _CHUNK_BLOCKS = 128
 
 _MAGIC = b"STORBASE"
@@ -37,7 +37,7 @@ _FOOTER_BYTES = _FOOTER.size + _CHECKSUM.size
 _NAME = re.compile(r"base-(\d{12})-(\d{12})", re.ASCII)
 _NEW_PATH = f"{INDEX_DIRECTORY}/base.new"
 
-#: So many segments are sorted in memory at a time, 25 MB.
+#: How many segments are sorted in memory at a time: 25 MB.
 _SEGMENTS_AT_ONCE = 4
 
 #: A run is merged with the ones after it once they have a quarter of its entries.

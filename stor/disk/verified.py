@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from stor.digest import Digest
 
-#: So long is a copy taken to be still what it was: after that its content is looked at again.
+#: How long a verified copy is trusted before its content is read again.
 FRESH_SECONDS = 600.0
 
-#: So many copies are remembered of each disk, half a KiB each.
+#: How many copies are remembered of each disk, half a KiB each.
 KNOWN_COPIES = 2048
 
 

@@ -15,7 +15,7 @@ from stor.threads import Pool, Shared, Unanswered, within
 #: How long a verified password need not be hashed again, unless the file has another hash.
 REMEMBERED_SECONDS = 3600.0
 
-#: So many are remembered at most.
+#: How many are remembered at most.
 REMEMBERED = 10_000
 
 #: How often the file is looked at, at most.

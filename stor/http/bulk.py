@@ -76,7 +76,7 @@ class ShaList:
         return len(self.raw) + len(self._begun)
 
     def expect(self, length: int) -> None:
-        """So many bytes are to come. Raises `ListTooLong`, `BadRequest`."""
+        """Expect this many bytes. Raises `ListTooLong`, `BadRequest`."""
         each = SHA_BYTES if self.octets else TEXT_BYTES
         if length > self._max_shas * each:
             raise ListTooLong(self._max_shas)
@@ -334,7 +334,7 @@ class MissingAnswer(Made):
 
 @attrs.frozen
 class Listing:
-    """Which samples are to be listed: from `begin` up to `end`, and how many."""
+    """Which samples to list: from `begin` up to `end`, and how many."""
 
     begin: int
     end: int

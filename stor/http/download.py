@@ -36,7 +36,7 @@ class Client(Protocol):
         """How much to read at a time."""
 
     def hold(self, count: int) -> None:
-        """So many bytes have been read for the client, and wait to be written."""
+        """Count bytes that were read for the client and wait to be written."""
 
     def write(self, data: bytes) -> None:
         """Send a part of the body."""
@@ -48,7 +48,7 @@ class Client(Protocol):
         """Pause the producer until the client has got all that was written, and takes more."""
 
     def passed(self, count: int) -> None:
-        """So many more bytes of the body have got to the client through a splice pipe."""
+        """Count bytes of the body that reached the client through a splice pipe."""
 
     def abort(self) -> None:
         """Cut the connection, so that nobody can take the answer for whole."""

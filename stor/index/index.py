@@ -17,7 +17,7 @@ from stor.index.merge import DiskSource, Plan
 from stor.index.recent import Recent, applied
 from stor.index.table import SECRET_BYTES, SETS_LIMIT, Contents, Keys, Table, TableDamaged
 
-#: So often a table is looked for that is replaced meanwhile.
+#: How often a table that is replaced meanwhile is looked for again.
 _ATTEMPTS = 10
 
 
@@ -240,7 +240,7 @@ class IndexWriter(Index):
         anew: bool = False,
         keep: bool = True,
     ) -> Plan | None:
-        """How the next table is to be made; `None` while the one in use has yet to `settle`.
+        """How to make the next table; `None` while the one in use has yet to `settle`.
 
         All that happened under numbers below `sequence` is known, and in the bases of `disks`; the
         names in these are added. With `anew` nothing is taken from the table in use. The table is

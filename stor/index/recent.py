@@ -14,7 +14,7 @@ import attrs
 
 from stor.index import memory
 
-#: So many processes may read beside the one that writes.
+#: How many processes may read beside the one that writes.
 READERS_LIMIT = 256
 
 _MAGIC = int.from_bytes(b"STORRCN1", "little")
@@ -35,7 +35,7 @@ RECORD_BYTES = _RECORD.size + _CHECKSUM.size
 _PART_RECORDS = 65536
 _PART_BYTES = _PART_RECORDS * RECORD_BYTES
 
-#: So often a record is read again that another process has not written whole, as it seems.
+#: How often a record that seems to be half written is read again.
 _ATTEMPTS = 1000
 _ATTEMPT_SECONDS = 0.001
 

@@ -21,7 +21,7 @@ from stor.disk.disk import write_all
 from stor.disk.syscalls import Syscalls
 from stor.index import memory
 
-#: So many sets have a number.
+#: How many sets can have a number.
 SETS_LIMIT = 512
 
 SECRET_BYTES = 32

@@ -26,7 +26,7 @@ Args = TypeVarTuple("Args")
 #: How many steps may wait.
 WAITING_LIMIT = 1000
 
-#: With more than this waiting to be written, by whomever, syncfs(2) would wait for much that is not
+#: With more than this waiting to be written, whoever wrote it, syncfs(2) waits for much that is not
 #: ours: a backup that is restored, another program's files.
 UNWRITTEN_BYTES = 256 * 1024 * 1024
 
@@ -41,7 +41,7 @@ REST_SECONDS = 1.0
 #: behind it, and what that program syncs then, nobody knows.
 KNOWN_TYPES = (0xEF53, 0x58465342, 0x9123683E)
 
-#: With a group under way for so long, by a call that hangs perhaps, no more steps join the next.
+#: With a group under way for longer, perhaps because a call hangs, no more steps join the next.
 STUCK_SECONDS = 1.0
 
 

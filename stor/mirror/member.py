@@ -107,7 +107,7 @@ class Member:
         self.clock = clock
         #: Samples whose copy here is known to be bad: never served, replaced when possible.
         self.corrupt = CorruptCopies()
-        #: Those of which a copy is to be put back, here or on another disk of the mirror.
+        #: Samples that wait for a copy to be put back, here or on another disk of the mirror.
         self.noted: set[Digest] = set()
         self._workers = workers
         self.known_disks = known_disks
@@ -155,7 +155,7 @@ class Member:
 
     @property
     def hangs(self) -> bool:
-        """Whether an operation has been under way for so long that the disk may never answer."""
+        """Whether an operation has been under way so long that the disk may never answer."""
         return self._oldest_seconds >= HANGS_SECONDS
 
     @property

@@ -25,7 +25,7 @@ class Reserved:
         return self._bytes, self._samples
 
     def add(self, size_bytes: int, samples: int) -> None:
-        """So many more, or fewer when they are negative."""
+        """Add bytes and samples, or take them away when they are negative."""
         self._bytes += size_bytes
         self._samples += samples
 

@@ -51,7 +51,7 @@ class Mirrors:
         self._report = report or self.repairs.report
         #: What all mirrors hold, in the process that writes.
         self.names = names
-        #: Where samples are noted that are to be sent elsewhere, if they are.
+        #: Where samples that S3 has yet to get are noted, if it gets any.
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
         self.noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
@@ -91,7 +91,7 @@ class Mirrors:
         self._resume_names()
 
     async def begin(self) -> None:
-        """Judge the disks that waited for all others to be heard, and recall what is to be done.
+        """Judge the disks that waited for all others to be heard, and recall the work that is due.
 
         From the first answer on every disk knows of all others, whatever is mounted next time.
         """

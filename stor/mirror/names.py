@@ -33,10 +33,10 @@ RETRY_SECONDS = 60.0
 #: A name takes ten times the memory until it is in the table.
 RECENT_NAMES = 200_000
 
-#: So many names are learnt in one turn of the reactor.
+#: How many names are learnt in one turn of the reactor.
 _NAMES_A_TURN = 500
 
-#: So many of the lowest directories are walked in one go.
+#: How many of the lowest directories are walked in one go.
 _BATCH_DIRECTORIES = 64
 
 #: A walk rests as long as its reads have taken, but no longer than this at a time.
@@ -147,7 +147,7 @@ class Names:
         return self._index is not None and number in self._index.find(bytes(32)).complete
 
     def resume(self, mirrors: Sequence[Mirror]) -> None:
-        """These are the mirrors: learn what is to be learnt of them; called every now and then."""
+        """These are the mirrors: learn what is not known of them yet; called every now and then."""
         self._mirrors = tuple(mirrors)
         if self._index is None or self._stopped:
             return

@@ -17,7 +17,7 @@ from stor.threads import settle, within
 
 
 class Outbox:
-    """What is to be sent: noted before a sample is stored, forgotten when it has been sent.
+    """What S3 has yet to get: noted before a sample is stored, forgotten when it has been sent.
 
     So no crash loses one. A note without a sample, which a crash can leave, means nothing.
     """
@@ -30,7 +30,7 @@ class Outbox:
         clock: IReactorTime,
         announce: Callable[[Digest], None],
     ) -> None:
-        """`announce` is told of each sample that is to be sent, once it is stored."""
+        """`announce` is told of each sample to send, once it is stored."""
         self.announce = announce
         self._mirrors = mirrors
         self._clock = clock

@@ -76,7 +76,7 @@ class Rebuilds:
         ]
 
     def resume(self, mirror: Mirror) -> None:
-        """Begin what is to be done and can be done; called every now and then."""
+        """Begin what is due and can be done; called every now and then."""
         if mirror in self._runs or self._not_before.get(mirror, 0.0) > self._clock.seconds():
             return
         proof = self.known_disks.proof([member.root for member in mirror.members])

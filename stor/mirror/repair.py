@@ -99,7 +99,7 @@ class _OpenSources:
 class Repairs:
     """Puts copies back that were found missing or bad; one at a time on each mirror.
 
-    What is to be repaired is also noted on the mirror's disks, below `.stor/repair/`, and taken
+    What waits for repair is also noted on the mirror's disks, below `.stor/repair/`, and taken
     up again after a restart.
     """
 
@@ -109,7 +109,7 @@ class Repairs:
         self.mended_total = 0
         self._clock = clock
         self._reserve_bytes = reserve_bytes
-        #: What is to be repaired, and the time in seconds before which it is not tried again.
+        #: What waits for repair, and the time in seconds before which it is not tried again.
         self._due: dict[tuple[Digest, Mirror], float] = {}
         self._locks: dict[Mirror, DeferredLock] = {}
         self._mending: set[tuple[Digest, Mirror]] = set()
@@ -119,11 +119,11 @@ class Repairs:
 
     @property
     def waiting(self) -> int:
-        """How many samples are to be repaired."""
+        """How many samples wait for repair."""
         return len(self._due)
 
     def reconfigure(self, mirrors: Collection[Mirror], reserve_bytes: int) -> None:
-        """Only samples of these mirrors are to be repaired from now on."""
+        """Only samples of these mirrors are repaired from now on."""
         self._reserve_bytes = reserve_bytes
         self._due = {key: due for key, due in self._due.items() if key[1] in mirrors}
 
@@ -191,7 +191,7 @@ class Repairs:
         return (digest, mirror) in self._mending
 
     async def note(self, digest: Digest, mirror: Mirror) -> set[Member]:
-        """Note, durably, that the sample is to be repaired: the disks where that was possible."""
+        """Note, durably, that the sample waits for repair: the disks where that was possible."""
         for member in mirror.members:
             member.noted.add(digest)
         members = [member for member in mirror.members if member.writable]

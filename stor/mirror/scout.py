@@ -20,11 +20,11 @@ from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror, Place
 from stor.threads import Busy, Pool
 
-#: A scout that stays at one disk for so long is not waited for, nor one that waits so long to be
+#: A scout that stays longer at one disk is not waited for, nor one that waits longer to be
 #: sent while no other gets on.
 PATIENCE_SECONDS = 0.25
 
-#: Nor is one that is under way for so long, if it gets on ever so well.
+#: Nor is one that is under way for longer, however well it gets on.
 TOUR_SECONDS = 1.0
 
 #: The disks of a mirror that had to be read from are left to their own threads for so long: those

@@ -157,7 +157,7 @@ class Search:
 
         All its disks are sound and have nothing under the name; or one that is complete has not,
         and nothing speaks against it: no other disk has something there, or could not say what it
-        has, and no copy is to be repaired. A disk that is away, or hangs, does not speak against
+        has, and no copy waits for repair. A disk that is away, or hangs, does not speak against
         it: one dead disk is not to keep all that nobody has from being 404.
         """
         if self._denied.get(mirror) == len(mirror.members):

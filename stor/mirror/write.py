@@ -38,7 +38,7 @@ class Slot:
     """One disk's part in a write. Its steps run one after the other, also after a time-out."""
 
     def __init__(self, member: Member, digest: Digest, bad: str | None = None) -> None:
-        """`bad` says why the copy that is to be replaced is, where that is known."""
+        """`bad` says why the copy to replace is bad, where that is known."""
         self.member = member
         self.digest = digest
         self._bad = bad
@@ -146,7 +146,7 @@ class MirrorWrite:
     """A sample being written to every disk of a mirror.
 
     `add` the content, then `commit`; in the end `discard`, which does nothing the second time, or
-    after a commit. Calls are not to overlap: each is to be awaited before the next. After `commit`
+    after a commit. Calls must not overlap: await each before the next. After `commit`
     has returned, every copy is on stable storage under its final name; after `discard` no disk
     keeps anything that was not committed.
     """
@@ -163,7 +163,7 @@ class MirrorWrite:
     ) -> None:
         """`length` in bytes when known; `modified_ns` is what every copy says of its age.
 
-        `bad` says of copies that are to be replaced why, where that is known.
+        `bad` says why copies to replace are bad, where that is known.
         """
         self.mirror = mirror
         self.written_bytes = 0

@@ -8,13 +8,13 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
-#: With so many bytes waiting the connection is not read on; two hundred slow clients hold little.
+#: With this many bytes waiting the connection is not read on; two hundred slow clients hold little.
 BUFFER_BYTES = 64 * 1024
 
-#: What has come is given out after so long, also when more is wanted: a slow engine is no silence.
+#: What has come is given out after this time even if more is wanted: a slow engine is no silence.
 GATHER_SECONDS = 2.0
 
-#: A body of which nothing has come for so long is as good as cut.
+#: A body of which nothing has come for this long is as good as cut.
 SILENT_SECONDS = 4.0
 
 

@@ -17,7 +17,7 @@ _ATTEMPTS = 1
 
 
 def connect(settings: S3, threads: int) -> Any:
-    """A client for so many threads at once; does no I/O before it is used."""
+    """A client for this many threads at once; does no I/O before it is used."""
     return boto3.session.Session().client(
         "s3",
         endpoint_url=settings.endpoint,

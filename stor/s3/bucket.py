@@ -30,13 +30,13 @@ ANSWER_SECONDS = 7.0
 SMALL_BYTES = 256 * 1024
 SMALL_SECONDS = 3.0
 
-#: After so many failures in a row a probe says whether the engine is asked any more.
+#: After this many failures in a row a probe says whether the engine is asked any more.
 FAILURES_UNTIL_PROBE = 3
 
 #: A sample that nobody stores: an engine that says so finds others, too.
 UNKNOWN = Digest.of(b"stor asks for this to see whether a bucket answers")
 
-#: A copy with the wrong bytes is asked for again after so long.
+#: After how long a copy with the wrong bytes is asked for again.
 CONDEMNED_SECONDS = 300.0
 
 _TRIES = 2

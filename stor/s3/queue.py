@@ -19,12 +19,12 @@ from stor.s3.sending import send
 #: Samples that are sent at once.
 _SENDERS = 4
 
-#: After its n-th failure a sample waits 2**n seconds, at most so long.
+#: After its n-th failure a sample waits 2**n seconds, at most this long.
 _LONGEST_PAUSE_SECONDS = 600.0
 
 
 class Outbox(Protocol):
-    """Where the samples that are to be sent are kept over restarts."""
+    """Where the samples to send are kept over restarts."""
 
     async def forget(self, digest: Digest) -> None:
         """It has been sent. Never raises."""
@@ -32,7 +32,7 @@ class Outbox(Protocol):
 
 @attrs.define
 class _Waiting:
-    """A sample that is to be sent, since when in seconds, and how often that has failed.
+    """A sample to send, since when in seconds, and how often that has failed.
 
     `renewed`: it was stored while it was being looked for.
     """
@@ -46,7 +46,7 @@ class _Waiting:
 class CopyQueue:
     """Sends samples to a bucket, a few at a time, until each is there.
 
-    What is to be sent outlives the process in the outbox; this is the order of doing it. While
+    What waits to be sent outlives the process in the outbox; this is the order of doing it. While
     the bucket is known not to be available nothing is tried; `resume` says that it is again.
     """
 
@@ -80,7 +80,7 @@ class CopyQueue:
         return 0.0 if oldest is None else self._clock.seconds() - oldest.since
 
     def add(self, digest: Digest) -> None:
-        """A sample is to be sent."""
+        """A sample waits to be sent."""
         now = self._clock.seconds()
         if digest not in self._waiting:
             self._waiting[digest] = _Waiting(now)

@@ -42,7 +42,7 @@ class Spool:
 
 
 class SpooledBody:
-    """One body. Its operations are to be awaited one by one; `close` gives all of it back."""
+    """One body. Await its operations one by one; `close` gives all of it back."""
 
     def __init__(self, spool: Spool, worker: Pool, file: BinaryIO, reserved: int) -> None:
         self.size = 0
