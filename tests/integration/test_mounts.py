@@ -20,6 +20,9 @@ WHOLE, HALF_AWAY, AWAY, EMPTY_IN_PLACE, SWAPPED, SWAPPED_TOO, READ_ONLY = SETS =
 #: The next probe finds that a disk is back.
 BACK_SECONDS = 20
 
+#: By then every process has heard of it from the one that probes.
+HEARD_SECONDS = 1.0
+
 
 @pytest.fixture(scope="module")
 def mounts(tmp_path_factory):
@@ -74,6 +77,7 @@ class Scene:
     def wait_for_offline(self, *disks):
         roots = {str(disk) for disk in disks}
         poll(lambda: set(self.offline()) == roots, BACK_SECONDS, f"only {roots} offline")
+        time.sleep(HEARD_SECONDS)
 
     def set_of(self, paths):
         """The position of the set that paths are in."""

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -48,8 +49,9 @@ PACKAGES = {"aria2c": "aria2", "http": "httpie"}
 #: Where a byte of a copy is flipped.
 PLACES = {"first": [0], "middle": [BYTES // 2], "last": [-1], "several": [300_000, 4_000_000, -9]}
 
-#: A client that was cut off is run once more, and then again.
+#: A client that was cut off is run once more, and then again, a moment later.
 RUNS = 3
+PAUSE_SECONDS = 1.0
 
 
 def fetch(client, url, directory):
@@ -58,7 +60,9 @@ def fetch(client, url, directory):
     file = directory / "sample"
     command = [word.format(file=file, url=url, directory=directory) for word in CLIENTS[client]]
     command[0] = program(command[0], PACKAGES.get(command[0], command[0]))
-    for _ in range(RUNS):
+    for run in range(RUNS):
+        if run:
+            time.sleep(PAUSE_SECONDS)
         ended = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
