@@ -35,7 +35,7 @@ LMDB_LIMIT = 20_000_000
 
 @attrs.define
 class Figures:
-    """What was measured of one way to keep so many names. Times are of the processor."""
+    """The measurements of one way to keep names. Times are processor time."""
 
     what: str
     names: int

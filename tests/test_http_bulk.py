@@ -28,7 +28,7 @@ class Known:
         store.held, store.listed = self.held, self.listed
         self.samples = [(sha, n) for n, sha in enumerate(SHAS)]
         self.asked = 0
-        #: After so many pages nothing is known any more.
+        #: How many pages are given before nothing is known any more.
         self.pages = 10**9
 
     def held(self, sha):

@@ -155,7 +155,7 @@ class Member:
 
     @property
     def hangs(self) -> bool:
-        """Whether an operation has been under way so long that the disk may never answer."""
+        """Whether an operation is so overdue that the disk may never answer."""
         return self._oldest_seconds >= HANGS_SECONDS
 
     @property

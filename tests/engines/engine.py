@@ -61,7 +61,7 @@ class Engine:
 
     def start(self):
         """Start it, and wait until it can be used."""
-        raise NotImplementedError
+        raise NotImplementedError  # each engine has its own way
 
     def stop(self):
         """End all its processes and remove its directory."""
