@@ -85,6 +85,20 @@ def test_what_is_stored_afterwards_is_known_at_once_and_what_fails_is_not(host):
     assert ask(rig, digest_of(b"another")) == b"-"
 
 
+def test_a_set_that_a_reload_adds_is_not_known_at_once_and_one_that_it_takes_out_is_gone(host):
+    started(host, KEPT)
+    rig = started(host)
+    mirrors, known_disks = rig.mirrors.mirrors, rig.members[0].known_disks
+    rig.mirrors.reconfigure(mirrors[:1], known_disks, 0)
+    assert ask(learnt(rig), ABSENT) == b"-"
+    assert answers(rig) == {b"+", b"-"}
+    rig.mirrors.reconfigure(mirrors, known_disks, 0)
+    assert answers(rig) == {b"+", b"?"}
+    assert answers(learnt(rig)) == {b"+"}
+    rig.mirrors.reconfigure(mirrors[:1], known_disks, 0)
+    assert answers(rig) == {b"+", b"-"}
+
+
 def test_no_disk_is_asked(host):
     rig = learnt(started(host, KEPT))
     before = sum(len(files.calls) for files in rig.disks.values())

@@ -76,6 +76,7 @@ class Mirrors:
         self.known_disks = self.rebuilds.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
         self.repairs.reconfigure(self.mirrors, reserve_bytes)
+        self._resume_names()
 
     @property
     def members(self) -> list[Member]:
