@@ -99,6 +99,18 @@ def test_a_set_that_a_reload_adds_is_not_known_at_once_and_one_that_it_takes_out
     assert answers(rig) == {b"+", b"-"}
 
 
+@pytest.mark.parametrize("disk", [0, 1])
+def test_what_one_disk_of_a_set_has_is_not_missing(host, disk):
+    started(host, KEPT)
+    for label in (f"set0/disk{disk}", f"set1/disk{disk}"):
+        for path in (host.path / label).glob("??/??/??/*"):
+            path.unlink()
+    rig = started(host)
+    assert ask(learnt(rig), ABSENT) == b"-"
+    assert answers(rig) == {b"+"}
+    assert len(listed(rig, bytes(32), 100)) == len(KEPT)
+
+
 def test_no_disk_is_asked(host):
     rig = learnt(started(host, KEPT))
     before = sum(len(files.calls) for files in rig.disks.values())

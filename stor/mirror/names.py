@@ -60,9 +60,9 @@ class _Walk:
 class Names:
     """The names of all samples, in memory: where each is, for as long as the process lives.
 
-    They are learnt by a walk of one disk of each mirror that is complete, which begins when
-    somebody asks, and from every upload. Until the walk of a mirror has ended, what is not known
-    may be there.
+    They are learnt by a walk of all disks, which begins when somebody asks, and from every upload.
+    What any disk of a mirror has is known. Until one of them is complete, and those that are there
+    have been walked, what is not known may be there.
     """
 
     log = Logger()
@@ -122,14 +122,14 @@ class Names:
     async def listed(self, begin: bytes, limit: int) -> list[tuple[bytes, int]] | None:
         """The first samples from `begin` on, sorted, `limit` at most, each with its size.
 
-        Read from the directories of one complete disk of each mirror. `None`: one has none.
+        Read from the directories of all disks. `None`: a mirror has no complete one now.
         """
         givers = []
         for mirror in self._mirrors:
-            able = [m for m in mirror.members if m.complete and m.health.sound]
-            if not able:
+            able = [member for member in mirror.members if member.health.sound]
+            if not any(member.complete for member in able):
                 return None
-            givers.append(able[0])
+            givers += able
         reading = [
             self._in_thread(giver.root, first_samples, giver.disk, begin, limit) for giver in givers
         ]
@@ -153,13 +153,10 @@ class Names:
             return
         for mirror in self._mirrors:
             self._weigh(mirror)
-            givers = [m for m in mirror.members if m.complete and m.health.readable]
-            if (
-                not self.known(mirror)
-                and givers
-                and not any(self._walk_of(m).running for m in mirror.members)
-            ):
-                self._start(givers[0], mirror)
+            if any(member.complete and member.health.readable for member in mirror.members):
+                for member in mirror.members:
+                    if member.health.readable and not self._walked(member):
+                        self._start(member, mirror)
         if self._index.recent_names > self._recent_limit and not self._merging:
             self._merging = True
             making = Deferred.fromCoroutine(self._make_table(self._index))
@@ -233,7 +230,7 @@ class Names:
         if not present:
             return  # what was known of them stays known
         complete = any(member.complete for member in present)
-        self._index.set_complete(number, complete and any(map(self._walked, mirror.members)))
+        self._index.set_complete(number, complete and all(map(self._walked, present)))
 
     def _walked(self, member: Member) -> bool:
         """Whether the disk that is there, or was when it was last, has been walked to its end."""
@@ -243,7 +240,7 @@ class Names:
 
     def _start(self, member: Member, mirror: Mirror) -> None:
         walked = self._walk_of(member)
-        if walked.not_before > self._clock.seconds():
+        if walked.running or walked.not_before > self._clock.seconds():
             return
         marker = member.health.marker
         self._walks[member] = walked = _Walk(None if marker is None else marker.uuid, running=True)

@@ -44,18 +44,29 @@ class Examination:
     """What reading every copy of a sample in full has shown.
 
     `good` are the disks with the right bytes; `lacking` those that could have them and do not, and
-    why, `absent` those among them with nothing under the name; `unheard` those that did not say.
+    why, `absent` those among them with nothing under the name, `damaged` those with wrong bytes;
+    `unheard` those that did not say.
     """
 
     good: dict[Member, Copy] = attrs.field(factory=dict)
     lacking: dict[Member, str] = attrs.field(factory=dict)
     absent: list[Member] = attrs.field(factory=list)
+    damaged: dict[Member, Damaged] = attrs.field(factory=dict)
     unheard: list[Member] = attrs.field(factory=list)
 
     @property
     def modified_ns(self) -> int | None:
         """When the sample was stored: what the oldest good copy says."""
         return min((copy.modified_ns for copy in self.good.values()), default=None)
+
+    def tell_of_damage(self, digest: Digest) -> None:
+        """The damaged copies are not to be served any more.
+
+        Not before it is known whether there is a good one: until then, what is right of them is all
+        that there is.
+        """
+        for member, error in self.damaged.items():
+            member.found_damaged(digest, str(error), mark_of(error))
 
     def nothing_good(self, digest: Digest) -> "Unmendable":
         """What to say when there is no copy to use: where that is known to be so, and where not.
@@ -210,15 +221,26 @@ class Repairs:
         if len(found.absent) == len(mirror.members):
             raise Absent(f"{mirror} does not hold {digest}")
         lacking = [member for member in found.lacking if member.writable]
+        if found.good or not lacking:
+            found.tell_of_damage(digest)
         if not found.good and not lacking:
             raise found.nothing_good(digest)
         if lacking:
             try:
                 await self._put_back(digest, mirror, found, lacking)
+            except Unmendable:
+                found.tell_of_damage(digest)
+                raise
             except (Damaged, DiskAway, Busy, OSError) as error:
+                if isinstance(error, Damaged):
+                    found.tell_of_damage(digest)
                 raise Unavailable(
                     f"a copy could not be read to put others back: {error}"
                 ) from error
+            if not found.good:
+                found.tell_of_damage(digest)
+                for member in lacking:
+                    member.corrupt.discard(digest)
             self.mended_total += 1
             self._say_repaired(digest, lacking, found)
         return {*found.good, *lacking}
@@ -245,7 +267,7 @@ class Repairs:
                 try:
                     copy = await member.read(member.disk.verify, digest, about=digest)
                 except Damaged as error:
-                    member.found_damaged(digest, str(error), mark_of(error))
+                    found.damaged[member] = error
                     found.lacking[member] = str(error)
                 except OSError as error:
                     if not attempt:

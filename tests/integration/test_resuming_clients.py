@@ -76,11 +76,11 @@ def fetch(client, url, directory):
     return ended.returncode, file.read_bytes() if file.exists() else None
 
 
-def flip(path, places):
+def flip(path, places, size=BYTES):
     """Damage a copy as a disk does: one bit of each of these bytes is another."""
     with path.open("r+b") as file:
         for place in places:
-            at = place % BYTES
+            at = place % size
             file.seek(at)
             byte = file.read(1)[0]
             file.seek(at)
@@ -136,3 +136,16 @@ def test_with_no_good_copy_each_says_no(pair, tmp_path, client, summed):
     for path, place in zip(pair.copies(sha), (5_000_000, 5_000_007), strict=True):  # one block
         flip(path, [place])
     assert fetch(client, pair.url(sha), tmp_path / "got")[0] != 0
+
+
+@pytest.mark.parametrize("size", [300_000, 600_000, 5_000_000])
+def test_the_first_answer_is_whole_while_two_bad_copies_are_being_mended(pair, size):
+    """A repair that finds both copies bad does not take away what is right of them."""
+    for _ in range(10):
+        content = os.urandom(size)
+        assert pair.put(content).status == 201
+        for path, place in zip(pair.copies(sha_of(content)), (100, size - 100), strict=True):
+            flip(path, [place], size)
+        answer = pair.get(sha_of(content))
+        assert (answer.status, len(answer.body)) == (200, size)
+        assert sha_of(answer.body) == sha_of(content)
