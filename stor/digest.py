@@ -29,7 +29,7 @@ class Digest:
 
         Raises `MalformedDigest`.
         """
-        if not _SIXTY_FOUR_HEX_DIGITS.fullmatch(text):
+        if not is_digest(text):
             raise MalformedDigest
         return cls(bytes.fromhex(text))
 
@@ -59,6 +59,11 @@ class Digest:
         """The sample's key in a bucket: `aa/bb/cc/<64 digits>`, all lower case."""
         name = self.raw.hex()
         return f"{name[:2]}/{name[2:4]}/{name[4:6]}/{name}"
+
+
+def is_digest(text: str) -> bool:
+    """Whether `Digest.parse` can read it."""
+    return _SIXTY_FOUR_HEX_DIGITS.fullmatch(text) is not None
 
 
 class Hasher(Protocol):

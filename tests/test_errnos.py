@@ -96,7 +96,7 @@ def test_one_sample_that_cannot_be_read_is_no_fault_of_its_disks(rig, body, meth
         assert states(rig) == {State.ONLINE}
         assert rig.put(b"new %d" % n).status == 201
         assert rig.get(other).body == other
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 @pytest.mark.parametrize("error", [*OF_FILES, *OF_DISKS], ids=errno.errorcode.get)
@@ -204,7 +204,7 @@ def test_one_error_has_the_disk_probed_soon_and_that_decides(rig, failing, state
     rig.heal()
     rig.probe()
     assert disk.health.state is State.ONLINE
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 @pytest.mark.parametrize("error", OF_PROCESS, ids=errno.errorcode.get)
@@ -233,7 +233,7 @@ def test_where_no_names_can_be_made_nothing_is_written(rig, error):
     assert not rig.staged()
     rig.heal()
     rig.probe()
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 def test_a_root_that_belongs_to_somebody_else_is_not_written_and_status_says_why(quick_path):
@@ -264,7 +264,7 @@ def test_a_directory_that_belongs_to_somebody_else_is_found_with_the_first_uploa
     disk.fail_file(digest_of(open_).directories[1], errno.EACCES)
     assert rig.put(open_).status == 503
     pass_time(rig)
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     assert rig.put(closed).status == 503
     pass_time(rig)
     assert [member.health.state for member in rig.members] == [State.ONLINE, State.READ_ONLY]
@@ -274,7 +274,7 @@ def test_a_directory_that_belongs_to_somebody_else_is_found_with_the_first_uploa
         assert rig.members[1].health.state is State.READ_ONLY
     (rig.roots[1] / "AB").rmdir()
     rig.probe()
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 def sample_in(directory):

@@ -79,7 +79,7 @@ def test_three_errors_in_a_row_make_a_disk_suspect_until_the_next_probe(rig, err
     rig.probe()
     assert disk.health.state is State.ONLINE
     assert disk.health.since == before + 12
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 def test_errors_with_a_success_between_them_change_nothing(rig):
@@ -91,7 +91,7 @@ def test_errors_with_a_success_between_them_change_nothing(rig):
         read_from(rig, "set0/disk0")
     assert disk.health.state is State.ONLINE
     assert disk.health.errors_total == 20
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 @pytest.mark.parametrize("error", OURS, ids=errno.errorcode.get)
@@ -179,7 +179,7 @@ def test_a_disk_that_refuses_writes_is_read_and_said_to_be_ill(rig, error):
     rig.heal()
     rig.probe()
     assert disk.health.state is State.ONLINE
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 @pytest.mark.parametrize("probed", [False, True], ids=["not known yet", "known"])
@@ -207,7 +207,7 @@ def test_a_disk_that_the_configuration_keeps_is_read_and_well(quick_path, read_o
     for content in contents:
         first.put(content)
     rig = FaultyRig(quick_path, kind=QuickFiles, read_only=read_only)
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     for s, d in read_only:
         assert picture(rig, f"set{s}/disk{d}")["state"] == "read-only"
         assert picture(rig, f"set{s}/disk{d}")["reason"] is None
@@ -238,7 +238,7 @@ def test_a_sample_directory_that_refuses_names_is_an_error_about_that_place(quic
     response = rig.put(b"refused")
     assert_one_line(response, 503)
     assert refused in response.text
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     assert rig.put(b"stored too").status == 201
 
 
@@ -256,7 +256,7 @@ def test_the_operator_keeps_a_disk_from_being_written_with_a_file(rig):
     disk = member(rig, "set0/disk1")
     assert disk.health.state is State.READ_ONLY
     assert disk.health.fault is None
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     before = len(rig.disks["set0/disk1"].calls)
     rig.probe()
     for n in range(10):
@@ -282,7 +282,7 @@ def test_a_full_disk_stays_online(rig, call, error):
         rig.probe()
     assert {m.health.state for m in rig.members} == {State.ONLINE}
     assert {m.health.errors_total for m in rig.members} == {0}
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     for content in contents:
         assert rig.get(content).body == content
     assert not rig.staged()

@@ -182,9 +182,7 @@ def test_the_reserve_is_not_written_to_by_chunks_either(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-@pytest.mark.parametrize(
-    "target", ["/x", f"/{SHA[:63]}", f"/{SHA}0", f"/{SHA}%0A", f"//{SHA}", f"/{SHA}/x", "/..", "//"]
-)
+@pytest.mark.parametrize("target", ["/x", f"/{SHA[:63]}", f"/{SHA}0", f"/{SHA}%0A", "/.."])
 def test_storing_under_a_malformed_sha_is_412(untouched, target, method):
     """Also for those who may not store at all."""
     for headers in ([AUTHORIZED], []):

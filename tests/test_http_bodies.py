@@ -84,8 +84,7 @@ def test_no_length_means_no_body(rig):
 TYPES = [
     "application/x-www-form-urlencoded",
     "application/x-www-form-urlencoded; charset=utf-8",
-    "multipart/form-data; boundary=x",
-    "multipart/form-data",
+    "multipart/mixed; boundary=x",
     "application/octet-stream",
     "application/json",
     "text/plain",

@@ -29,6 +29,10 @@ NEXT = request_bytes("GET", "/")
 
 #: Of each refusal: status, method, name, headers, what the Rig is told.
 REFUSALS = {
+    "no name": (400, "PUT", "", [AUTHORIZED], {}),
+    "part": (400, "PUT", SHA, [AUTHORIZED, ("Content-Range", "bytes 5-9/10")], {}),
+    "compressed": (415, "POST", SHA, [AUTHORIZED, ("Content-Encoding", "gzip")], {}),
+    "form": (415, "POST", SHA, [AUTHORIZED, ("Content-Type", "multipart/form-data")], {}),
     "no credentials": (401, "POST", SHA, [], {}),
     "malformed": (412, "PUT", "x", [AUTHORIZED], {}),
     "stored": (200, "POST", Digest.of(STORED), [AUTHORIZED], {}),

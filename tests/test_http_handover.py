@@ -126,7 +126,7 @@ def test_pipelined_requests_of_all_kinds_keep_their_order(two, seed):
             expected.append((201, None))
         elif kind == "status":
             sent += request_bytes("GET", "/status")
-            expected.append((200, b"OK"))
+            expected.append((200, b"OK\n"))
         else:
             content = rng.choice(stored)
             sent += get(content, kind)

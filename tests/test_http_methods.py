@@ -1,12 +1,20 @@
 """Methods, versions, and what an error looks like."""
 
+import itertools
+
 import pytest
 from twisted.internet.defer import fail
 from twisted.logger import LogLevel
 
 from stor import __version__
 from stor.digest import Digest
-from tests.support.http import AUTHORIZED, assert_one_line, logged_events, no_bug_logged
+from tests.support.http import (
+    AUTHORIZED,
+    assert_one_line,
+    assert_stored,
+    logged_events,
+    no_bug_logged,
+)
 from tests.support.network import Connection
 from tests.support.rig import Rig, request_bytes
 
@@ -52,12 +60,123 @@ def test_other_methods_are_not_allowed_on_samples(rig, target, method, headers):
 
 
 @pytest.mark.parametrize("headers", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize("method", [*METHODS, "POST", "PUT"])
-@pytest.mark.parametrize("target", PAGES)
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        *itertools.product(METHODS, PAGES),
+        *itertools.product(("POST", "PUT"), [page for page in PAGES if "status" in page]),
+    ],
+)
 def test_pages_are_only_read(rig, target, method, headers):
     response = rig.request(method, target, [AUTHORIZED, *headers])
     assert_one_line(response, 405)
     assert response.headers["allow"] == OF_A_PAGE
+
+
+NO_FILES = {
+    "root": "/",
+    "root with a query": "/?x",
+    "absolute root": "http://stor.example",
+    "slashes": "//",
+    "directory": "/x/",
+    "two slashes after a sha": f"/{SHA}//",
+    "sha in a directory": f"/a/{SHA}",
+    "below a page": "/status/x",
+    "encoded slash": "/%2F",
+}
+
+
+@pytest.mark.parametrize("headers", [[], [AUTHORIZED]], ids=["stranger", "writer"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("target", NO_FILES.values(), ids=NO_FILES)
+def test_where_nothing_can_be_stored_it_says_how_to_store(rig, target, method, headers):
+    response = rig.request(method, target, headers, HELLO)
+    assert_one_line(response, 400)
+    assert "curl -u USER -T FILE URL/$(sha256sum FILE | cut -c 1-64)" in response.text
+
+
+@pytest.mark.parametrize("name", ["x", "file.txt", SHA[1:], f"{SHA}.dat"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_misspelt_sha_says_how_to_store(rig, name, method):
+    """`curl -T file URL/` puts the name of the file after the slash."""
+    response = rig.request(method, f"/{name}", [AUTHORIZED], HELLO)
+    assert_one_line(response, 412)
+    assert response.text.startswith("malformed sha: ")
+    assert "curl -u USER -T FILE URL/$(sha256sum FILE | cut -c 1-64)" in response.text
+
+
+NOT_THE_FILE = {
+    "range": ([("Content-Range", "bytes 0-4/5")], 400, "without Content-Range"),
+    "malformed range": ([("Content-Range", "")], 400, "without Content-Range"),
+    "form": ([("Content-Type", "multipart/form-data; boundary=x")], 415, "curl -T FILE"),
+    "form in capitals": ([("Content-Type", "Multipart/Form-Data")], 415, "curl -T FILE"),
+    "gzip": ([("Content-Encoding", "gzip")], 415, "without Content-Encoding"),
+    "unknown encoding": ([("Content-Encoding", "x")], 415, "without Content-Encoding"),
+    "gzip in a list": ([("Content-Encoding", "identity, gzip")], 415, "without Content-Encoding"),
+    "gzip in a second line": (
+        [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")],
+        415,
+        "without Content-Encoding",
+    ),
+}
+
+
+@pytest.mark.parametrize("target", [f"/{SHA}", f"/{UNKNOWN}", "/x", "/missing"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize(("headers", "status", "advice"), NOT_THE_FILE.values(), ids=NOT_THE_FILE)
+def test_a_body_that_is_not_the_file_is_told_what_to_do(
+    rig, target, method, headers, status, advice
+):
+    if (method, target) == ("PUT", "/missing"):
+        status, advice = 405, "POST"
+    connection = rig.connect()
+    waiting = [("Content-Length", "5"), ("Expect", "100-continue")]
+    connection.send(request_bytes(method, target, [AUTHORIZED, *waiting, *headers]))
+    (response,) = connection.responses([method])
+    assert_one_line(response, status)
+    assert advice in response.text
+    assert not connection.continued
+    assert response.headers.get("accept-encoding") == (
+        "identity" if "Content-Encoding" in advice else None
+    )
+
+
+@pytest.mark.parametrize("value", ["identity", "Identity", "identity, identity", ""])
+def test_an_encoding_that_changes_nothing_is_taken(tmp_path, value):
+    rig = Rig(tmp_path)
+    assert_stored(rig, HELLO, rig.put(HELLO, headers=[("Content-Encoding", value)]))
+
+
+#: What browsers and crawlers ask every site for.
+OF_EVERY_SITE = [
+    "/favicon.ico",
+    "/favicon.ico?v=2",
+    "/robots.txt",
+    "/sitemap.xml",
+    "/apple-touch-icon.png",
+    "/apple-touch-icon-120x120-precomposed.png",
+    "/.well-known/security.txt",
+    "/.well-known/",
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("target", OF_EVERY_SITE)
+def test_what_every_site_is_asked_for_is_not_there_and_no_misspelt_sha(rig, target, method):
+    response = rig.request(method, target)
+    if method == "GET":
+        assert_one_line(response, 404)
+        assert response.text.startswith("not found")
+    assert response.status == 404
+    served = rig.served[-1]
+    assert (served.route, served.causes) == ("other", ())
+
+
+@pytest.mark.parametrize("target", ["/x", f"/{SHA}x", "/favicon", "/xrobots.txt", "/index.html"])
+def test_any_other_name_is_a_misspelt_sha(rig, target):
+    assert rig.request("GET", target).text.startswith("malformed sha")
+    served = rig.served[-1]
+    assert (served.route, served.causes) == ("sample", ("malformed_sha",))
 
 
 @pytest.mark.parametrize("method", ["get", "Get", "head", "post", "put", "pUT"])
@@ -86,6 +205,9 @@ def test_a_body_of_a_method_that_is_not_allowed_is_not_waited_for(rig, method, f
 ERRORS = {
     "malformed sha": ("GET", "/x", [], None, 404),
     "not found": ("GET", f"/{UNKNOWN}", [], None, 404),
+    "nothing to store at": ("POST", "/", [], b"", 400),
+    "part of a file": ("PUT", f"/{SHA}", [("Content-Range", "bytes 0-0/5")], b"h", 400),
+    "compressed": ("POST", f"/{SHA}", [("Content-Encoding", "gzip")], b"", 415),
     "malformed sha to store": ("POST", "/x", [AUTHORIZED], b"", 412),
     "no credentials": ("POST", f"/{UNKNOWN}", [], b"", 401),
     "mismatch": ("POST", f"/{UNKNOWN}", [AUTHORIZED], b"x", 412),

@@ -27,7 +27,7 @@ def _no_bug():
 def test_all_is_well(tmp_path, target, accept):
     rig = Rig(tmp_path)
     response = rig.request("GET", target, [("Accept", accept)] if accept else [])
-    assert (response.status, response.body) == (200, b"OK")
+    assert (response.status, response.body) == (200, b"OK\n")
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert response.headers["cache-control"] == "no-store"
     assert "retry-after" not in response.headers
@@ -46,7 +46,7 @@ def test_a_root_whose_path_is_no_text_is_one_as_any_other(tmp_path):
         response = rig.request("GET", target, [("Accept", accept)])
         assert response.status == 200
         assert shown in response.body.decode().replace("\\\\", "\\"), target
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     disks = json.loads(rig.request("GET", "/status", JSON).body)["sets"][0]["disks"]
     assert disks[0]["root"] == str(rig.roots[0])
     for root in rig.roots:
@@ -91,7 +91,7 @@ def test_a_disk_that_has_come_back_is_well_after_the_next_probe(tmp_path):
     assert rig.request("GET", "/status").status == 503
     (tmp_path / "away").rename(rig.roots[0])
     rig.probe()
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
 
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EIO])
@@ -109,7 +109,7 @@ def test_not_200_with_a_read_only_disk_in_the_set(tmp_path, error):
 
 def test_a_disk_that_the_configuration_keeps_read_only_is_well(tmp_path):
     rig = Rig(tmp_path, read_only=[(0, 0), (0, 1)])
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     picture = json.loads(rig.request("GET", "/status", JSON).text)
     assert [s["writable"] for s in picture["sets"]] == [False, True]
     assert picture["sets"][0]["disks"][0]["state"] == "read-only"

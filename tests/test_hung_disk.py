@@ -127,7 +127,7 @@ def test_the_status_names_it_after_its_deadline_and_forgets_it_when_it_answers(h
     rig.hang("set1/disk0")
     rig.probe()
     rig.clock.advance(PROBE_DEADLINE_SECONDS - 0.1)
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     rig.clock.advance(0.1)
     response = rig.request("GET", "/status")
     assert response.status == 503
@@ -137,7 +137,7 @@ def test_the_status_names_it_after_its_deadline_and_forgets_it_when_it_answers(h
         rig.probe()
     assert rig.request("GET", "/status").status == 503
     rig.heal()
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     hanging.assert_nothing_left()
 
 

@@ -57,7 +57,7 @@ def test_nothing_changes_when_the_same_disks_come_back(host):
     for _ in range(3):
         rig = host.start()
         assert set(states(rig).values()) == {State.ONLINE}
-        assert rig.request("GET", "/status").body == b"OK"
+        assert rig.request("GET", "/status").body == b"OK\n"
         assert {label: host.marker(label) for label in LABELS} == markers
         changed = [c for f in rig.disks.values() for c in f.calls if c.name == "rename"]
         assert not changed

@@ -66,7 +66,7 @@ def test_a_disk_that_is_not_to_be_written_is_read_without_a_marker(host, read_on
     rig = host.start(read_only=read_only)
     assert states(rig)["set0/disk0"] is State.READ_ONLY
     assert rig.get(SAMPLES[0]).body == SAMPLES[0]
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     assert not CHANGING & {call.name for call in rig.disks["set0/disk0"].calls}
 
 

@@ -242,7 +242,8 @@ def test_what_was_asked_for_is_not_repeated(tmp_path, name):
     """The asked sha was echoed unescaped into HTML."""
     rig = Rig(tmp_path)
     assert_one_line(rig.get(name), 404)
-    assert_one_line(rig.request("POST", f"/{name}", [AUTHORIZED], b"x"), 412)
+    refused = rig.request("POST", f"/{name}", [AUTHORIZED], b"x")
+    assert_one_line(refused, 400 if "/" in name else 412)
 
 
 @pytest.mark.parametrize("line", ["GARBAGE", "GET", "GET  /", "\0\1\2", "GET / HTTP/1.1 x"])

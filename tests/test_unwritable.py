@@ -100,7 +100,7 @@ def test_a_disk_that_is_full_up_to_its_reserve_takes_no_samples_and_says_so(rig,
     assert sets[0]["disks"][0]["unwritable"] is None
     assert problems == []
     assert warnings == [f"{disk.root}: takes no new samples: {why}"]
-    assert rig.request("GET", "/status").body == b"OK"
+    assert rig.request("GET", "/status").body == b"OK\n"
     assert unwritable(rig, disk) == [Cause.FULL]
     assert exported(rig).value("stor_sets_writable") == 1
     page = rig.request("GET", "/", [("Accept", "text/html")]).text

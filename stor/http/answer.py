@@ -54,7 +54,7 @@ class Answer:
     @classmethod
     def paths(cls, status: int, paths: list[str]) -> "Answer":
         """Where a sample is, as a JSON array."""
-        return cls(status, json.dumps(paths).encode(), "application/json")
+        return cls(status, json.dumps(paths).encode() + b"\n", "application/json")
 
 
 #: The one table from failures to status codes. A malformed sha is 412 where a body is put.

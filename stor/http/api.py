@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import attrs
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -16,7 +17,7 @@ from twisted.web.resource import IResource
 
 from stor import __version__
 from stor.content import Content
-from stor.digest import Digest
+from stor.digest import Digest, is_digest
 from stor.hot import HotContent, HotSample
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.http.bulk import (
@@ -31,10 +32,10 @@ from stor.http.bulk import (
 from stor.http.conditions import Conditions, Unsatisfiable, Validators, select_range
 from stor.http.download import Sender
 from stor.http.page import page, wants_page
-from stor.http.request import PAGES, Intake, StorRequest
+from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.site import shield
 from stor.http.status import Overview
-from stor.http.upload import Uploads
+from stor.http.upload import HOW_TO_STORE, Uploads
 from stor.paths import printable
 from stor.prometheus import CONTENT_TYPE
 from stor.store import Store
@@ -90,8 +91,14 @@ class Api:
         An upload begins here, and no route has a part in it.
         """
         method = request.method.decode("ascii")
+        if method in _STORING and _names_no_file(request):
+            line = f"nothing can be stored at this path: {HOW_TO_STORE}"
+            return attrs.evolve(Answer.line(400, line), causes=("malformed_sha",))
         if method not in _allowed(request):
             return _not_allowed(request)
+        refusal = _refused_encoding(request) if method in _STORING else None
+        if refusal is not None:
+            return refusal
         if request.name == "missing":
             return self._receive_list(request)
         if method in _STORING:
@@ -99,11 +106,7 @@ class Api:
         return None
 
     def _receive_list(self, request: StorRequest) -> Intake | Answer:
-        kind = (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
-        if kind == b"multipart/form-data" or request.getHeader(b"content-encoding") is not None:
-            line = "send the list as it is: no Content-Encoding, no multipart/form-data"
-            return Answer.line(415, line)
-        octets = kind == b"application/octet-stream"
+        octets = _content_type(request) == b"application/octet-stream"
         shas = ShaList(octets=octets, max_shas=self.lists.max_shas)
         body = ListBody(self.lists, request.head(), request, shas, lambda: self._may_read(request))
         request.notifyFinish().addBoth(lambda _: body.release())
@@ -158,7 +161,7 @@ class Api:
             }
             body = json.dumps(picture, indent=2).encode() + b"\n"
             return request.apply(Answer(code, body, "application/json", headers))
-        text = "".join(f"{problem}\n" for problem in problems) or "OK"
+        text = "".join(f"{problem}\n" for problem in problems) or "OK\n"
         body = printable(text).encode()
         return request.apply(Answer(code, body, headers=headers))
 
@@ -229,6 +232,8 @@ class Api:
         return request.apply(answer or INTERNAL_ERROR)
 
     async def _get(self, request: StorRequest) -> bytes:
+        if route_of(request.name) == "other":
+            return request.apply(Answer.line(404, "not found: there is nothing here but samples"))
         digest = Digest.parse(request.name)
         await self._may_read(request)
         conditions = _conditions(request)
@@ -336,6 +341,34 @@ def _not_allowed(request: StorRequest) -> Answer:
     allowed = ", ".join(_allowed(request))
     method = request.method.decode("ascii")
     return Answer.line(405, f"{method} is not allowed here, only {allowed}", allow=allowed)
+
+
+def _names_no_file(request: StorRequest) -> bool:
+    """Whether what is to be stored has no name, or one in a directory: no misspelt sha."""
+    name = request.name
+    if name in PAGES:
+        return name == ""
+    return "/" in name or (request.path.endswith(b"/") and not is_digest(name))
+
+
+def _refused_encoding(request: StorRequest) -> Answer | None:
+    """What is said to a body that is not the file itself, or the list; `None` if it may be."""
+    if request.getHeader(b"content-range") is not None:
+        line = "Content-Range is not supported here: send the whole file, without Content-Range"
+        return Answer.line(400, line)
+    if _content_type(request) == b"multipart/form-data":
+        line = "multipart/form-data is not supported: send the file itself"
+        return Answer.line(415, f"{line}, as curl -T FILE or curl --data-binary @FILE does")
+    encodings = (_list(request, b"content-encoding") or b"").lower().split(b",")
+    if any(encoding.strip() not in (b"", b"identity") for encoding in encodings):
+        line = "Content-Encoding is not supported: send the file as it is, without Content-Encoding"
+        # RFC 9110, 15.5.16: what would be accepted.
+        return Answer.line(415, line, accept_encoding="identity")
+    return None
+
+
+def _content_type(request: StorRequest) -> bytes:
+    return (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
 def _conditions(request: StorRequest) -> Conditions:

@@ -3,6 +3,7 @@
 Twisted reads a body into memory or `$TMPDIR` before anybody is asked (twisted#4688).
 """
 
+import re
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, Protocol
@@ -33,6 +34,12 @@ PAGES = {
     "missing": "missing",
     "index": "index",
 }
+
+#: What browsers and crawlers ask every site for: nobody has misspelt a sha.
+_ASKED_OF_EVERY_SITE = re.compile(
+    r"favicon\.(ico|png|svg)|apple-touch-icon[a-z0-9-]*\.png|(robots|humans|security|ads)\.txt|"
+    r"sitemap\.xml|browserconfig\.xml|(site|manifest)\.(webmanifest|json)|\.well-known(/.*)?"
+)
 
 #: The pages that are there also when there are too many connections for all else.
 ALWAYS_ANSWERED = frozenset({"status", "metrics"})
@@ -293,7 +300,7 @@ class StorRequest(Request):
                 self.site.clock.seconds() - self._begun_seconds,
                 outcome,
                 self.source,
-                PAGES.get(self.name, "sample"),
+                route_of(self.name),
                 self.storage,
                 self._causes,
             )
@@ -347,6 +354,12 @@ def name_of(path: bytes) -> str:
     # Latin-1 gives every byte a character, so that no path fails before it is looked at.
     rest = path[1:]
     return unquote_to_bytes(rest.removesuffix(b"/") or rest).decode("latin-1")
+
+
+def route_of(name: str) -> str:
+    """What a request for `name` is counted as: a page's name, `sample` or `other`."""
+    page = PAGES.get(name)
+    return page or ("other" if _ASKED_OF_EVERY_SITE.fullmatch(name) else "sample")
 
 
 def needs_writer(line: bytes, rest: bytes) -> bool:

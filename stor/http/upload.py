@@ -37,6 +37,13 @@ MAX_UPLOADS = 1000
 RETRY_SECONDS = 2
 
 
+#: What those are told who name no sha.
+HOW_TO_STORE = (
+    "to store a file, name its SHA-256 in the URL, as in "
+    "curl -u USER -T FILE URL/$(sha256sum FILE | cut -c 1-64)"
+)
+
+
 class Flow(Protocol):
     """The connection that a body comes from."""
 
@@ -244,7 +251,7 @@ class Upload:
 
     def _explain(self, failure: Failure) -> Answer:
         if failure.check(MalformedDigest):
-            refusal = Answer.line(412, str(failure.value))
+            refusal = Answer.line(412, f"{failure.value}; {HOW_TO_STORE}")
             return attrs.evolve(refusal, causes=causes_of(failure.value))
         if failure.check(ClientGone):
             return Answer.line(400, "the body is incomplete; nothing was kept")

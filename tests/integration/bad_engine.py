@@ -245,5 +245,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def start_over(engine, start, **keys):
     """A Stor over `engine`, without samples in memory, when it has seen that S3 can be used."""
     stor = start(s3_enabled=True, s3_credentials=engine.credentials, cache_bytes=0, **keys)
-    poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+    poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
     return stor

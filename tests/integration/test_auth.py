@@ -54,7 +54,7 @@ def test_users_of_a_file_store_and_read(start, users):
     assert answered("-I", stor.url(SHA))[0] == 401
     assert answered("-u", "anna:one", stor.url(SHA)) == (200, "a sample")
     assert answered("-u", "anna:one", "-I", stor.url(SHA))[0] == 200
-    assert answered(stor.url("status")) == (200, "OK")
+    assert answered(stor.url("status")) == (200, "OK\n")
     assert answered(stor.url())[0] == 200
 
     new = users.with_suffix(".new")

@@ -35,7 +35,7 @@ def stors(swift, start, tmp_path):
         for number in range(2)
     ]
     for stor in stors:
-        poll(lambda stor=stor: stor.get("status").body == b"OK", what="an available S3")
+        poll(lambda stor=stor: stor.get("status").body == b"OK\n", what="an available S3")
     return stors
 
 
@@ -95,7 +95,7 @@ def test_what_one_stores_all_serve_and_none_is_missed(stors, proxy):
 
     # The one that is back takes its part again, and serves what was stored without it.
     dead.start()
-    poll(lambda: dead.get("status").body == b"OK", what="an available S3")
+    poll(lambda: dead.get("status").body == b"OK\n", what="an available S3")
     for sha, sample in list(load.acknowledged.items())[-10:]:
         assert dead.get(sha).body == sample.content
 

@@ -31,7 +31,6 @@ UPLOADS = {
     "form-without-expect": ["-H", "Expect:", "--data-binary", "@{file}"],
     "with-expect": ["-H", "Expect: 100-continue", "--expect100-timeout", "30", "-T", "{file}"],
     "without-content-type": ["-H", "Content-Type:", "--data-binary", "@{file}"],
-    "multipart-type": ["-H", "Content-Type: multipart/form-data", "--data-binary", "@{file}"],
     "http1.0": ["--http1.0", "-T", "{file}"],
     "http1.0-form": ["--http1.0", "--data-binary", "@{file}"],
     "http2-upgrade": ["--http2", "-T", "{file}"],
@@ -157,11 +156,42 @@ class TestCurlStores:
     def test_a_multipart_form_is_not_the_file(self, stor, file):
         sha = sha_of_file(file)
         ended = curl("-u", "writer:writer_pass", "-F", f"file=@{file}", stor.url(sha))
-        assert ended.code == 412
+        assert ended.code == 415
+        assert b"curl -T FILE" in ended.body
         assert stor.copies(sha) == []
 
 
 class TestCurlIsRefused:
+    @pytest.mark.parametrize(
+        ("arguments", "path", "code"),
+        [
+            (["--data-binary", "@{file}"], "", 400),
+            (["-T", "{file}"], "directory/", 400),
+            (["-T", "{file}"], "", 412),  # curl puts the file's name after the slash
+        ],
+    )
+    def test_where_it_names_no_sha_and_told_how_to_store(
+        self, stor, big_file, arguments, path, code
+    ):
+        given = [argument.format(file=big_file.path) for argument in arguments]
+        ended = curl("-u", f"{USER}:{PASSWORD}", *given, stor.url(path))
+        assert (ended.code, ended.uploaded_bytes) == (code, 0)
+        assert b"curl -u USER -T FILE URL/$(sha256sum FILE | cut -c 1-64)\n" in ended.body
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "advice"),
+        [
+            (["-C", "1000", "-T", "{file}"], 400, b"send the whole file"),
+            (["-F", "file=@{file}"], 415, b"curl -T FILE"),
+            (["-H", "Content-Encoding: gzip", "-T", "{file}"], 415, b"as it is"),
+        ],
+    )
+    def test_before_it_sends_what_is_not_the_file(self, stor, big_file, arguments, code, advice):
+        given = [argument.format(file=big_file.path) for argument in arguments]
+        ended = curl("-u", f"{USER}:{PASSWORD}", *given, stor.url(big_file.sha))
+        assert (ended.code, ended.uploaded_bytes) == (code, 0)
+        assert advice in ended.body
+
     @pytest.mark.parametrize("user", ["writer:wrong", "writer:", "other:writer_pass", ":"])
     @pytest.mark.parametrize("form", ["data-binary", "upload-file", "chunked-from-stdin"])
     def test_with_wrong_credentials_before_it_sends_anything(self, stor, big_file, form, user):

@@ -68,14 +68,14 @@ def test_a_step_of_the_wall_clock_cuts_nothing_and_stops_nothing(
     with stor.connect() as upload, stor.connect() as idle:
         upload.sendall(upload_head(sha, len(CONTENT), ("Connection", "close")) + CONTENT[:100_000])
         idle.sendall(request_bytes("GET", "/status"))
-        assert idle.recv(4096).endswith(b"OK")
+        assert idle.recv(4096).endswith(b"OK\n")
         wall_clock.write_text(f"{hours * 3600:+d}")
         poll(lambda: abs(date_of(stor) - time.time() - hours * 3600) < 60, what="another time")
         heard(service_manager)
         time.sleep(1.5)
         assert b"WATCHDOG=1" in heard(service_manager)
         idle.sendall(request_bytes("GET", "/status"))
-        assert idle.recv(4096).endswith(b"OK")
+        assert idle.recv(4096).endswith(b"OK\n")
         upload.sendall(CONTENT[100_000:])
         assert parse(receive_all(upload)).status == 201
     assert stor.get(sha).body == CONTENT

@@ -169,7 +169,7 @@ class TestInodes:
         assert stor.staged() == []
         poll(lambda: stor.put(os.urandom(100)).status == 507, what="the end of all inodes")
         assert_refused(stor, disks, random_contents(20, 1000))
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
 
 
 class TestFilledByOthers:
@@ -183,7 +183,7 @@ class TestFilledByOthers:
         assert_refused(stor, pair, random_contents(4, MIB))
         assert_refused(stor, pair, random_contents(4, MIB), in_chunks=True)
         assert stor.get(sha_of(sample)).body == sample
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
 
     def test_inodes(self, mounts, start):
         disks = [mounts.tmpfs(f"disk{number}", options="nr_inodes=200") for number in range(2)]
@@ -194,7 +194,7 @@ class TestFilledByOthers:
             (disks[1].kept / f"another's {number}").touch()
         assert_refused(stor, disks, random_contents(4, 1000))
         assert stor.get(sha_of(sample)).body == sample
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
 
     def test_before_the_first_start(self, pair, start):
         others = [fill(disk.kept) for disk in pair]
@@ -222,5 +222,5 @@ def test_a_file_system_with_small_blocks_has_room_for_coarser_block_sums(mounts,
             file.write(bytes([content[place] ^ 1]))
     assert stor.get(sha).body == content
     poll(lambda: [path.read_bytes() == content for path in stor.copies(sha)] == [True, True])
-    assert stor.get("status").text == "OK"
+    assert stor.get("status").text == "OK\n"
     assert stor.put(os.urandom(300_000)).status == 201

@@ -86,7 +86,7 @@ class TestEmptyMountPoints:
         second.stop()
         for disk in pair:
             disk.mount()
-        poll(lambda: first.get("status").body == b"OK", 20, "both disks in use")
+        poll(lambda: first.get("status").body == b"OK\n", 20, "both disks in use")
 
     @pytest.mark.parametrize("torn", [b"", b'{"disks": {"/mnt', b'{"of": "another program"}'])
     def test_a_file_that_is_torn_or_foreign_is_made_anew(self, start, torn):
@@ -98,7 +98,7 @@ class TestEmptyMountPoints:
         stor.start()
         assert "disks.json: not what Stor has written" in stor.log
         assert remembered(stor) == before
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
 
     def test_without_a_place_to_remember_there_is_a_warning(self, start, tmp_path):
         (tmp_path / "file").write_bytes(b"")
@@ -106,7 +106,7 @@ class TestEmptyMountPoints:
         (said,) = [line for line in warnings(stor) if line.startswith("state_directory: ")]
         assert "cannot be written (Not a directory)" in said
         assert said in stor.log
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
         assert stor.put(b"content").status == 201
 
 
@@ -129,9 +129,9 @@ class TestTwoStorsOnTheSameDisks:
         assert_one_line(second.get(sha_of(kept[0])), 503)
         assert first.samples() == before
         assert first.put(os.urandom(1000)).status == 201
-        assert first.get("status").body == b"OK"
+        assert first.get("status").body == b"OK\n"
         first.kill()
-        poll(lambda: second.get("status").body == b"OK", 20, "the second Stor to have the disks")
+        poll(lambda: second.get("status").body == b"OK\n", 20, "the second Stor to have the disks")
         # Readers hear a moment later than the writer that the disks are there.
         for content in kept:
             poll(lambda c=content: second.get(sha_of(c)).body == c, 5, "a sample that was kept")
@@ -151,7 +151,7 @@ class TestTwoStorsOnTheSameDisks:
             assert second.get("status").text.count("another Stor uses this disk") == 2
             sock.sendall(content[8 * MIB :])
             assert sock.recv(1000).startswith(b"HTTP/1.1 201 ")
-        poll(lambda: second.get("status").body == b"OK", 40, "the second Stor to have the set")
+        poll(lambda: second.get("status").body == b"OK\n", 40, "the second Stor to have the set")
         assert second.get(sha_of(content)).body == content
         assert second.put(b"content").status == 201
         assert first.put(b"content").status == 201
@@ -164,7 +164,7 @@ class TestTwoStorsOnTheSameDisks:
         stor = start(storage_pairs=[[str(disk) for disk in pair]], require_mount=True)
         assert stor.put(b"content").status == 201
         stor.reload(storage_pairs=[[str(disk.kept) for disk in pair]], require_mount=True)
-        poll(lambda: stor.get("status").body == b"OK", 40, "the disks in use at their new roots")
+        poll(lambda: stor.get("status").body == b"OK\n", 40, "the disks in use at their new roots")
         assert stor.get(sha_of(b"content")).body == b"content"
 
     def test_a_disk_that_cannot_be_locked_is_read_and_not_written(self, start):
@@ -187,7 +187,7 @@ class TestTwoStorsOnTheSameDisks:
         for _ in range(3):
             stor.kill()
             stor.start()
-            assert stor.get("status").body == b"OK"
+            assert stor.get("status").body == b"OK\n"
 
 
 class TestASetTakenOut:
@@ -205,7 +205,7 @@ class TestASetTakenOut:
         (said,) = [line for line in warnings(stor) if line.startswith(f"{root} was taken out")]
         assert f"{stor.directory}/stor-state/disks.json" in said
         assert said in stor.log
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
         assert said in html.unescape(stor.get("", Accept="text/html").text)
 
     def test_it_is_said_at_the_reload_and_at_every_start(self, stor):

@@ -46,7 +46,7 @@ def test_connections(start):
                 answer = parse(receive_all(sock))
             assert answer.status == 503
             assert int(answer.headers["retry-after"]) > 0
-            assert stor.get("status").body == b"OK"
+            assert stor.get("status").body == b"OK\n"
         assert time.monotonic() - begun < 10
         uploads[0].sendall(b"0")
         assert parse(uploads[0].recv(10_000)).status == 201
@@ -72,7 +72,7 @@ def test_a_client_that_leaves_its_connections_behind_keeps_nobody_out(start):
             if b"Connection: close" in answer:
                 other = stack.enter_context(stor.connect())
             if number % 100 == 0:
-                assert stor.get("status").body == b"OK"
+                assert stor.get("status").body == b"OK\n"
     assert " 503 " not in stor.log
 
 
@@ -87,7 +87,7 @@ def test_a_flood_takes_neither_files_nor_memory(start):
                 with contextlib.suppress(ConnectionResetError):
                     stack.enter_context(stor.connect())
             assert stor.get(SHA).body == CONTENT
-            assert stor.get("status").body == b"OK"
+            assert stor.get("status").body == b"OK\n"
             # 50 are served, 200 are about to end, as many as are taken in one turn are cut; the
             # rest is what it has open anyway, and far from the thousand that have come.
             assert len(stor.descriptors()) < 50 + 200 + 250 + 100

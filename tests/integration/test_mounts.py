@@ -168,7 +168,7 @@ class TestOneDiskOfASetAway:
 
     def test_new_samples_go_to_whole_sets(self, story):
         assert story.half_away.posted.status == 201
-        assert story.before.status.body == b"OK"
+        assert story.before.status.body == b"OK\n"
 
     def test_status_names_it(self, story):
         assert story.half_away.status.status == 503
@@ -227,7 +227,7 @@ class TestAnotherDiskInItsPlace:
 
     def test_the_right_disks_are_used_again(self, story):
         assert story.whole_again.statuses == [200] * len(SETS)
-        assert story.whole_again.status.body == b"OK"
+        assert story.whole_again.status.body == b"OK\n"
         assert story.scene.sets_posted_to(200) == set(SETS)
 
 

@@ -192,7 +192,7 @@ def test_a_signal_that_comes_with_the_port_waits_for_the_first_look_at_the_disks
             stor.signal(signal.SIGHUP)
             starting.result(20)
         poll(lambda: "Reloaded: " in stor.log, what="a reload")
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
 
 
 # The service manager.
@@ -336,5 +336,5 @@ def test_regrouped_sets_are_not_used_before_their_markers_were_looked_at(start, 
     assert status.text.count("this disk belongs to another set than") == 2
     assert stor.get(sha_of(b"absent")).status == 503
     stor.reload(storage_pairs=[[a, b], [c, d]])
-    assert stor.get("status").body == b"OK"
+    assert stor.get("status").body == b"OK\n"
     assert stor.put(os.urandom(1000)).status == 201

@@ -121,4 +121,4 @@ def put_again(stor):
     """Whether S3 takes samples."""
     stor.signal(signal.SIGHUP)  # asks S3 anew, which is sooner than the next probe
     time.sleep(1)
-    return stor.get("status").body == b"OK" and stor.put(os.urandom(10)).status == 201
+    return stor.get("status").body == b"OK\n" and stor.put(os.urandom(10)).status == 201

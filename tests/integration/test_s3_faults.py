@@ -135,7 +135,7 @@ def test_what_the_disks_hold_goes_on_and_the_rest_is_503(engine, fresh, trouble)
     assert loud < max(2 * quiet, 0.25)
     # Not only the next probe asks S3 again.
     stor.signal(signal.SIGHUP)
-    poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+    poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
     assert stor.get(in_s3).status == 200
     # Eight connections to S3 may be kept for later.
     poll(lambda: len(stor.descriptors()) <= before + 8, what="descriptors as before")
@@ -330,7 +330,7 @@ def test_s3_that_is_not_enabled_is_not_asked(engine, start):
     )
     with engine.in_trouble(hang):
         assert stor.get(sha).status == 404
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
     assert engine.requests == []
 
 
@@ -396,7 +396,7 @@ def test_a_sample_that_cannot_be_had_makes_no_other_unavailable(engine, fresh, o
         assert {answer.status for answer in answers} == {503}
         assert stor.get(shas[1]).status == 200
         assert stor.get(sha_of(b"nobody has it")).status == 404
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
 
 
 @pytest.mark.parametrize("size", [1000, LARGE])
@@ -433,7 +433,7 @@ def test_no_call_goes_through_a_proxy_of_the_environment(engine, start, tmp_path
         storage_pairs=[],
         spool_directory=str(tmp_path / "spool"),
     )
-    poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+    poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
     for size in (1000, 9 * MIB):
         content = os.urandom(size)
         assert stor.put(content).status == 201
@@ -452,7 +452,7 @@ def test_an_engine_at_an_ipv6_address(start, tmp_path, form):
             storage_pairs=[],
             spool_directory=str(tmp_path / "spool"),
         )
-        poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+        poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
         assert stor.put(b"content").status == 201
         assert stor.get(sha_of(b"content")).body == b"content"
         stor.stop()

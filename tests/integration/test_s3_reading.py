@@ -52,7 +52,7 @@ def bucket(engine):
 @pytest.fixture(scope="module", params=[False, True], ids=["http", "https"])
 def stor(request, engine, bucket, start_in_module):
     stor = start_in_module(**s3_keys(engine, bucket, tls=request.param))
-    poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+    poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
     return stor
 
 
@@ -100,7 +100,7 @@ class TestAWrongCopy:
     def stor(self, engine, bucket, start):
         """One that has every reason to complain."""
         stor = start(**s3_keys(engine, bucket), lookup_order=["s3", "disk"])
-        poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+        poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
         yield stor
         stor.kill()
 

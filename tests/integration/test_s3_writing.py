@@ -37,7 +37,7 @@ def stored(engine, bucket):
 
 def start_when_available(start, **keys):
     stor = start(**keys)
-    poll(lambda: stor.get("status").body == b"OK", what="an available S3")
+    poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
     return stor
 
 

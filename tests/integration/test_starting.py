@@ -105,7 +105,7 @@ class TestConfig:
             sock.connect(str(path))
             sock.sendall(b"GET /status HTTP/1.0\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.0 200 ")
-        assert stor.get("status").body == b"OK"
+        assert stor.get("status").body == b"OK\n"
 
     @pytest.mark.parametrize("arguments", [["-oy", REPOSITORY / "stor.tac"], ["stor"]])
     def test_the_configuration_that_the_environment_names(self, start_with, tmp_path, arguments):

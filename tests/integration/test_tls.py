@@ -71,7 +71,7 @@ def test_post_get_head_and_a_range(secure):
     head = secure.curl(SHA, "-I").body.decode().lower()
     assert head.startswith("http/1.1 200 ")
     assert "content-length: 8\r\n" in head
-    assert secure.curl("status").body == b"OK"
+    assert secure.curl("status").body == b"OK\n"
 
 
 def test_a_large_sample_both_ways(secure, big_file):
@@ -112,13 +112,13 @@ def test_a_client_that_would_rather_have_http2_gets_http1(secure):
     with secure.connect("h2", "http/1.1") as sock:
         assert sock.selected_alpn_protocol() == "http/1.1"
         sock.sendall(request_bytes("GET", "/status", [("Connection", "close")]))
-        assert parse(receive_all(sock)).body == b"OK"
+        assert parse(receive_all(sock)).body == b"OK\n"
 
 
 def test_a_client_that_does_not_trust_the_certificate_or_speaks_no_tls_harms_nobody(secure):
     for client in ("https", "http"):
         assert curl(f"{client}://127.0.0.1:{secure.port}/status").status != 0
-    assert secure.curl("status").body == b"OK"
+    assert secure.curl("status").body == b"OK\n"
 
 
 def test_what_is_in_flight_at_the_end_is_finished(start, tmp_path, big_file):
@@ -140,7 +140,7 @@ def test_one_connection_more_takes_the_place_of_an_idle_one(start, tmp_path):
     with secure.connect() as oldest, secure.connect() as other:
         other.sendall(request_bytes("GET", "/status"))
         assert b"200 OK" in other.recv(10_000)
-        assert secure.curl("status").body == b"OK"
+        assert secure.curl("status").body == b"OK\n"
         assert oldest.recv(1) == b""
 
 
@@ -152,7 +152,7 @@ def test_one_connection_too_many_is_told_so(start, tmp_path):
             sock.sendall(upload_head(sha_of(b"%d" % number), 10, ("Expect", "100-continue")))
             assert b"100 Continue" in sock.recv(10_000)
         refused = secure.curl("0" * 64)
-        assert secure.curl("status").body == b"OK"
+        assert secure.curl("status").body == b"OK\n"
     assert (refused.code, refused.errors) == (503, [])
     assert b"max_connections" in refused.body
 
@@ -178,4 +178,4 @@ def test_a_renewed_certificate_is_in_force_after_a_restart(start, tmp_path):
         secure.connect()
     secure.stor.stop()
     secure.stor.start()
-    assert secure.curl("status").body == b"OK"
+    assert secure.curl("status").body == b"OK\n"

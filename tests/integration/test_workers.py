@@ -156,7 +156,7 @@ def test_pipelined_requests_of_all_kinds_keep_their_order(start_in_module, seed)
             expected.append((kind, 201, None))
         elif kind == "status":
             sent += request_bytes("GET", "/status")
-            expected.append((kind, 200, b"OK"))
+            expected.append((kind, 200, b"OK\n"))
         elif kind == "missing":
             sent += get(rng.randbytes(16))
             expected.append((kind, 404, None))
