@@ -530,6 +530,19 @@ def test_the_sweep_removes_what_nobody_writes_any_more(disk):
     assert sweep(disk) == 0
 
 
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOENT, errno.EACCES])
+@pytest.mark.parametrize("call", ["open_to_read", "lock", "unlink"])
+def test_what_a_sweep_could_not_remove_is_left_for_the_next_one(root, call, error):
+    disk = disk_at(root, QuickFiles())
+    leftover(disk, "0" * 32)
+    disk.files.fail_always(call, error)
+    assert sweep(disk) == 0
+    assert disk.unswept
+    disk.files.heal()
+    assert sweep(disk) == 1
+    assert not disk.unswept
+
+
 def test_the_sweep_keeps_what_another_process_is_writing(root):
     writer, sweeper = disk_at(root, without_nameless_files()), disk_at(root)
     staged = begin(writer, 5000)

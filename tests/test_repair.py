@@ -379,16 +379,46 @@ def test_a_disk_that_is_not_to_be_written_gets_its_copy_when_it_is(quick_path, s
     assert_whole(rig, content)
 
 
+class Unreadable(QuickFiles):
+    """A disk on which one file, by its inode, has bad sectors."""
+
+    bad = None
+
+    def _before(self, name, args):
+        if name == "read" and self.bad == os.fstat(args[0]).st_ino:
+            self._raise(name, args, errno.EIO)
+        return super()._before(name, args)
+
+
+@pytest.mark.parametrize("size", [5000, 300_000, 3 * MIB])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_an_upload_helps_where_one_copy_cannot_be_read_and_the_other_is_bad(
+    quick_path, size, change
+):
+    rig = FaultyRig(quick_path, (2,), kind=Unreadable)
+    content = sample(size)
+    rig.put(content)
+    unreadable, bad = rig.copies(content)
+    rig.disks["set0/disk0"].bad = unreadable.stat().st_ino
+    os.truncate(bad, size + change)
+    assert rig.put(content).status == 201
+    assert_whole(rig, content)
+    assert len(quarantine(rig)) == 2
+
+
+@pytest.mark.parametrize("unreadable", [0, 1])
+def test_an_upload_puts_back_a_copy_that_cannot_be_read(quick_path, unreadable):
+    rig = FaultyRig(quick_path, (2,), kind=Unreadable)
+    content = sample(5000)
+    rig.put(content)
+    rig.disks[LABELS[unreadable]].bad = rig.copies(content)[unreadable].stat().st_ino
+    assert rig.put(content).status == 200
+    assert_whole(rig, content)
+    assert len(quarantine(rig)) == 1
+
+
 @pytest.mark.parametrize("size", [5000, 3 * MIB])
 def test_a_copy_that_cannot_be_read_twice_counts_as_bad(quick_path, size):
-    class Unreadable(QuickFiles):
-        bad = None
-
-        def _before(self, name, args):
-            if name == "read" and self.bad == os.fstat(args[0]).st_ino:
-                self._raise(name, args, errno.EIO)
-            return super()._before(name, args)
-
     rig = FaultyRig(quick_path, (2,), kind=Unreadable)
     content = sample(size)
     rig.put(content)

@@ -153,15 +153,17 @@ def _holds_samples(disk: Disk, root_fd: int) -> bool:
 def _sweep_one(disk: Disk, name: str, staging_fd: int) -> bool:
     try:
         fd = disk.files.open_to_read(name, staging_fd)
+        try:
+            disk.files.lock(fd)
+            disk.files.unlink(name, staging_fd)
+        finally:
+            disk.files.close(fd)
+    except BlockingIOError:
+        return False  # still being written
     except OSError:
-        return False  # gone by now, or none of ours: a link, a socket
-    try:
-        disk.files.lock(fd)
-        disk.files.unlink(name, staging_fd)
-    except OSError:
-        return False  # still being written, gone by now, or none of ours: a directory
-    finally:
-        disk.files.close(fd)
+        # Gone by now, or none of ours: a directory, a link. Or the disk fails: look again.
+        disk.unswept = True
+        return False
     return True
 
 

@@ -1,5 +1,6 @@
 """The disks that hold the same samples."""
 
+import errno
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -160,7 +161,14 @@ class Survey:
 
     @property
     def trouble(self) -> Failure | None:
-        """The first answer that was none."""
+        """The first answer that was none. A copy that cannot be read may be one that is bad."""
         return next(
-            (a for _, a in self.answers if isinstance(a, Failure) and not a.check(Damaged)), None
+            (
+                answer
+                for _, answer in self.answers
+                if isinstance(answer, Failure)
+                and not answer.check(Damaged)
+                and not (isinstance(answer.value, OSError) and answer.value.errno == errno.EIO)
+            ),
+            None,
         )

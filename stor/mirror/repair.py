@@ -314,7 +314,13 @@ class Repairs:
                 await write.add([content.whole], True)
             offset = 0
             while content.whole is None and offset < content.size:
-                data = await content.read(offset, min(_CHUNK_BYTES, content.size - offset))
+                try:
+                    data = await content.read(offset, min(_CHUNK_BYTES, content.size - offset))
+                except (Damaged, Unavailable) as error:
+                    if found.good:
+                        raise
+                    # What is right of the bad copies is not all of it.
+                    raise found.nothing_good(digest) from error
                 hasher.update(data)
                 offset += len(data)
                 if offset == content.size and hasher.digest() != digest.raw:
