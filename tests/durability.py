@@ -21,8 +21,8 @@ class Event:
     """What a system call did to its `subject`, a file or a directory.
 
     `path` is what came or went below the root, `size` the bytes that were written; of `answer`,
-    those of the sample that is acknowledged. `other` is where what is renamed, or is to change
-    places with what is at `path`, was before.
+    those of the sample that is acknowledged. `other` is where what is renamed or linked, or is to
+    change places with what is at `path`, was before.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Event:
 
 #: The calls that change a disk, or bring a change to it, and the answer.
 KINDS = ("create", "make_directory", "remove_directory", "unlink", "answer")
-KINDS += ("write", "set_modified", "sync", "sync_all", "name", "exchange", "rename")
+KINDS += ("write", "set_modified", "sync", "sync_all", "name", "link", "exchange", "rename")
 
 
 def history(log):
@@ -54,7 +54,7 @@ def history(log):
         path = call.path
         if call.name in ("write", "set_modified", "sync", "sync_all"):
             path = ""
-        other = call.args[0] if call.name in ("exchange", "rename") else ""
+        other = call.args[0] if call.name in ("link", "exchange", "rename") else ""
         if call.name == "name":
             names[disk, path] = subject
         elif other:
@@ -94,7 +94,7 @@ def _assert_durable(events, answer, disks):
             for event in events[since + 1 : before]
         )
 
-    named = {disk: last(("name", "exchange"), disk, answer.path) for disk in disks}
+    named = {disk: last(("name", "exchange", "rename"), disk, answer.path) for disk in disks}
     assert None not in named.values(), f"not every copy has a name: {named}"
     first = min(named.values())
     for disk, place in named.items():
@@ -186,6 +186,9 @@ def _replay(event, root, files):
         parent.entries[basename(event.path)] = Node()
     elif event.kind in ("remove_directory", "unlink"):
         parent.entries.pop(basename(event.path))
+    elif event.kind == "link":
+        linked = root.walk(dirname(event.other)).entries.get(basename(event.other))
+        parent.entries[basename(event.path)] = linked or Node()
     elif event.kind in ("exchange", "rename"):
         other, name = root.walk(dirname(event.other)), basename(event.other)
         moved, there = other.entries.pop(name, Node()), parent.entries.get(basename(event.path))

@@ -577,6 +577,22 @@ CHECKS = (
         "stor/disk/disk.py",
         "        if self._exchanges:\n            try:\n",
         "        if False:\n            try:\n",
+        (
+            "tests/test_disk.py::test_a_directory_that_has_a_samples_name_keeps_it_until_the_sample_has_it",
+        ),
+    ),
+    Mutation(
+        "second name of a bad copy, before the new one is renamed over it",
+        "stor/disk/disk.py",
+        "            self.files.link(name, path, root_fd)\n",
+        "            raise PermissionError\n",
+        ("tests/test_disk.py::test_a_name_is_never_gone_while_a_bad_copy_is_replaced",),
+    ),
+    Mutation(
+        "lock of a copy that is renamed over a bad one",
+        "stor/disk/disk.py",
+        "                self.files.lock(fd)  # so that it is not swept\n",
+        "",
         ("tests/test_disk.py::test_a_name_is_never_gone_while_a_bad_copy_is_replaced",),
     ),
     Mutation(

@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -385,15 +386,23 @@ def test_a_file_system_that_cannot_exchange_names_is_asked_once(root):
     assert disk.files.asked == 1
 
 
+FILE_SYSTEMS = {"exchange": QuickFiles, "no exchange": NoExchange}
+
+
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_name_is_never_gone_while_a_bad_copy_is_replaced(root, damage, content):
-    """At every moment the name has the right bytes, or those that were there before."""
+@pytest.mark.parametrize("files", FILE_SYSTEMS.values(), ids=FILE_SYSTEMS)
+def test_a_name_is_never_gone_while_a_bad_copy_is_replaced(root, files, damage, content):
+    """At every moment, which may be that of a crash, the name has right bytes or those before.
+
+    The next process may sweep in that moment, too.
+    """
     seen = []
 
-    class Watching(QuickFiles):
+    class Watching(files):
         def _before(self, name, args):
             seen.append(Path(path).read_bytes())
+            sweep(disk_at(root))
 
     disk = disk_at(root, Watching())
     path = lay(disk, content, damage(content))
@@ -401,6 +410,56 @@ def test_a_name_is_never_gone_while_a_bad_copy_is_replaced(root, damage, content
     assert set(seen) == {damage(content), content}
     assert seen[-1] == Path(path).read_bytes() == content
     assert [Path(kept).read_bytes() for kept in quarantined(disk)] == [damage(content)]
+
+
+def test_a_directory_that_has_a_samples_name_keeps_it_until_the_sample_has_it(root):
+    """It cannot have two names, as a file of another user cannot; but it can be exchanged."""
+
+    class Watching(QuickFiles):
+        def _before(self, name, args):
+            assert os.path.lexists(path)
+
+    disk = disk_at(root, Watching())
+    path = path_of(disk, SMALL)
+    os.mkdir(path)
+    assert store(disk)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EPERM])
+@pytest.mark.parametrize("files", FILE_SYSTEMS.values(), ids=FILE_SYSTEMS)
+def test_a_replacement_of_which_any_two_calls_fail_takes_no_name_and_loses_no_file(
+    root, files, error
+):
+    class Failing(files):
+        calls_until = ()
+
+        def _before(self, name, args):
+            self.calls_until = [n - 1 for n in self.calls_until]
+            if -1 in self.calls_until:
+                self._raise(name, args, error)
+            return super()._before(name, args)
+
+    disk = disk_at(root, Failing())
+    path = lay(disk, SMALL, b"bad")
+    for first, later in product(range(60), range(5)):
+        disk.files.calls_until = (first, first + later)
+        staged = None
+        with suppress(OSError, DiskAway):
+            staged = begin(disk, None)
+            staged.write([SMALL])
+            name(staged, Digest.of(SMALL))
+        over = min(disk.files.calls_until) >= 0
+        disk.files.calls_until = ()
+        if staged is not None:
+            staged.discard()
+        kept = [Path(entry).read_bytes() for entry in (root / ".stor/quarantine").glob("*")]
+        found = Path(path).read_bytes()
+        assert found in (b"bad", SMALL)
+        assert b"bad" in (found, *kept)
+        Path(path).write_bytes(b"bad")
+        for entry in (root / ".stor/quarantine").glob("*"):
+            entry.unlink()
+    assert over
 
 
 @pytest.mark.parametrize("length", [SMALL_BYTES + 1, SMALL_BYTES + 2])

@@ -74,9 +74,10 @@ def replacing_by_renaming(path):
     staged = staged_on(disk)
     assert name(staged, DIGEST)
     staged.close()
-    aside, moved, _ = [call.path for call in disk.files.calls if call.name == "rename"]
+    aside, _ = [call.path for call in disk.files.calls if call.name == "rename"]
+    (moved,) = [call.path for call in disk.files.calls if call.name == "link"]
     reason = [(name, f"{moved}.reason") for name in ("create", "write", "sync")]
-    renamed = [("rename", aside), ("rename", moved), ("rename", DIGEST.disk_path)]
+    renamed = [("rename", aside), ("link", moved), ("rename", DIGEST.disk_path)]
     return disk.files, [*reason, *renamed, ("sync", ".stor/quarantine"), ("sync", DIRECTORY)]
 
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -312,36 +313,52 @@ class Disk:
         """
         with self._kept_aside(digest, reason, root_fd) as path:
             self.files.name(fd, path, root_fd)
+            # By renaming: once it has no name, a file that was made without one never gets one.
+            staged = f"{STAGING_DIRECTORY}/{secrets.token_hex(16)}"
             try:
-                self._exchange(path, digest.disk_path, root_fd)
+                if self._exchange(path, digest.disk_path, root_fd):
+                    return
+                self.files.lock(fd)  # so that it is not swept
+                self.files.rename(path, staged, root_fd)
             except BaseException:
                 with suppress(OSError):  # what went wrong before says more
                     self.files.unlink(path, root_fd)
                 raise
+            try:
+                self._rename_over(staged, digest.disk_path, path, root_fd)
+            except BaseException:
+                self.remove_staged(staged, root_fd)
+                raise
 
-    def _exchange(self, path: str, name: str, root_fd: int) -> None:
-        """Let two names change files. Where that is no single step, `name` is gone for a moment."""
+    def _exchange(self, path: str, name: str, root_fd: int) -> bool:
+        """Let two names change files; `False` where the file system cannot do that."""
         if self._exchanges:
             try:
-                return self.files.exchange(path, name, root_fd)
+                self.files.exchange(path, name, root_fd)
             except OSError as error:
                 if error.errno not in _NO_EXCHANGE:
                     raise
                 self._exchanges = False
-        # By renaming alone: once it has no name, a file that was made without one never gets one.
-        staged = f"{STAGING_DIRECTORY}/{secrets.token_hex(16)}"
-        self.files.rename(path, staged, root_fd)
+        return self._exchanges
+
+    def _rename_over(self, staged: str, name: str, path: str, root_fd: int) -> None:
+        """Give a staged file the name of another, which is to have the name `path` instead.
+
+        The other one has both names first, so that `name` is never gone; except where it can have
+        only one: a directory, or what is another user's (proc_sys_fs(5), protected_hardlinks).
+        """
         try:
+            self.files.link(name, path, root_fd)
+        except PermissionError:
             self.files.rename(name, path, root_fd)
-            try:
-                self.files.rename(staged, name, root_fd)
-            except BaseException:
-                self.files.rename(path, name, root_fd)
-                raise
+            undo = partial(self.files.rename, path, name, root_fd)
+        else:
+            undo = partial(self.files.unlink, path, root_fd)
+        try:
+            self.files.rename(staged, name, root_fd)
         except BaseException:
-            self.remove_staged(staged, root_fd)
+            undo()
             raise
-        return None
 
     @contextmanager
     def _kept_aside(self, digest: Digest, reason: str, root_fd: int) -> Iterator[str]:

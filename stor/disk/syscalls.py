@@ -157,6 +157,11 @@ class Syscalls:
         """unlinkat(2)."""
         os.unlink(path, dir_fd=directory_fd)
 
+    def link(self, path: str, new_path: str, directory_fd: int) -> None:
+        """linkat(2): a second name, within one disk; EEXIST rather than over an existing one."""
+        at = directory_fd
+        os.link(path, new_path, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+
     def rename(self, path: str, new_path: str, directory_fd: int) -> None:
         """renameat(2), within one disk."""
         os.rename(path, new_path, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
