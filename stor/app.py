@@ -15,6 +15,7 @@ from twisted.web.resource import IResource
 
 from stor.config import S3, Config, Statsite
 from stor.digest import Digest
+from stor.disk.copy import MadeSums
 from stor.disk.disk import Disk
 from stor.disk.durable import Blocks
 from stor.disk.identity import (
@@ -107,6 +108,18 @@ class Storages:
 
 
 @attrs.frozen
+class Writer:
+    """The process that looks after the storages, as one that only reads tells it what it meets.
+
+    A sample that lacks a good copy, a disk with errors, block sums that a copy lacks.
+    """
+
+    mend: Callable[[Digest, Mirror], None]
+    probe_soon: Callable[[str], None]
+    keep_sums: Callable[[MadeSums], None]
+
+
+@attrs.frozen
 class Fleet:
     """The disks of a configuration."""
 
@@ -129,19 +142,17 @@ class App:
         chosen: Config,
         reactor: Any,
         *,
-        report: Callable[[Digest, Mirror], None] | None = None,
-        ask_for_probe: Callable[[str], None] | None = None,
+        writer: Writer | None = None,
         others: Callable[[], Sequence[Snapshot]] = lambda: (),
         absent: Callable[[], list[str]] = list,
     ) -> None:
-        """With `report` this process only reads, and another one looks after the storages.
+        """With a `writer` this process only reads.
 
-        `report` is told of samples that lack a good copy, `ask_for_probe` of the roots of disks
-        with errors. `others` are other processes, and `absent` says which are not there.
+        `others` are other processes, and `absent` says which are not there.
         """
         self._reactor = reactor
-        self._writes = report is None
-        self._ask_for_probe = ask_for_probe
+        self._writes = writer is None
+        self._writer = writer
         self._outcomes = outcomes = Outcomes(reactor)
         self._files = Syscalls()
         self._blocks = Blocks(BLOCKS_BYTES)
@@ -184,7 +195,7 @@ class App:
             clock=reactor,
             now_ns=time.time_ns,
             rng=random.Random(),
-            report=report,
+            report=None if writer is None else writer.mend,
             names=Names(reactor, lambda name: ThreadPool(outcomes, name, 1))
             if self._writes
             else None,
@@ -386,6 +397,12 @@ class App:
             if tuple(member.root for member in mirror.members) == roots:
                 self.mirrors.repairs.report(digest, mirror)
 
+    def keep_sums(self, made: MadeSums) -> None:
+        """Another process has made block sums that a copy lacks."""
+        for member in self.mirrors.members:
+            if member.root == made.storage:
+                member.keep_sums(made)
+
     def stop(self) -> Deferred[None]:
         """Let all threads end once they are idle; fires soon, when the last figures were sent.
 
@@ -531,8 +548,9 @@ class App:
             reactor,
             known_disks,
             self.metrics.figures.disk(root),
-            self._ask_for_probe,
+            None if self._writer is None else self._writer.probe_soon,
             DiskLock(disk) if self._writes else None,
+            None if self._writer is None else self._writer.keep_sums,
         )
 
 

@@ -361,9 +361,32 @@ CHECKS = (
     Mutation(
         "a look at the file after each part of it that is sent unread",
         "stor/disk/copy.py",
-        "if not moved or Mark.of(self.files.fstat(fd)) != self.mark:",
+        "if not moved or mark != self.mark:",
         "if not moved:",
         ("tests/test_verified.py::test_one_that_was_cut_sends_nothing_more",),
+    ),
+    Mutation(
+        "what is on its way checked by sums that are new",
+        "stor/disk/copy.py",
+        "for begin, last in sums.blocks(max(0, end - _ON_ITS_WAY_BYTES), end):",
+        "for begin, last in sums.blocks(end, end):",
+        ("tests/test_verified.py::test_a_change_that_sums_hide_ends_the_answer",),
+    ),
+    Mutation(
+        "sums kept with the file that they were made from",
+        "stor/disk/disk.py",
+        "if opened.mark == made.mark:",
+        "if True:",
+        ("tests/test_verified.py::test_sums_of_a_file_that_is_another_by_now_are_not_kept",),
+    ),
+    Mutation(
+        "a look at the file after all of it was read",
+        "stor/disk/copy.py",
+        "        if mark != self.mark:\n            return\n",
+        "",
+        (
+            "tests/test_verified.py::test_what_was_changed_while_it_was_read_is_not_known_to_be_right",
+        ),
     ),
     Mutation(
         "another mark is another file",

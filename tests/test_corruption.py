@@ -241,6 +241,75 @@ def flip(path, place):
         os.pwrite(file.fileno(), bytes([byte ^ 1]), place)
 
 
+class BadSectors(QuickFiles):
+    """Some blocks of samples cannot be read, and all else can."""
+
+    def __init__(self, label, log):
+        super().__init__(label, log)
+        self.bad = set()
+
+    def _before(self, name, args):
+        if name == "read" and (self._path(name, args) or "").endswith(".dat"):
+            _, length, offset = args
+            blocks = range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES))
+            if self.bad.intersection(blocks):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super()._before(name, args)
+
+
+def with_bad_sectors(stored, bad, seed=0):
+    """A Stor whose two disks with the sample cannot read these blocks of it."""
+    rig = FaultyRig(stored.path, kind=BadSectors, seed=seed)
+    for copy, blocks in zip(stored.copies, bad, strict=True):
+        disk = next(disk for label, disk in rig.disks.items() if f"/{label}/" in str(copy))
+        disk.bad.update(blocks)
+    return rig
+
+
+@pytest.mark.parametrize("bad", [([3], [8]), ([0], [11]), ([0, 5, 10], [1, 6, 11]), ([2, 3], [4])])
+def test_blocks_that_cannot_be_read_on_one_copy_are_given_from_the_other(quick_path, bad):
+    stored = Stored(quick_path, 3 * MIB)
+    for seed in range(4):
+        rig = with_bad_sectors(stored, bad, seed)
+        answer = rig.get(stored.content)
+        assert answer.complete
+        exact_whole = answer.body == stored.content
+        assert exact_whole
+        for block in range(12):
+            first = block * BLOCK_BYTES + 5
+            part = rig.get(stored.content, [("Range", f"bytes={first}-{first + 9}")])
+            assert part.body == stored.content[first : first + 10]
+
+
+def test_bad_sectors_of_one_file_in_a_row_say_nothing_of_the_disk(quick_path):
+    stored = Stored(quick_path, 3 * MIB)
+    rig = with_bad_sectors(stored, (range(12), range(12)))
+    (member, *_) = [m for m in rig.members if str(stored.copies[0]).startswith(m.root)]
+    opening = Deferred.fromCoroutine(member.open(Digest.of(stored.content)))
+    source = opening.result
+    for block in range(12):
+        failed = []
+        source.read_checked(block * BLOCK_BYTES, 9).addErrback(failed.append)
+        assert [failure.type for failure in failed] == [OSError]
+    source.close()
+    assert member.health.fault is None
+
+
+@pytest.mark.parametrize("block", [0, 5, 11])
+def test_a_block_that_no_copy_can_read_ends_the_answer_before_it(quick_path, block):
+    stored = Stored(quick_path, 3 * MIB)
+    rig = with_bad_sectors(stored, ([block], [block]))
+    answer = rig.get(stored.content)
+    assert not answer.complete or answer.status in (500, 503)
+    assert answer.status != 200 or stored.content[: block * BLOCK_BYTES].startswith(answer.body)
+    assert not stored.quarantine
+    assert rig.put(stored.content).status in (200, 201, 503)
+    for disk in rig.disks.values():
+        disk.bad.clear()
+    rig.rounds(12)
+    assert rig.get(stored.content).body == stored.content
+
+
 def broken_sums(stored, damage):
     """Both copies are right, and what is kept as their block sums is `damage` of it."""
     for copy in stored.copies:
@@ -294,6 +363,15 @@ def test_a_copy_without_sums_has_them_once_it_was_read_whole(quick_path):
     opened = member.disk.open(Digest.of(stored.content))
     assert opened.proven  # though writing the sums has changed the file's ctime
     opened.close()
+
+
+def test_a_copy_that_was_checked_by_the_sums_of_another_has_its_own(quick_path):
+    stored = Stored(quick_path, 3 * MIB)
+    right = os.getxattr(stored.copies[0], SUMS_ATTRIBUTE)
+    os.removexattr(stored.copies[0], SUMS_ATTRIBUTE)
+    for seed in range(8):  # one of which reads that copy
+        assert stored.stor(seed).get(stored.content).body == stored.content
+    assert os.getxattr(stored.copies[0], SUMS_ATTRIBUTE) == right
 
 
 @pytest.mark.parametrize("size", SIZES)

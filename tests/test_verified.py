@@ -42,8 +42,11 @@ def proven(disk):
     return opened.proven
 
 
-def sent_by(opened):
-    """What a client gets that takes everything, and what was raised at the end of it."""
+def sent_by(opened, meanwhile=lambda: None):
+    """What a client gets that takes everything, and what was raised at the end of it.
+
+    `meanwhile` is called once the first part has been sent.
+    """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     received, error = b"", None
@@ -57,11 +60,14 @@ def sent_by(opened):
             except (Damaged, OSError) as raised:
                 error = raised
             sent = splice_pipe.newly_sent()
+            first = sent > 0 and offset == 0
             offset += sent
             while sent:
                 data = theirs.recv(sent)
                 received += data
                 sent -= len(data)
+            if first:
+                meanwhile()
         splice_pipe.close()
     return received, error
 
@@ -133,6 +139,103 @@ def opened(disk):
 
 def test_it_is_exact(opened):
     assert sent_by(opened) == (LARGE, None)
+
+
+class Reading:
+    """A disk as a process sees it that only reads, and its copy, of which that has read all."""
+
+    def __init__(self, disk):
+        self.disk = Disk(disk.root, FaultyFiles(), keeps_sums=False)
+        self.disk.identify(os.stat(disk.root).st_dev)
+        first = self.disk.open(DIGEST)
+        assert first.read(0, len(LARGE), hashlib.sha256()) == LARGE
+        first.close()
+        self.made = first.made_sums
+
+    def opened(self):
+        opened = self.disk.open(DIGEST)
+        assert (opened.proven, opened.sums) == (True, None)
+        return opened
+
+
+def sums_on(disk):
+    opened = disk.open(DIGEST)
+    opened.close()
+    return opened.own_sums
+
+
+def test_sums_that_one_process_makes_another_keeps(disk):
+    reading = Reading(disk)
+    assert sums_on(disk) is None
+    disk.keep_sums(reading.made)
+    assert sums_on(disk) == reading.made.sums
+    assert proven(disk)
+    again = disk.open(DIGEST)
+    again.close()
+    assert again.made_sums is None
+
+
+def overwritten(path):
+    with open(path, "r+b") as file:
+        file.write(LARGE[:1])
+
+
+def replaced(path):
+    with open(f"{path}.new", "wb") as file:
+        file.write(LARGE)
+    os.rename(f"{path}.new", path)
+
+
+@pytest.mark.parametrize("change", [overwritten, replaced, os.unlink])
+def test_sums_of_a_file_that_is_another_by_now_are_not_kept(disk, path, change):
+    reading = Reading(disk)
+    change(path)
+    disk.keep_sums(reading.made)
+    assert not os.path.exists(path) or sums_on(disk) is None
+
+
+def test_sums_that_are_kept_while_the_copy_is_sent_end_nothing(disk):
+    reading = Reading(disk)
+    opened = reading.opened()
+    assert sent_by(opened, lambda: disk.keep_sums(reading.made)) == (LARGE, None)
+    opened.close()
+
+
+@pytest.mark.parametrize("place", [0, PIPE_BYTES - 1, PIPE_BYTES])
+def test_a_change_that_sums_hide_ends_the_answer(disk, path, place):
+    reading = Reading(disk)
+    opened = reading.opened()
+    times = os.stat(path)
+
+    def meanwhile():
+        disk.keep_sums(reading.made)
+        with open(path, "r+b") as file:
+            os.pwrite(file.fileno(), bytes([LARGE[place] ^ 1]), place)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    received, error = sent_by(opened, meanwhile)
+    opened.close()
+    assert len(received) <= PIPE_BYTES  # what was in the pipe
+    assert isinstance(error, Damaged)
+
+
+def test_two_that_read_all_of_it_at_once_do_not_undo_what_is_known(disk):
+    first, second = disk.open(DIGEST), disk.open(DIGEST)
+    for opened in (first, second):
+        opened.read(0, len(LARGE), hashlib.sha256())
+        opened.close()
+    assert proven(disk)
+
+
+def test_what_was_changed_while_it_was_read_is_not_known_to_be_right(disk, path):
+    opened = disk.open(DIGEST)
+    hasher = hashlib.sha256()
+    opened.read(0, PIPE_BYTES, hasher)
+    with open(path, "r+b") as file:
+        file.write(b"x")
+    opened.read(PIPE_BYTES, len(LARGE) - PIPE_BYTES, hasher)
+    opened.close()
+    assert not proven(disk)
 
 
 @pytest.mark.parametrize("n", range(3))

@@ -19,6 +19,9 @@ SUMS_ATTRIBUTE = "user.stor.sums"
 #: A larger block is checked before it is read a second time, to be given in parts.
 _WHOLE_BYTES = 512 * 1024
 
+#: How far back something may still be on its way to a client: more than a socket's buffers hold.
+_ON_ITS_WAY_BYTES = 64 * 1024 * 1024
+
 #: What a file system says that has not enough room for an attribute (ext4 with blocks of 1 KiB).
 _NO_ROOM_THERE = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 
@@ -58,6 +61,18 @@ class DamagedCopy(Damaged):
         self.mark = mark
 
 
+@attrs.frozen
+class MadeSums:
+    """Block sums that were made while all of a copy was read, by who does not write them.
+
+    The copy is on `storage`, and its file had this mark.
+    """
+
+    storage: str
+    mark: Mark
+    sums: BlockSums
+
+
 def mark_of(error: BaseException | None) -> Mark | None:
     """The mark of the file that turned out to be bad, where it is known."""
     return error.mark if isinstance(error, DamagedCopy) else None
@@ -82,8 +97,9 @@ class OpenCopy:
     proven: bool = False
     sums: BlockSums | None = None
     own_sums: BlockSums | None = None
-    #: Whether sums that are made on the way may be written to the file.
+    #: Whether sums that are made on the way may be written to the file; else they are here.
     keeps_sums: bool = False
+    made_sums: MadeSums | None = None
     _summer: BlockSummer = attrs.field(factory=BlockSummer)
     _checked_bytes: int = 0
     _block: "_CheckedBlock | None" = None
@@ -110,7 +126,7 @@ class OpenCopy:
                 )
             # The hash may be that of bytes some of which another copy has given.
             if self.verified and self._summer.size == self.copy.size:
-                self._is_right(self._summer.finish(self.digest))
+                self.is_right(self._summer.finish(self.digest))
         return data
 
     def read_checked(self, offset: int, length: int) -> bytes:
@@ -153,12 +169,32 @@ class OpenCopy:
                 if error.errno in _NO_SPLICING:
                     return False
                 raise
-            # After the pages were taken: what was changed before is not sent.
-            if not moved or Mark.of(self.files.fstat(fd)) != self.mark:
-                raise Changed(f"{self.copy.path}: was changed while it was being sent")
             splice_pipe.level += moved
             offset += moved
+            # After the pages were taken: what was changed before is not sent.
+            mark = Mark.of(self.files.fstat(fd))
+            if not moved or mark != self.mark:
+                self._only_sums_are_new(mark, offset)
+                checked = offset
         return True
+
+    def is_right(self, sums: BlockSums) -> None:
+        """All of the file was read since it had `mark`, and has these sums: keep them with it.
+
+        What was changed meanwhile is nothing that is known.
+        """
+        mark = Mark.of(self.files.fstat(self._opened()))
+        if mark != self.mark:
+            return
+        if not sums.agree_with(self.own_sums):
+            if self.keeps_sums:
+                keep_sums(self.files, self._opened(), sums)
+                self.mark = Mark.of(self.files.fstat(self._opened()))
+            else:
+                self.made_sums = MadeSums(self.copy.storage, mark, sums)
+        if self.verified and mark.same_but_for_ctime(self.mark):
+            self.verified.add(self.digest, self.mark)
+            self.proven = True
 
     def close(self) -> None:
         """Give the descriptor back, once."""
@@ -220,17 +256,27 @@ class OpenCopy:
             raise Damaged(f"{self.copy.path}: the bytes from {begin} to {end} are not those stored")
         if begin == self._checked_bytes:
             self._checked_bytes = end
-            if end == self.copy.size and self.verified and self.mark:
-                self.verified.add(self.digest, self.mark)
+            if end == self.copy.size:
+                self.is_right(self._sums())
 
-    def _is_right(self, sums: BlockSums) -> None:
-        """All of it was read, and is right."""
-        if self.keeps_sums and not sums.agree_with(self.own_sums):
-            keep_sums(self.files, self._opened(), sums)
-            self.mark = Mark.of(self.files.fstat(self._opened()))
-        if self.verified and self.mark:
-            self.verified.add(self.digest, self.mark)
-            self.proven = True
+    def _only_sums_are_new(self, mark: Mark, end: int) -> None:
+        """Go on with a file that got block sums after it was opened, and has this mark since.
+
+        Writing them moves ctime, as any other change does. So what may still be on its way to the
+        client, up to `end`, is checked by them, and all that follows. Raises `Changed`, `OSError`.
+        """
+        changed = Changed(f"{self.copy.path}: was changed while it was being sent")
+        if self.own_sums or mark == self.mark or not mark.same_but_for_ctime(self.mark):
+            raise changed
+        sums = kept_sums(self.files, self._opened(), self.digest, self.copy.size)
+        if sums is None:
+            raise changed
+        self.mark, self.sums, self.own_sums, self.proven = mark, sums, sums, False
+        try:
+            for begin, last in sums.blocks(max(0, end - _ON_ITS_WAY_BYTES), end):
+                self._check_block(begin, last)
+        except Damaged as error:
+            raise changed from error
 
 
 @attrs.frozen

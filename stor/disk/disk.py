@@ -14,7 +14,7 @@ import attrs
 
 from stor.digest import Digest
 from stor.disk.claims import Claims
-from stor.disk.copy import Copy, DamagedCopy, OpenCopy, kept_sums
+from stor.disk.copy import Copy, DamagedCopy, MadeSums, OpenCopy, kept_sums
 from stor.disk.durable import Blocks, DurableDirectories
 from stor.disk.syscalls import Syscalls, is_regular
 from stor.disk.verified import Mark, Verified
@@ -258,6 +258,20 @@ class Disk:
         finally:
             opened.close()
         return opened.copy
+
+    def keep_sums(self, made: MadeSums) -> None:
+        """Keep block sums that another process has made with the copy, if that is still the same.
+
+        Raises `Damaged`, `DiskAway`, `OSError`.
+        """
+        opened = self.open(made.sums.digest)
+        if opened is None:
+            return
+        try:
+            if opened.mark == made.mark:
+                opened.is_right(made.sums)
+        finally:
+            opened.close()
 
     def room(self) -> Room:
         """What is left for unprivileged use. Raises `DiskAway`, `OSError`."""

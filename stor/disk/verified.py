@@ -32,6 +32,10 @@ class Mark(NamedTuple):
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
 
+    def same_but_for_ctime(self, other: "Mark | None") -> bool:
+        """Whether at most an attribute was written, or the file got another name, in between."""
+        return other is not None and self == other._replace(changed_ns=self.changed_ns)
+
 
 class Verified:
     """A bounded memory of one disk's verified copies. Its methods may be called in any thread.

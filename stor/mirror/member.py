@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from stor.block_sums import BlockSums
 from stor.digest import Digest, Hasher
-from stor.disk.copy import Copy, DamagedCopy, OpenCopy
+from stor.disk.copy import Copy, DamagedCopy, MadeSums, OpenCopy
 from stor.disk.disk import REPAIR_DIRECTORY, Disk, DiskAway
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.identity import (
@@ -97,9 +97,11 @@ class Member:
         meter: DiskMeter,
         ask_for_probe: Callable[[str], None] | None = None,
         lock: DiskLock | None = None,
+        tell_sums: Callable[[MadeSums], None] | None = None,
     ) -> None:
         """`ask_for_probe` is told of the root where another process probes the disk.
 
+        `tell_sums` is told of block sums that this process has made and does not write.
         `lock` is what the process that probes it holds while the disk is in use.
         """
         self.disk = disk
@@ -113,6 +115,7 @@ class Member:
         self.known_disks = known_disks
         self._meter = meter
         self._ask_for_probe = ask_for_probe
+        self.tell_sums = tell_sums
         self._lock = lock
         self._probing = False
         self._probe_due: IDelayedCall | None = None
@@ -196,6 +199,14 @@ class Member:
     def restored(self) -> None:
         """A copy that was missing or bad has been put back here."""
         self._meter.restored()
+
+    def keep_sums(self, made: MadeSums) -> None:
+        """Keep block sums that another process has made; where that fails, others will be made."""
+        keeping = self.read(self.disk.keep_sums, made, about=made.sums.digest)
+        keeping.addErrback(self._sums_failed)
+
+    def _sums_failed(self, failure: Failure) -> None:
+        self.log.warn("{root}: block sums: {error}", root=self.root, error=str(failure.value))
 
     def give_back(self, function: Callable[[], T]) -> Deferred[T]:
         """Let go, in one of the disk's threads, of what an operation has left; never refused."""
@@ -508,7 +519,7 @@ class DiskSource:
 
     def read_checked(self, offset: int, length: int) -> Deferred[bytes]:
         """See `stor.content.Source.read_checked`."""
-        reading = self._using = self.member.read(self._opened.read_checked, offset, length)
+        reading = self._using = self._read(self._opened.read_checked, offset, length)
         return reading
 
     def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:
@@ -517,7 +528,14 @@ class DiskSource:
         return sending
 
     def _read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
-        return self.member.read(function, *args, about=self._opened.digest)
+        reading = self.member.read(function, *args, about=self._opened.digest)
+        return reading.addCallback(self._tell)
+
+    def _tell(self, result: T) -> T:
+        made, self._opened.made_sums = self._opened.made_sums, None
+        if made is not None and self.member.tell_sums is not None:
+            self.member.tell_sums(made)
+        return result
 
     def close(self) -> None:
         """See `stor.content.Source.close`."""

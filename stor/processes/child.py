@@ -21,7 +21,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
-from stor.app import App, Storages
+from stor.app import App, Storages, Writer
 from stor.config import Config
 from stor.descriptors import raise_limit
 from stor.digest import Digest
@@ -31,7 +31,7 @@ from stor.http.status import Snapshot
 from stor.logs import LogStream, observer_for, take_standard_output
 from stor.mirror.member import PROBE_INTERVAL_SECONDS
 from stor.mirror.mirror import Mirror
-from stor.processes.handover import Handover, Lacking, Line, Trouble
+from stor.processes.handover import Found, Handover, Lacking, Line, Trouble
 from stor.processes.listener import InheritedPorts, Listener
 from stor.processes.memory import WRITER, Memory
 from stor.prometheus import summed
@@ -170,8 +170,7 @@ class Child:
         self._app = app = App(
             chosen,
             reactor,
-            report=None if self._writes else self._report,
-            ask_for_probe=None if self._writes else self._ask_for_probe,
+            writer=None if self._writes else self._writer(),
             others=self._others,
             absent=self._absent,
         )
@@ -255,19 +254,23 @@ class Child:
             if not serving.value and process != self._process
         ]
 
-    def _report(self, digest: Digest, mirror: Mirror) -> None:
-        self._handover.tell(Lacking(digest, tuple(member.root for member in mirror.members)))
+    def _writer(self) -> Writer:
+        tell = self._handover.tell
 
-    def _ask_for_probe(self, root: str) -> None:
-        self._handover.tell(Trouble(root))
+        def mend(digest: Digest, mirror: Mirror) -> None:
+            tell(Lacking(digest, tuple(member.root for member in mirror.members)))
 
-    def _heard_of(self, found: Lacking | Trouble) -> None:
+        return Writer(mend, lambda root: tell(Trouble(root)), tell)
+
+    def _heard_of(self, found: Found) -> None:
         if self._app is None:
             return
         if isinstance(found, Lacking):
             self._app.mend(found.digest, found.roots)
-        else:
+        elif isinstance(found, Trouble):
             self._app.probe_soon(found.root)
+        else:
+            self._app.keep_sums(found)
 
     def _orphaned(self) -> None:
         """The parent has ended. Without it nobody replaces or ends us."""

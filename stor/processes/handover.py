@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from stor.digest import Digest
+from stor.disk.copy import MadeSums
 from stor.http.channel import Given, Handed, StorChannel
 from stor.http.request import needs_writer
 from stor.http.site import StorSite
@@ -169,6 +170,10 @@ class Trouble:
     root: str
 
 
+#: What readers tell the writer.
+Found = Lacking | Trouble | MadeSums
+
+
 class Handover:
     """What this process hands over, and takes over. Implements `stor.http.channel.Elsewhere`.
 
@@ -182,7 +187,7 @@ class Handover:
         *,
         writes: bool,
         serves: Callable[[int], bool],
-        told: Callable[[Lacking | Trouble], None],
+        told: Callable[[Found], None],
     ) -> None:
         """`serves` says of each line whether the process at its other end answers requests.
 
@@ -208,7 +213,7 @@ class Handover:
             while line.hear():
                 pass
 
-    def tell(self, found: Lacking | Trouble) -> None:
+    def tell(self, found: Found) -> None:
         """Tell the writer; what it does not hear somebody will meet again."""
         self._lines[0].send(found)
 
@@ -232,7 +237,7 @@ class Handover:
         return Given.GONE
 
     def _heard(self, line: int, message: object, descriptors: list[int]) -> None:
-        if isinstance(message, Lacking | Trouble):
+        if isinstance(message, Found):
             self._told(message)
         elif isinstance(message, Connection):
             try:

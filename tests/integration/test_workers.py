@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stor.disk.copy import SUMS_ATTRIBUTE
 from tests.engines.process import Process
 from tests.integration.load import Audit, Load
 from tests.integration.process import (
@@ -112,12 +113,12 @@ class Answers:
 
     def next(self, method="GET"):
         while (end := self._received.find(b"\r\n\r\n")) < 0:
-            self._more()
+            self.more()
         head = self._received[:end].decode("latin-1")
         length = int(re.search(r"(?i)\r\ncontent-length: (\d+)", head)[1])
         length = 0 if method == "HEAD" else length
         while len(self._received) < end + 4 + length:
-            self._more()
+            self.more()
         body = self._received[end + 4 : end + 4 + length]
         self._received = self._received[end + 4 + length :]
         return int(head.split()[1]), body
@@ -125,11 +126,12 @@ class Answers:
     def expect(self, text):
         """These bytes come next."""
         while len(self._received) < len(text):
-            self._more()
+            self.more()
         assert self._received.startswith(text)
         self._received = self._received[len(text) :]
 
-    def _more(self):
+    def more(self):
+        """Wait for more."""
         data = self._sock.recv(65536)
         assert data, f"the connection has ended after {self._received!r}"
         self._received += data
@@ -504,6 +506,30 @@ def test_a_damaged_copy_that_a_reader_meets_is_mended_and_served_by_all(several)
         assert stor.get(sha).body == content
     assert stor.put(content).status == 200
     assert any(bad.parents[3].glob(".stor/quarantine/*.dat.*"))
+
+
+def test_block_sums_that_a_reader_makes_the_writer_keeps(several):
+    """And whoever is being sent the same copy meanwhile gets all of it."""
+    stor = several(sets=(2,))
+    content = os.urandom(MIB) * 30
+    sha = stor.place(content)
+    with connected_to(stor, READERS[0]) as sock, connected_to(stor, READERS[0]) as slow:
+        answers = Answers(sock)
+
+        def kept():
+            slow_answers = Answers(slow)
+            slow.sendall(get(content))
+            slow_answers.more()  # its answer has begun, and waits to be read
+            for _ in range(2):
+                sock.sendall(get(content))
+                assert answers.next() == (200, content)
+            assert slow_answers.next() == (200, content)
+            names = [os.listxattr(path) for path in stor.copies(sha)]
+            return all(SUMS_ATTRIBUTE in of_copy for of_copy in names)
+
+        poll(kept, 30, "block sums with both copies")
+    assert stor.put(content).status == 200
+    assert not any(path for root in stor.roots for path in root.glob(".stor/quarantine/*"))
 
 
 def test_a_disk_that_is_away_is_away_for_all(several):
