@@ -35,7 +35,7 @@ check: lint
 
 test: check $(SWIFT_VENV)/installed
 	@./.ci/packages curl git bindfs mkfs.ext4 openssl faketime memcached haproxy chromium \
-	  wget aria2c http ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
+	  wget aria2c http promtool ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
 	$(SIDE_BY_SIDE) tests/integration || $(call AGAIN,,tests/integration)
 	STOR_TEST_WORKERS=3 $(SIDE_BY_SIDE) $(WITH_WORKERS) \
 	  || $(call AGAIN,STOR_TEST_WORKERS=3,$(WITH_WORKERS))

@@ -598,8 +598,8 @@ CHECKS = (
     Mutation(
         "exchange of names, by which a bad copy is replaced while its name stays",
         "stor/disk/disk.py",
-        "        if self._exchanges:\n            try:\n",
-        "        if False:\n            try:\n",
+        "        self._exchanges = True\n",
+        "        self._exchanges = False\n",
         (
             "tests/test_disk.py::test_a_directory_that_has_a_samples_name_keeps_it_until_the_sample_has_it",
         ),

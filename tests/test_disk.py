@@ -423,6 +423,7 @@ def test_a_directory_that_has_a_samples_name_keeps_it_until_the_sample_has_it(ro
     path = path_of(disk, SMALL)
     os.mkdir(path)
     assert store(disk)
+    assert Path(path).read_bytes() == SMALL
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EPERM])

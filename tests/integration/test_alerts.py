@@ -1,0 +1,397 @@
+"""The alerts as Prometheus evaluates them: when each fires, what it says, when it is silent."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import attrs
+import pytest
+import yaml
+
+RULES = Path(__file__).parents[2] / "monitoring" / "alerts.yml"
+
+HOST = 'job="stor", instance="host"'
+DISK = f'{HOST}, root="/disk1"'
+WHERE = {"job": "stor", "instance": "host"}
+ON_DISK = {**WHERE, "root": "/disk1"}
+
+#: Minutes, more than any case lasts.
+ALWAYS = 3000
+TIB, GIB = 1024**4, 1024**3
+
+
+def steady(value):
+    """The same value every minute."""
+    return f"{value}x{ALWAYS}"
+
+
+def growing(step, begin=0):
+    """A value that grows, or shrinks, every minute."""
+    return f"{begin}{step:+}x{ALWAYS}"
+
+
+def once(minute, step=1):
+    """A counter that counts once, in that minute."""
+    return f"0x{minute - 1} {step}x{ALWAYS}"
+
+
+@attrs.frozen
+class Case:
+    """What Prometheus has scraped, and what an alert is to be like after `minutes`.
+
+    `summary` is `None` when it does not fire.
+    """
+
+    alert: str
+    what: str
+    series: dict
+    minutes: int
+    summary: str | None = None
+    severity: str = "warning"
+    labels: dict = attrs.field(factory=lambda: ON_DISK)
+
+    def __str__(self):
+        return f"{self.alert}: {self.what}"
+
+
+def state(which):
+    """The series of a disk that is in a state, and those of the others."""
+    states = ("online", "read-only", "suspect", "offline")
+    return {
+        f'stor_disk_state{{{DISK}, state="{name}"}}': steady(int(name == which)) for name in states
+    }
+
+
+def unwritable(cause=None):
+    """The series of a disk that takes no new samples for a cause, or is in order."""
+    return {
+        f'stor_disk_unwritable{{{DISK}, cause="{name}"}}': steady(int(name == cause))
+        for name in ("full", "refused")
+    }
+
+
+def counter(name, labels, minute):
+    """The series of a counter that counts once, in that minute."""
+    return {f"{name}{{{labels}}}": once(minute)}
+
+
+def requests(good, bad):
+    """The answers to requests for samples, so many a minute."""
+    return {
+        f'stor_http_requests_total{{{HOST}, route="sample", method="get", status="{status}"}}': (
+            growing(each)
+        )
+        for status, each in (("200", good), ("503", bad))
+    }
+
+
+NO_SPACE = f'{HOST}, operation="post", cause="no_space"'
+DAMAGED = f'{HOST}, operation="get", cause="damaged"'
+ERRORS = "stor_http_request_errors_total"
+
+CASES = [
+    Case("StorDown", "answers", {f"up{{{HOST}}}": steady(1)}, 10),
+    Case("StorDown", "was away for a scrape", {f"up{{{HOST}}}": f"1x5 0 1x{ALWAYS}"}, 6),
+    Case("StorDown", "another job is down", {'up{job="node", instance="host"}': steady(0)}, 10),
+    Case(
+        "StorDown",
+        "does not answer",
+        {f"up{{{HOST}}}": f"1x5 0x{ALWAYS}"},
+        10,
+        "Stor on host does not answer",
+        "critical",
+        WHERE,
+    ),
+    Case(
+        "StorRestarting",
+        "a restart and a reload",
+        {f"process_start_time_seconds{{{HOST}}}": f"1x3 2x3 3x{ALWAYS}"},
+        12,
+    ),
+    Case(
+        "StorRestarting",
+        "is started again and again",
+        {f"process_start_time_seconds{{{HOST}}}": growing(1, 1)},
+        15,
+        "Stor on host was started 15 times in 15 minutes",
+        labels=WHERE,
+    ),
+    *(
+        Case(alert, f"disk {name}", state(name), 30)
+        for alert, own in (("StorDiskOffline", "offline"), ("StorDiskSuspect", "suspect"))
+        for name in ("online", "read-only", "suspect", "offline")
+        if name != own
+    ),
+    Case(
+        "StorDiskOffline",
+        "disk offline",
+        state("offline"),
+        10,
+        "/disk1 on host is offline",
+        "critical",
+        {**ON_DISK, "state": "offline"},
+    ),
+    Case(
+        "StorDiskSuspect",
+        "disk suspect",
+        state("suspect"),
+        10,
+        "/disk1 on host has I/O errors and is not written",
+        labels={**ON_DISK, "state": "suspect"},
+    ),
+    Case("StorDiskUnwritable", "in order", unwritable(), 30),
+    Case(
+        "StorDiskUnwritable",
+        "held by the operator",
+        {**state("read-only"), **unwritable()},
+        30,
+    ),
+    *(
+        Case(
+            "StorDiskUnwritable",
+            cause,
+            {**state(which), **unwritable(cause)},
+            10,
+            f"/disk1 on host takes no new samples: {cause}",
+            labels={**ON_DISK, "cause": cause},
+        )
+        for cause, which in (("full", "online"), ("refused", "read-only"))
+    ),
+    Case(
+        "StorDiskDamage",
+        "two days ago",
+        counter("stor_disk_damaged_copies_total", DISK, 10),
+        2880,
+    ),
+    Case(
+        "StorDiskDamage",
+        "a copy was bad, and is repaired",
+        {
+            **counter("stor_disk_damaged_copies_total", DISK, 10),
+            **counter("stor_disk_restored_copies_total", DISK, 10),
+        },
+        20,
+        "/disk1 on host had 1 damaged copies in a day",
+    ),
+    Case("StorDiskErrors", "long ago", counter("stor_disk_errors_total", DISK, 10), 120),
+    Case(
+        "StorDiskErrors",
+        "one I/O error",
+        counter("stor_disk_errors_total", DISK, 110),
+        120,
+        "/disk1 on host had I/O errors in the last hour",
+    ),
+    Case("StorDiskHangs", "is quick", counter("stor_disk_operations_refused_total", DISK, 10), 60),
+    Case(
+        "StorDiskHangs",
+        "an operation was refused",
+        counter("stor_disk_operations_refused_total", DISK, 58),
+        60,
+        "/disk1 on host has more to do than it gets done",
+    ),
+    Case(
+        "StorDiskFilling",
+        "fills slowly",
+        {f"stor_disk_free_bytes{{{DISK}}}": growing(-GIB // 1024, TIB), **state("online")},
+        600,
+    ),
+    Case(
+        "StorDiskFilling",
+        "fills fast, and takes no samples",
+        {f"stor_disk_free_bytes{{{DISK}}}": growing(-GIB, TIB), **state("read-only")},
+        600,
+    ),
+    Case(
+        "StorDiskFilling",
+        "fills fast",
+        {f"stor_disk_free_bytes{{{DISK}}}": growing(-GIB, TIB), **state("online")},
+        600,
+        "/disk1 on host is full within four days",
+    ),
+    Case(
+        "StorDiskFull",
+        "has room",
+        {f"stor_disk_free_bytes{{{DISK}}}": steady(20 * GIB), **state("online")},
+        60,
+    ),
+    Case(
+        "StorDiskFull",
+        "takes no samples",
+        {f"stor_disk_free_bytes{{{DISK}}}": steady(5 * GIB), **state("read-only")},
+        60,
+    ),
+    Case(
+        "StorDiskFull",
+        "is nearly full",
+        {f"stor_disk_free_bytes{{{DISK}}}": steady(5 * GIB), **state("online")},
+        60,
+        "/disk1 on host has 5GiB left",
+    ),
+    Case(
+        "StorDiskOutOfInodes",
+        "has enough",
+        {f"stor_disk_free_inodes{{{DISK}}}": growing(-1, 10**9), **state("online")},
+        600,
+    ),
+    Case(
+        "StorDiskOutOfInodes",
+        "uses them up",
+        {f"stor_disk_free_inodes{{{DISK}}}": growing(-(10**6), 10**9), **state("online")},
+        600,
+        "/disk1 on host has no inodes within four days",
+    ),
+    Case(
+        "StorTakesNoSamples",
+        "one set of two",
+        {f"stor_sets_writable{{{HOST}}}": steady(1), f"stor_sets{{{HOST}}}": steady(2)},
+        30,
+    ),
+    Case(
+        "StorTakesNoSamples",
+        "S3 alone",
+        {f"stor_sets_writable{{{HOST}}}": steady(0), f"stor_sets{{{HOST}}}": steady(0)},
+        30,
+    ),
+    Case(
+        "StorTakesNoSamples",
+        "no set of two",
+        {f"stor_sets_writable{{{HOST}}}": steady(0), f"stor_sets{{{HOST}}}": steady(2)},
+        30,
+        "No set of disks of host takes new samples",
+        "critical",
+        WHERE,
+    ),
+    Case("StorServerErrors", "one of a thousand", requests(999, 1), 60),
+    Case("StorServerErrors", "nobody asks", requests(0, 0), 60),
+    Case(
+        "StorServerErrors",
+        "one of fifty",
+        requests(49, 1),
+        60,
+        "More than 1 % of the answers of host are 5xx",
+        "critical",
+        {"instance": "host"},
+    ),
+    Case("StorNoRoom", "half an hour ago", counter(ERRORS, NO_SPACE, 10), 40),
+    Case("StorNoRoom", "another error", counter(ERRORS, DAMAGED, 38), 40),
+    Case(
+        "StorNoRoom",
+        "an upload was 507",
+        counter(ERRORS, NO_SPACE, 38),
+        40,
+        "host sends samples away: no room",
+        "critical",
+        {**WHERE, "operation": "post", "cause": "no_space"},
+    ),
+    Case("StorDamagedSamples", "two hours ago", counter(ERRORS, DAMAGED, 10), 130),
+    Case(
+        "StorDamagedSamples",
+        "no good copy is left",
+        counter(ERRORS, DAMAGED, 120),
+        130,
+        "host was asked for a sample of which no good copy is left",
+        "critical",
+        {**WHERE, "operation": "get", "cause": "damaged"},
+    ),
+    Case(
+        "StorRepairsStuck",
+        "go on",
+        {
+            f"stor_repairs_waiting{{{HOST}}}": steady(7),
+            f"stor_repairs_total{{{HOST}}}": growing(1),
+        },
+        240,
+    ),
+    Case(
+        "StorRepairsStuck",
+        "none waits",
+        {
+            f"stor_repairs_waiting{{{HOST}}}": steady(0),
+            f"stor_repairs_total{{{HOST}}}": steady(3),
+        },
+        240,
+    ),
+    Case(
+        "StorRepairsStuck",
+        "wait, and none is done",
+        {
+            f"stor_repairs_waiting{{{HOST}}}": steady(7),
+            f"stor_repairs_total{{{HOST}}}": steady(3),
+        },
+        240,
+        "7 repairs wait on host, and none was done for an hour",
+        labels=WHERE,
+    ),
+    Case("StorS3Unavailable", "answers", {f"stor_s3_available{{{HOST}}}": steady(1)}, 60),
+    Case(
+        "StorS3Unavailable",
+        "does not answer",
+        {f"stor_s3_available{{{HOST}}}": steady(0)},
+        60,
+        "host cannot use S3",
+        "critical",
+        WHERE,
+    ),
+    Case(
+        "StorS3CopiesAgeing",
+        "are sent in minutes",
+        {f"stor_s3_copies_oldest_age_seconds{{{HOST}}}": steady(300)},
+        60,
+    ),
+    Case(
+        "StorS3CopiesAgeing",
+        "are not sent",
+        {f"stor_s3_copies_oldest_age_seconds{{{HOST}}}": steady(7260)},
+        60,
+        "A sample on host waits for 2h 1m 0s to be sent to S3",
+        labels=WHERE,
+    ),
+]
+
+
+def rules():
+    """Every alert by its name."""
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    return {rule["alert"]: rule for rule in group["rules"]}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_alert_fires_when_it_should_and_only_then(tmp_path, case):
+    expected = []
+    if case.summary is not None:
+        annotations = {"summary": case.summary}
+        description = rules()[case.alert]["annotations"].get("description")
+        if description is not None:
+            annotations["description"] = description
+        expected = [
+            {
+                "exp_labels": {**case.labels, "severity": case.severity},
+                "exp_annotations": annotations,
+            }
+        ]
+    at = {"eval_time": f"{case.minutes}m", "alertname": case.alert, "exp_alerts": expected}
+    document = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": name, "values": values} for name, values in case.series.items()
+                ],
+                "alert_rule_test": [at],
+            }
+        ],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(json.dumps(document))  # JSON is YAML, too
+    ran = subprocess.run(
+        ["promtool", "test", "rules", path], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_every_alert_is_seen_to_fire_and_to_be_silent():
+    for fires in (True, False):
+        tried = {case.alert for case in CASES if (case.summary is not None) is fires}
+        assert tried == set(rules())
