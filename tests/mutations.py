@@ -605,6 +605,54 @@ CHECKS = (
         ),
     ),
     Mutation(
+        "one Stor at a time has a disk",
+        "stor/disk/identity.py",
+        "                files.lock(fd)\n            except BlockingIOError",
+        "                pass\n            except BlockingIOError",
+        ("tests/test_disk_lock.py::test_a_disk_that_one_stor_uses_is_away_for_another",),
+    ),
+    Mutation(
+        "lock of the disk that is there now",
+        "stor/disk/identity.py",
+        "return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)",
+        "return True",
+        ("tests/test_disk_lock.py::test_a_disk_in_the_place_of_another_is_locked_in_its_turn",),
+    ),
+    Mutation(
+        "lock of every disk that a Stor writes",
+        "stor/app.py",
+        "            DiskLock(disk) if self._writes else None,\n",
+        "            None,\n",
+        (
+            "tests/integration/test_known_disks.py::TestTwoStorsOnTheSameDisks"
+            "::test_the_second_leaves_them_alone_and_the_first_goes_on",
+        ),
+    ),
+    Mutation(
+        "disk that another Stor has is away",
+        "stor/mirror/member.py",
+        "        found = await self._keep(found, writable=writable and not found.held)\n",
+        "",
+        (
+            "tests/integration/test_known_disks.py::TestTwoStorsOnTheSameDisks"
+            "::test_the_second_leaves_them_alone_and_the_first_goes_on",
+        ),
+    ),
+    Mutation(
+        "disk that fails a test write is suspect, not read-only",
+        "stor/mirror/member.py",
+        "            if fault is Fault.DISK:\n                return attrs.evolve(found, failing=",
+        "            if False:\n                return attrs.evolve(found, failing=",
+        ("tests/test_unwritable.py::test_a_dead_disk_is_not_called_read_only",),
+    ),
+    Mutation(
+        "file of another user is no fault of its disk",
+        "stor/disk/errnos.py",
+        "        errno.EACCES,\n",
+        "",
+        ("tests/integration/test_other_owner.py::TestASampleOfMode0600::test_many_samples",),
+    ),
+    Mutation(
         "second name of a bad copy, before the new one is renamed over it",
         "stor/disk/disk.py",
         "            self.files.link(name, path, root_fd)\n",

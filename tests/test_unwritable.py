@@ -137,6 +137,46 @@ def test_a_disk_that_the_kernel_keeps_from_being_written_is_no_disk_that_the_ope
     assert sets[1]["disks"][0]["unwritable"] is None
 
 
+WRITING = ("open_nameless", "create", "write", "sync", "name")
+
+
+@pytest.mark.parametrize("remounted", [False, True])
+@pytest.mark.parametrize("calls", [("*",), ("read",), WRITING], ids=["all", "read", "writing"])
+@pytest.mark.parametrize(
+    "error", [errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN], ids=errno.errorcode.get
+)
+def test_a_dead_disk_is_not_called_read_only(rig, error, calls, remounted):
+    """Nor one whose kernel has made it read-only first, as ext4 does (errors=remount-ro)."""
+    ill = rig.members[1]
+    files = rig.disks["set0/disk1"]
+    if remounted:
+        for call in ("open_nameless", "create"):
+            files.fail_always(call, errno.EROFS)
+        rig.probe()
+        assert ill.health.state is State.READ_ONLY
+    for call in calls:
+        files.fail_always(call, error)
+    with capturedLogs() as logs:
+        rig.probe()
+    expected = State.SUSPECT if calls is WRITING else State.OFFLINE
+    assert ill.health.state is expected
+    assert said(logs) == [ill.health.fault]
+    assert os.strerror(error) in ill.health.fault
+    told = [event["state"] for event in logs if "state" in event]
+    assert told == [expected.value]
+    sets, problems, _ = picture(rig)
+    assert [problem.startswith(f"{ill.root}: {expected.value}: ") for problem in problems] == [True]
+    assert sets[0]["disks"][1]["state"] == expected.value
+    assert unwritable(rig, ill) == []
+    value = exported(rig).value
+    for state in State:
+        found = value("stor_disk_state", root=ill.root, state=state.value)
+        assert found == (state is expected)
+    for text in (rig.request("GET", "/status").text, ill.health.fault):
+        assert "read-only" not in text
+        assert os.strerror(errno.EROFS) not in text
+
+
 def test_a_full_disk_that_the_operator_holds_is_nobody_s_business(rig):
     (rig.roots[1] / ".stor" / "read-only").touch()
     fill(rig, "set0/disk1")

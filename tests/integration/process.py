@@ -131,30 +131,34 @@ class Stor:
 
     user, password = USER, PASSWORD
 
-    def __init__(self, directory, port, arguments, roots=(), sockets=(), **variables):
-        """`sockets` are handed to it as a service manager does (sd_listen_fds(3))."""
+    def __init__(self, directory, port, arguments, roots=(), sockets=(), wrapper=(), **variables):
+        """`sockets` are handed to it as a service manager does (sd_listen_fds(3)).
+
+        `wrapper` is a program that starts it, and its arguments.
+        """
         self.directory = Path(directory)
         self.port = port
         self.roots = [Path(root) for root in roots]
         self.log_path = self.directory / "stor.log"
         self._arguments = arguments
         self._sockets = sockets
+        self._wrapper = wrapper
         self._variables = variables
         self.start()
 
     @classmethod
-    def configured(cls, directory, variables=None, sockets=(), **keys):
+    def configured(cls, directory, variables=None, sockets=(), wrapper=(), **keys):
         """One with the configuration that `configure` writes."""
         port, roots = configure(directory, **keys)
         arguments = ["stor", "--config", "config.json"]
-        return cls(directory, port, arguments, roots, sockets, **(variables or {}))
+        return cls(directory, port, arguments, roots, sockets, wrapper, **(variables or {}))
 
     # Its life.
 
     def start(self):
         """Start it, and wait until it has looked at its disks and answers."""
         self._accounted_for = False
-        command = [TWISTD, "-n", "--pidfile=", *self._arguments]
+        command = [*self._wrapper, TWISTD, "-n", "--pidfile=", *self._arguments]
         descriptors = [sock.fileno() for sock in self._sockets]
         if descriptors:
             adopt = "; ".join(f"exec {3 + n}<&{fd}" for n, fd in enumerate(descriptors))
