@@ -18,6 +18,7 @@ setup(
     license="Artistic-1.0-Perl OR GPL-1.0-or-later",
     packages=[
         "stor",
+        "stor.client",
         "stor.disk",
         "stor.http",
         "stor.index",

@@ -1,4 +1,4 @@
-"""The `stor` command, for operators."""
+"""The `stor` command: for operators, and for those who store and fetch files."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from stor import __version__
+from stor.client import command
 from stor.config import Config, ConfigError, load
 from stor.disk.disk import Disk, DiskAway
 from stor.disk.identity import (
@@ -27,7 +28,9 @@ from stor.state import StateDirectory
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when it did what it was asked, 1 when it could not, 2 for a wrong call."""
-    parser = argparse.ArgumentParser(prog="stor", description="Look after a Stor's disks.")
+    parser = argparse.ArgumentParser(
+        prog="stor", description="Store and fetch files; look after a Stor's disks."
+    )
     parser.add_argument("--version", action="version", version=f"Stor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     adopting = commands.add_parser(
@@ -53,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checking.add_argument(
         "config", nargs="?", default=os.environ.get("CONFIG_FILE"), metavar="FILE"
     )
+    command.add_commands(commands)
     given = parser.parse_args(arguments)
+    if given.command in command.COMMANDS:
+        return command.run(given)
     if not given.config:
         parser.error("no configuration: name a FILE or set $CONFIG_FILE")
     try:

@@ -119,6 +119,17 @@ ORDER = [
     "processes.child",
     "processes.parent",
     "service",
+    "client.transfer",
+    "client.api",
+    "client.memory",
+    "client.files",
+    "client.many",
+    "client.put",
+    "client.get",
+    "client.missing",
+    "client.settings",
+    "client.progress",
+    "client.command",
     "cli",
 ]
 
@@ -222,7 +233,7 @@ def test_only_what_a_process_begins_with_imports_the_reactor():
     users = [name for name, path in MODULES.items() if knows(path, "twisted.internet.reactor")]
     assert users == ["reactor"]
     importers = [name for name, path in MODULES.items() if "reactor" in own(path)]
-    assert sorted(importers) == ["processes.child", "service"]
+    assert sorted(importers) == ["client.command", "processes.child", "service"]
 
 
 def test_the_wall_clock_is_read_for_dates_alone():
@@ -272,6 +283,15 @@ def test_the_wings_of_the_tiers_do_not_know_each_other_nor_http(module):
     }[wing]
     others = tuple(f"{other}." for other in WINGS if other not in below)
     assert not {name for name in own(MODULES[module]) if name.startswith(others)}
+
+
+def test_the_client_knows_nothing_of_the_server():
+    reach = set().union(*(reached(name) for name in MODULES if name.startswith("client.")))
+    assert {name for name in reach if not name.startswith("client.")} == {
+        "digest",
+        "reactor",
+        "threads",
+    }
 
 
 def test_what_is_said_of_imports_is_true_of_this_file(tmp_path):

@@ -1,6 +1,7 @@
 """What stands in more than one place of the Debian package says the same everywhere."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,30 @@ def test_the_example_configuration_needs_nothing_but_a_password():
     # The service may write there without a drop-in.
     assert all(root.startswith("/srv/") for roots in example.sets for root in roots)
     assert "ReadWritePaths=-/mnt -/srv" in (DEBIAN / "stor.service").read_text().splitlines()
+
+
+def options(capsys, *command):
+    """The long options that the command's help names."""
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    return set(re.findall(r"--[a-z-]+(?=[ ,\]\n]|$)", capsys.readouterr().out)) | {"--help"}
+
+
+def completed(*words):
+    """What bash completes the last word to."""
+    script = (
+        f'. {DEBIAN}/bash-completion/stor; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        '_stor; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    command = ["bash", "-c", script, "-", *words]
+    return set(subprocess.run(command, capture_output=True, check=True, text=True).stdout.split())
+
+
+def test_bash_completes_every_command_and_option(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = set(re.findall(r"^    ([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
+    assert completed("stor", "") == commands | {"--help", "--version"}
+    for command in commands:
+        assert completed("stor", command, "--") == options(capsys, command)
+    assert completed("stor", "put", "a", "--nu") == {"--null"}

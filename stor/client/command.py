@@ -1,0 +1,314 @@
+"""The commands `put`, `get` and `missing`: from what was typed to the exit status."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TextIO
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+from twisted.python.failure import Failure
+
+from stor.client.api import CONNECTIONS, RETRY_SECONDS, Client, ClientError, Stopped
+from stor.client.files import lines, quoted, walk
+from stor.client.get import BadTemplate, Get, Template
+from stor.client.many import Outcome
+from stor.client.missing import Missing
+from stor.client.progress import Progress, Total
+from stor.client.put import Put
+from stor.client.settings import BadSettings, Settings, settings
+from stor.reactor import own_reactor
+from stor.threads import Outcomes, ThreadPool, start_thread
+
+#: The commands of this room.
+COMMANDS = ("put", "get", "missing")
+
+#: What the status is when a signal has ended it, as shells have it: 128 and the signal's number.
+_SIGNALLED = 128
+
+_HASHING_THREADS = min(os.cpu_count() or 1, 8)
+
+_EPILOG = (
+    "The URL is --url, or $STOR_URL, or `url` in ~/.config/stor/client.json; user and password "
+    "are in the URL, or `user` and `password` in that file, or in ~/.netrc. "
+    "Exit status: 0 all is done; 1 some failed or were passed over, each named on standard error; "
+    "2 a wrong call; 128 + N ended by signal N. To call it again goes on where it was ended."
+)
+
+
+class Work(Protocol):
+    """What a command does."""
+
+    async def run(self, names: Any) -> None:
+        """Do it."""
+
+    def stop(self) -> None:
+        """Do no more."""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to a parser's."""
+    putting = _add(commands, "put", "store files", "Store files, and those below directories.")
+    putting.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a file, a directory, or - for a list of names"
+    )
+    putting.add_argument(
+        "-0", "--null", action="store_true", help="the names of the list end with NUL, not newline"
+    )
+    getting = _add(commands, "get", "fetch samples", "Fetch samples into a directory.")
+    getting.add_argument("shas", nargs="+", metavar="SHA", help="a SHA-256, or - for a list")
+    getting.add_argument("-C", "--directory", default=".", metavar="DIR", help="default: .")
+    getting.add_argument(
+        "--name", default="SHA", help="the file's name: SHA (default), aa/bb/SHA, SHA.bin"
+    )
+    asking = _add(
+        commands,
+        "missing",
+        "say what is not stored",
+        "Print those lines of a list, each with a SHA-256 at its beginning, that are not stored.",
+    )
+    asking.add_argument("shas", nargs="*", default=["-"], metavar="SHA", help="default: - (a list)")
+
+
+def _add(commands: Any, name: str, brief: str, description: str) -> Any:
+    parser = commands.add_parser(name, help=brief, description=description, epilog=_EPILOG)
+    parser.add_argument("--url", metavar="URL", help="the Stor, such as http://stor.example:8080")
+    parser.add_argument("--json", action="store_true", help="print an object a line")
+    parser.add_argument(
+        "--connections", type=_from_one, default=CONNECTIONS, metavar="N", help="default: 16"
+    )
+    parser.add_argument(
+        "--retry",
+        type=_seconds,
+        default=RETRY_SECONDS,
+        metavar="SECONDS",
+        help="for how long what may still succeed is tried again; default: 120",
+    )
+    return parser
+
+
+def _from_one(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1000:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 1e9:
+        raise ValueError
+    return seconds
+
+
+def run(given: argparse.Namespace) -> int:
+    """Do what was asked; the exit status."""
+    try:
+        found = settings(given.url, os.environ)
+        template = Template(getattr(given, "name", "SHA"))
+    except (BadSettings, BadTemplate) as error:
+        print(f"stor: {error}", file=sys.stderr)
+        return 2
+    return _Run(given, found, template).status()
+
+
+class _Run:
+    """One command, from its start to its end."""
+
+    def __init__(self, given: argparse.Namespace, found: Settings, template: Template) -> None:
+        critical = FilteringLogObserver(
+            textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
+        )
+        globalLogBeginner.beginLoggingTo([critical], redirectStandardIO=False)
+        self._reactor = own_reactor()
+        self._given = given
+        self._status = 0
+        self._progress: Progress | None = None
+        self._troubled = False
+        self._client = Client(
+            self._reactor,
+            found.url,
+            found.credentials,
+            connections=given.connections,
+            retry_seconds=given.retry,
+            trouble=self._trouble,
+            moved=self._moved,
+        )
+        outcomes = Outcomes(self._reactor)
+
+        def pool(name: str, threads: int) -> ThreadPool:
+            return ThreadPool(outcomes, name, threads)
+
+        naming = pool("stor-names", 1)
+        self._total = Total()
+        self._names: Iterable[Any]
+        self._count: Callable[[], Iterator[object]] | None = None
+        self._work: Work
+        if given.command == "put":
+            self._names = walk(self._listed(given.paths, b"\0" if given.null else b"\n"))
+            if "-" not in given.paths:
+                self._count = lambda: walk(given.paths)
+            self._work = Put(
+                self._client,
+                pool("stor-hash", _HASHING_THREADS),
+                pool("stor-read", 4),
+                self._report,
+                hashing_threads=_HASHING_THREADS,
+                connections=given.connections,
+            )
+        else:
+            self._names = self._listed(given.shas, b"\n")
+            if "-" not in given.shas:
+                self._total = Total(len(given.shas), final=True)
+            if given.command == "get":
+                self._work = Get(
+                    self._client,
+                    pool("stor-write", 8),
+                    naming,
+                    self._report,
+                    given.directory,
+                    template,
+                    connections=given.connections,
+                )
+            else:
+                self._work = Missing(self._client, naming, self._say)
+
+    def status(self) -> int:
+        """Run to the end; the exit status."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it
+                signal.signal(number, self._signalled)
+        self._reactor.callWhenRunning(self._begin)
+        self._reactor.run(installSignalHandlers=False)
+        return self._status
+
+    def _begin(self) -> None:
+        if sys.stderr.isatty():
+            self._progress = Progress(
+                sys.stderr,
+                self._reactor,
+                lambda: shutil.get_terminal_size().columns,
+                self._total,
+            )
+            if self._count is not None:
+                start_thread(self._count_all, "stor-count")
+        working = Deferred.fromCoroutine(self._work.run(self._names))
+        working.addErrback(self._ended_badly).addCallback(lambda _: self._end())
+
+    def _count_all(self) -> None:
+        """How much there is to do, in a thread, for who watches."""
+        for _ in self._count() if self._count is not None else ():
+            self._total.files += 1
+        self._total.final = True
+
+    def _ended_badly(self, failure: Failure) -> None:
+        if not failure.check(ClientError):
+            self._tell(f"internal error: {failure.getTraceback()}")
+        elif not failure.check(Stopped):
+            self._tell(str(failure.value))
+        self._status = max(self._status, 1)
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        self._reactor.stop()
+
+    def _signalled(self, number: int, frame: object) -> None:
+        if self._status >= _SIGNALLED:  # the second one: a disk or a list may never answer
+            os._exit(self._status)
+        self._status = _SIGNALLED + number
+        self._reactor.callFromThread(self._work.stop)
+        # Whatever a thread waits for, names on a terminal say.
+        self._reactor.callFromThread(self._reactor.callLater, 5.0, os._exit, self._status)
+
+    def _listed(self, arguments: list[str], separator: bytes) -> Iterator[str]:
+        for argument in arguments:
+            if argument == "-":
+                yield from lines(sys.stdin.buffer, separator)
+            else:
+                yield argument
+
+    def _report(self, outcome: Outcome) -> None:
+        """Tell of a file that is done with."""
+        self._troubled = False
+        if self._progress is not None:
+            self._progress.done(1)
+            if outcome.state == "present":
+                self._progress.moved(outcome.size or 0)
+        if outcome.state == "failed":
+            self._status = max(self._status, 1)
+            name = outcome.path if outcome.sha is None else outcome.sha
+            self._tell(f"{printable_line(name or '')}: {outcome.error}")
+        if self._given.json:
+            told = attrs.asdict(outcome, filter=lambda _, value: value is not None)
+            self._print(json.dumps(told))
+        elif outcome.state != "failed":
+            path, mark = quoted(outcome.path or "")
+            self._print(f"{mark}{outcome.sha}  {path}")
+
+    def _say(self, state: str, line: str) -> None:
+        """Tell of a line of a list."""
+        if self._given.json:
+            self._print(json.dumps({"state": state, "line": line}))
+        if state == "missing":
+            if not self._given.json:
+                self._print(line)
+            return
+        self._status = max(self._status, 1)
+        why = {
+            "malformed": "expected the 64 hexadecimal digits of a SHA-256 at its beginning",
+            "unknown": "unknown: a storage that could hold it is away or not looked through yet",
+        }
+        self._tell(f"{printable_line(line)}: {why[state]}")
+
+    def _moved(self, count: int) -> None:
+        if self._progress is not None:
+            self._progress.moved(count)
+
+    def _trouble(self, line: str) -> None:
+        """Tell once that something is tried again."""
+        if not self._troubled:
+            self._troubled = True
+            self._tell(f"{line}; trying again")
+
+    def _print(self, line: str) -> None:
+        if self._progress is not None:
+            self._progress.clear()
+        try:
+            sys.stdout.buffer.write(os.fsencode(f"{line}\n"))
+            sys.stdout.buffer.flush()
+        except OSError:  # nobody reads it any more, or there is no room for it
+            self._status = max(self._status, 1)
+            # What is left in the buffer is not tried again at the end of the process.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._work.stop()
+
+    def _tell(self, line: str) -> None:
+        if self._progress is not None:
+            self._progress.clear()
+        _write(sys.stderr, f"stor: {line}\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        pass
+
+
+def printable_line(text: str) -> str:
+    """A name as one line that a terminal can show."""
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return shown if shown.isprintable() else repr(shown)[1:-1]

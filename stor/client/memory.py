@@ -1,0 +1,60 @@
+"""A Stor in memory, for the tests of programs that use `Client`."""
+
+from collections.abc import Sequence
+
+from stor.client.api import (
+    MISSING,
+    STORED,
+    Bytes,
+    ContentMismatch,
+    NotStored,
+    Whole,
+)
+from stor.client.transfer import Body, Sink
+from stor.digest import Digest
+
+
+class MemoryClient:
+    """What `Client` does, without a server: everything is kept in `samples`, and nothing fails."""
+
+    def __init__(self) -> None:
+        self.samples: dict[Digest, bytes] = {}
+
+    async def put(self, content: bytes) -> Digest:
+        """See `Client.put`."""
+        digest = Digest.of(content)
+        await self.send(digest, Bytes(content))
+        return digest
+
+    async def get(self, digest: Digest) -> bytes:
+        """See `Client.get`."""
+        whole = Whole(digest)
+        await self.receive(digest, whole)
+        return whole.content
+
+    async def send(self, digest: Digest, body: Body) -> bool:
+        """See `Client.send`."""
+        if digest in self.samples:
+            return False
+        content = await body.read(0, body.size)
+        if Digest.of(content) != digest:
+            raise ContentMismatch(f"412: content mismatch: the body is not {digest}")
+        self.samples[digest] = content
+        return True
+
+    async def receive(self, digest: Digest, sink: Sink) -> None:
+        """See `Client.receive`."""
+        if digest not in self.samples:
+            raise NotStored("404: not found: no storage holds this sample")
+        await sink.begin()
+        await sink.add(self.samples[digest], last=True)
+
+    async def missing(self, digests: Sequence[Digest]) -> bytes:
+        """See `Client.missing`."""
+        return b"".join(STORED if digest in self.samples else MISSING for digest in digests)
+
+    def stop(self) -> None:
+        """See `Client.stop`."""
+
+    async def close(self) -> None:
+        """See `Client.close`."""
