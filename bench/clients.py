@@ -55,10 +55,17 @@ Requests = Generator[Sequence[bytes], Answer, None]
 
 
 def request_head(
-    method: str, base: str, path: str, length: int | None = None, authorization: str | None = None
+    method: str,
+    base: str,
+    path: str,
+    length: int | None = None,
+    authorization: str | None = None,
+    byte_range: str | None = None,
 ) -> bytes:
     """The request line and the headers of a request to the server at `base`."""
     lines = [f"{method} {path} HTTP/1.1\r\nHost: {base[len('http://') :]}\r\n"]
+    if byte_range is not None:
+        lines.append(f"Range: bytes={byte_range}\r\n")
     if authorization is not None:
         lines.append(f"Authorization: {authorization}\r\n")
     if length is not None:

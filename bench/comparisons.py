@@ -24,16 +24,34 @@ from bench.measure import (
     at_most,
 )
 from bench.process import Cores
-from bench.samples import Bodies, ManySamples, any_digest, size_name
-from bench.servers import NginxServer, RcloneServer, RegistryServer, Server, StorServer
-from bench.workloads import Tasks, Workload, Wrk, fetches, misses, mixture, stores
+from bench.samples import Bodies, ManySamples, any_digest, size_name, sparse_sample
+from bench.servers import (
+    NginxServer,
+    RcloneServer,
+    RegistryServer,
+    Server,
+    StorServer,
+    SumlessServer,
+)
+from bench.workloads import (
+    Tasks,
+    Workload,
+    Wrk,
+    fetches,
+    first_fetches,
+    misses,
+    mixture,
+    parts,
+    stores,
+)
 from stor.digest import Digest
 
-KIB, MIB = 2**10, 2**20
+KIB, MIB, GIB = 2**10, 2**20, 2**30
 CLIENTS = 16
 SWEEP_CONNECTIONS = 16
 LARGE = (SPEED, CPU_PER_GB, BUSY, PSS, RSS)
 
+SUMLESS = "Stor, no block sums"
 NGINX, REGISTRY, RCLONE = "nginx", "docker-registry", "rclone"
 FLAT, TREE = (f"bare loop, {layout}, {CLIENTS} threads" for layout in ("flat", "tree"))
 FLAT_ALONE = "bare loop, flat, 1 thread"
@@ -90,6 +108,27 @@ def download(size: int, clients: int, setup: Setup) -> Comparison:
     return attrs.evolve(built, measures=LARGE)
 
 
+def first_download(size: int, setup: Setup) -> Comparison:
+    """Fetching a large sample that is in memory and has to be verified."""
+    body = next(Bodies(size))
+    stor = setup.stor()
+    tasks = partial(first_fetches, body=body, disks=stor.sets[0])
+    title = f"GET {size_name(size)}, in memory, not verified lately, 1 connection"
+    workload = Tasks(title, setup.cores, 1, tasks, [body])
+    built = _compare(workload, [stor, setup.nginx(stor)], NGINX)
+    return attrs.evolve(built, measures=LARGE)
+
+
+def ranges(size: int, setup: Setup) -> Comparison:
+    """Fetching parts of a very large sample."""
+    stor = setup.stor()
+    digest = sparse_sample(stor.sets[0], size)
+    tasks = partial(parts, digest=digest, size=size, length=MIB)
+    workload = Tasks(f"GET of 1 MiB anywhere in {size_name(size)}", setup.cores, 1, tasks)
+    built = _compare(workload, [stor, setup.nginx(stor)], NGINX)
+    return attrs.evolve(built, measures=(RATE, P99, CPU, BUSY, PSS, RSS))
+
+
 def head(setup: Setup) -> Comparison:
     """Asking for a sample's headers."""
     stored = [next(Bodies(4 * KIB))]
@@ -119,6 +158,13 @@ def upload(size: int, setup: Setup) -> Comparison:
     built = _compare(_posting(setup, size, 1), [setup.stor()], FLAT_ALONE)
     subjects = [*built.subjects, setup.loop("flat", 1, size)]
     return attrs.evolve(built, subjects=subjects, measures=LARGE)
+
+
+def sums(size: int, setup: Setup) -> Comparison:
+    """What block sums cost an upload."""
+    without = SumlessServer(setup.directory / "sumless", setup.cores, SUMLESS)
+    built = _compare(_posting(setup, size, 1), [setup.stor(), without], SUMLESS)
+    return attrs.evolve(built, measures=LARGE)
 
 
 def mixed(setup: Setup) -> Comparison:
@@ -188,6 +234,8 @@ COMPARISONS: dict[str, Plan] = {
         partial(download, 100 * MIB, 1),
         [at_least(SPEED, 0.9, NGINX), at_most(CPU_PER_GB, 1.2, NGINX)],
     ),
+    "get-100m-first": Plan(partial(first_download, 100 * MIB), [at_least(SPEED, 0.5, NGINX)]),
+    "range-10g": Plan(partial(ranges, 10 * GIB)),
     "head": Plan(head),
     "missing": Plan(missing),
     "post-4k": Plan(partial(post, 4 * KIB)),
@@ -195,6 +243,10 @@ COMPARISONS: dict[str, Plan] = {
         partial(post, 64 * KIB, go=True), [at_least(RATE, 0.6, loop) for loop in (FLAT, TREE)]
     ),
     "post-200m": Plan(partial(upload, 200 * MIB), [at_least(SPEED, 0.7, FLAT_ALONE)]),
+    "post-200m-sums": Plan(
+        partial(sums, 200 * MIB),
+        [at_least(SPEED, 0.95, SUMLESS), at_most(CPU_PER_GB, 1.05, SUMLESS)],
+    ),
     "mixed": Plan(mixed),
     "latency": Plan(latency, [at_most(P99, 3, ALONE)]),
     "get-4k-all": Plan(

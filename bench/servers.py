@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -159,6 +160,14 @@ class StorServer(_Program):
     def storing(self, body: Body) -> Requests:
         start = request_head("POST", self.base, self.path(body.digest), body.size, AUTHORIZATION)
         return one_request([start, *body.parts], 201)
+
+
+class SumlessServer(StorServer):
+    """A Stor that makes no block sums."""
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "bench.without_sums", *self.configured()]
+        self._run(command, "/status", 200)
 
 
 class StorClient:

@@ -1,5 +1,7 @@
 """What a server is given to do: tasks for its clients, and wrk."""
 
+import os
+import random
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, cycle
@@ -115,6 +117,24 @@ def fetches(server: Server, bodies: Sequence[Body], method: str = "GET") -> Iter
     ]
     for request, size in cycle(requests):
         yield Task(one_request(request, 200, size), size if method == "GET" else 0)
+
+
+def first_fetches(server: Server, body: Body, disks: Sequence[Path]) -> Iterator[Task]:
+    """GET of a sample that has not been verified since its copies were last changed."""
+    for task in fetches(server, [body]):
+        for disk in disks:
+            os.utime(disk / body.digest.disk_path)
+        yield task
+
+
+def parts(server: Server, digest: Digest, size: int, length: int) -> Iterator[Task]:
+    """GET of parts of one stored sample, anywhere in it."""
+    rng = random.Random(0)
+    while True:
+        begin = rng.randrange(size - length)
+        wanted = f"{begin}-{begin + length - 1}"
+        request = request_head("GET", server.base, server.path(digest), byte_range=wanted)
+        yield Task(one_request([request], 206, length), length)
 
 
 def misses(server: Server, digest: Callable[[], Digest] = any_digest) -> Iterator[Task]:

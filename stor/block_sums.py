@@ -9,6 +9,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
+from threading import Lock
 
 import attrs
 from crc32c import crc32c
@@ -117,16 +118,25 @@ class BlockSums:
 
 
 class BlockSummer:
-    """Makes the sums of a sample from its bytes, in order, whatever its length will be."""
+    """Makes the sums of a sample from its bytes, in order, whatever its length will be.
+
+    Its methods may be called in any thread. Copies that are written at once share one: each gives
+    it all bytes, in order, and what one has given is not summed again for the others.
+    """
 
     def __init__(self) -> None:
         self.size = 0
+        self._lock = Lock()
         self._sums = array("I")
         self._sum = 0
 
-    def update(self, data: bytes) -> None:
-        """Take the next bytes."""
-        rest = memoryview(data)
+    def update(self, data: bytes, at: int | None = None) -> None:
+        """Take the next bytes; those that begin `at` only if they are the next."""
+        with self._lock:
+            if at is None or at == self.size:
+                self._add(memoryview(data))
+
+    def _add(self, rest: memoryview) -> None:
         while rest:
             room = MIN_BLOCK_BYTES - self.size % MIN_BLOCK_BYTES
             part, rest = rest[:room], rest[room:]

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from array import array
+from itertools import pairwise
 
 import pytest
 from crc32c import crc32c
@@ -42,6 +43,27 @@ def test_the_sums_do_not_depend_on_the_pieces_that_a_sample_comes_in(size, cuts)
     sums = sums_of(data, [cut * size // 1000 for cut in cuts])
     blocks = [data[i : i + MIN_BLOCK_BYTES] for i in range(0, size, MIN_BLOCK_BYTES)]
     assert list(sums.sums) == [crc32c(block) for block in blocks]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.integers(1, 3 * MIN_BLOCK_BYTES),
+    cuts=st.lists(st.integers(0, 1000), max_size=6),
+    turns=st.lists(st.integers(0, 2), min_size=30, max_size=30),
+)
+def test_copies_that_are_written_at_once_have_each_byte_summed_once(size, cuts, turns):
+    """Whichever of three copies is written first, and whichever stops on the way."""
+    data = sample(size)
+    ends = sorted({*(cut * size // 1000 for cut in cuts), size})
+    pieces = [data[first:end] for first, end in pairwise([0, *ends])]
+    summer, done, position = BlockSummer(), [0, 0, 0], [0, 0, 0]
+    for copy in [*turns, *([1] * len(pieces))]:
+        if done[copy] < len(pieces):
+            piece = pieces[done[copy]]
+            summer.update(piece, position[copy])
+            done[copy] += 1
+            position[copy] += len(piece)
+    assert summer.finish(Digest.of(data)) == sums_of(data)
 
 
 @settings(max_examples=30, deadline=None)

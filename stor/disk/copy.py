@@ -116,8 +116,7 @@ class OpenCopy:
         if hasher is None:
             return data
         hasher.update(data)
-        if offset == self._summer.size:
-            self._summer.update(data)
+        self._summer.update(data, offset)
         if offset + length == self.copy.size:
             if hasher.digest() != self.digest.raw:
                 raise DamagedCopy(

@@ -40,21 +40,24 @@ class StagedCopy:
     disk: Disk
     _fd: int
     _temporary: str | None
+    _summer: BlockSummer
     _claimed: Digest | None = None
     _made_name: bool = False
     _made: list[str] = attrs.field(factory=list)
     _open: bool = True
     _written_bytes: int = 0
-    _summer: BlockSummer = attrs.field(factory=BlockSummer)
     _sent_bytes: int = 0
 
     @classmethod
-    def begin(cls, disk: Disk, root_fd: int, length: int | None) -> "StagedCopy":
+    def begin(
+        cls, disk: Disk, root_fd: int, length: int | None, summer: BlockSummer
+    ) -> "StagedCopy":
         """A new staged copy, with `length` bytes allocated when known.
 
-        Raises `OSError` (ENOSPC, EDQUOT: there is no room); then nothing stays.
+        `summer` makes the sums of all copies that are written at once. Raises `OSError` (ENOSPC,
+        EDQUOT: there is no room); then nothing stays.
         """
-        staged = cls(disk, *disk.open_staging(root_fd))
+        staged = cls(disk, *disk.open_staging(root_fd), summer)
         try:
             if length:
                 staged._allocate(length)
@@ -75,8 +78,8 @@ class StagedCopy:
         """
         for chunk in chunks:
             write_all(self.disk.files, self._fd, chunk)
+            self._summer.update(chunk, self._written_bytes)
             self._written_bytes += len(chunk)
-            self._summer.update(chunk)
         unsent_bytes = self._written_bytes - self._sent_bytes
         if unsent_bytes >= _SEND_BYTES:
             self.disk.files.begin_sync(self._fd, unsent_bytes, self._sent_bytes)

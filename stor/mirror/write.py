@@ -9,6 +9,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from stor.block_sums import BlockSummer
 from stor.digest import Digest
 from stor.disk.disk import Room
 from stor.disk.errnos import Fault, fault_of
@@ -37,10 +38,13 @@ STAGE_EARLY_BYTES = 1024 * 1024
 class Slot:
     """One disk's part in a write. Its steps run one after the other, also after a time-out."""
 
-    def __init__(self, member: Member, digest: Digest, bad: str | None = None) -> None:
+    def __init__(
+        self, member: Member, digest: Digest, summer: BlockSummer, bad: str | None = None
+    ) -> None:
         """`bad` says why the copy to replace is bad, where that is known."""
         self.member = member
         self.digest = digest
+        self._summer = summer
         self._bad = bad
         self.staged: StagedCopy | None = None
         self._last: Deferred[Any] | None = None
@@ -78,7 +82,7 @@ class Slot:
     def stage(self, length: int | None) -> Room:
         """Make the staged file, once; what is left on the disk after it. Runs in a thread."""
         with self.member.disk.entered() as root_fd:
-            self.staged = StagedCopy.begin(self.member.disk, root_fd, length)
+            self.staged = StagedCopy.begin(self.member.disk, root_fd, length, self._summer)
         return self.staged.room()
 
     def add(
@@ -121,7 +125,7 @@ class Slot:
 
     def _write_all(self, chunks: Sequence[bytes], modified_ns: int, root_fd: int) -> Room:
         # Nothing is allocated: the write itself shows whether there is room.
-        self.staged = StagedCopy.begin(self.member.disk, root_fd, None)
+        self.staged = StagedCopy.begin(self.member.disk, root_fd, None, self._summer)
         self.staged.write(chunks)
         self.staged.seal(self.digest, modified_ns)
         return self.staged.room()
@@ -171,7 +175,8 @@ class MirrorWrite:
         self._length = length
         self._reserve_bytes = reserve_bytes
         self._modified_ns = modified_ns
-        self._slots = [Slot(member, digest, bad.get(member)) for member in members]
+        summer = BlockSummer()
+        self._slots = [Slot(member, digest, summer, bad.get(member)) for member in members]
         self._failed: set[Slot] = set()
         self._reserved = on_disk(length or 0, mirror.block_bytes)
         mirror.reserved.add(self._reserved, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.samples import sparse_sample
 from stor.zero_copy import MAX_SPLICE_PIPES
 from tests.integration.process import MIB, parse, poll, receive_all, sample_path, sha_of
 from tests.support.rig import request_bytes
@@ -101,6 +102,17 @@ def test_a_whole_one_is_exact_and_not_read_into_memory(stor):
 def test_a_part_is_exact(stor, begin, end):
     answer = stor.get(SHA, Range=f"bytes={begin}-{end - 1}")
     assert (answer.status, answer.body) == (206, LARGE[begin:end])
+
+
+def test_a_part_of_a_very_large_one_reads_three_blocks_at_most(stor):
+    size, begin = 10 * 2**30, 5 * 2**30 - MIB // 2
+    sha = str(sparse_sample(stor.roots, size))
+    answers = []
+    headers = {"Range": f"bytes={begin}-{begin + MIB - 1}"}
+    read = read_bytes(stor, lambda: answers.append(stor.get(sha, **headers)))
+    (answer,) = answers
+    assert (answer.status, answer.body) == (206, bytes(MIB))
+    assert 0 < read <= 3 * 16 * MIB
 
 
 def test_head_and_conditions_are_as_ever(stor):

@@ -1,12 +1,13 @@
 """The steps of a staged copy, each on the disk's root as it is then."""
 
+from stor.block_sums import BlockSummer
 from stor.disk.staged import StagedCopy
 
 
-def begin(disk, length=None):
+def begin(disk, length=None, summer=None):
     """A new staged copy."""
     with disk.entered() as root_fd:
-        return StagedCopy.begin(disk, root_fd, length)
+        return StagedCopy.begin(disk, root_fd, length, summer or BlockSummer())
 
 
 def name(staged, digest):
