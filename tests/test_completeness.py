@@ -94,6 +94,7 @@ class Host:
 
     def assert_never_404(self, good, figures=None):
         """What the disks have that are taken away is served or 503, whatever is done."""
+        answers = 0
         self.take_away(*good)
         for _ in ("while it runs", "after a restart"):
             self.rig.probe()
@@ -101,6 +102,7 @@ class Host:
                 self.rig.rounds(rounds)
                 for content in SAMPLES:
                     response = self.rig.get(content)
+                    answers += 1
                     if response.status == 200:
                         assert response.body == content
                     else:
@@ -109,6 +111,7 @@ class Host:
             self.start()
         if figures is not None:
             figures["ways to lack samples, the good disk away"] += 1
+            figures["answers with the good disk away, none of them 404"] += answers
         self.bring_back(*good)
 
     def assert_made_whole(self, rounds=3):

@@ -35,6 +35,9 @@ BODIES = {"small": 5000, "large": 3 * MIB}
 
 TIMES = 10
 
+#: What is counted.
+ALONE = "ways in which one file fails, and all others are well"
+
 
 @pytest.fixture(autouse=True)
 def _no_bug():
@@ -81,7 +84,7 @@ def test_each_errno_is_somebody_s_fault():
 @pytest.mark.parametrize("error", [*OF_FILES, *OF_PROCESS, *OF_DISKS], ids=errno.errorcode.get)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("body", BODIES)
-def test_one_sample_that_cannot_be_read_is_no_fault_of_its_disks(rig, body, method, error):
+def test_one_sample_that_cannot_be_read_is_no_fault_of_its_disks(rig, body, method, error, figures):
     """However often it is asked for; nobody else notices."""
     content, other = sample(BODIES[body]), sample(7000, 1)
     rig.put(content)
@@ -97,10 +100,11 @@ def test_one_sample_that_cannot_be_read_is_no_fault_of_its_disks(rig, body, meth
         assert rig.put(b"new %d" % n).status == 201
         assert rig.get(other).body == other
     assert rig.request("GET", "/status").body == b"OK\n"
+    figures[ALONE] += 1
 
 
 @pytest.mark.parametrize("error", [*OF_FILES, *OF_DISKS], ids=errno.errorcode.get)
-def test_a_copy_that_cannot_be_read_is_passed_over_for_the_other_one(rig, error):
+def test_a_copy_that_cannot_be_read_is_passed_over_for_the_other_one(rig, error, figures):
     content = sample(5000)
     rig.put(content)
     rig.disks["set0/disk0"].fail_file(digest_of(content).disk_path, error)
@@ -108,13 +112,14 @@ def test_a_copy_that_cannot_be_read_is_passed_over_for_the_other_one(rig, error)
         assert rig.get(content).body == content
         pass_time(rig)
     assert states(rig) == {State.ONLINE}
+    figures[ALONE] += 1
 
 
 @pytest.mark.parametrize("error", [*OF_FILES, *OF_ROOM, *OF_PROCESS], ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", ["write", "allocate", "name", "make_directory"])
 @pytest.mark.parametrize("body", BODIES)
 def test_uploads_that_fail_for_a_reason_of_their_own_are_no_fault_of_the_disk(
-    rig, body, call, error
+    rig, body, call, error, figures
 ):
     """They are told so in one line: what it was, and where."""
     reading = sample(7000, 1)
@@ -139,6 +144,7 @@ def test_uploads_that_fail_for_a_reason_of_their_own_are_no_fault_of_the_disk(
     assert not rig.staged()
     rig.heal()
     assert rig.put(b"new").status == 201
+    figures[ALONE] += 1
 
 
 @pytest.mark.parametrize("error", [*OF_FILES, *OF_DISKS], ids=errno.errorcode.get)
@@ -284,7 +290,7 @@ def sample_in(directory):
 
 
 @pytest.mark.parametrize("kind", ["file at AA/BB", "link", "directory", "FIFO"])
-def test_what_stands_where_a_sample_should_is_an_error_about_that_name(rig, kind):
+def test_what_stands_where_a_sample_should_is_an_error_about_that_name(rig, kind, figures):
     content = sample(5000)
     digest = digest_of(content)
     path = rig.roots[0] / digest.disk_path
@@ -312,3 +318,4 @@ def test_what_stands_where_a_sample_should_is_an_error_about_that_name(rig, kind
     if kind != "file at AA/BB":
         assert rig.put(content).status == 201
         assert rig.get(content).body == content
+    figures[ALONE] += 1

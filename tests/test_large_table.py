@@ -27,7 +27,7 @@ def held(set_number, first, end):
     return HeldNames(set_number, end - first, names)
 
 
-def test_it_takes_up_to_7_bytes_a_name_and_denies_none(soak):
+def test_it_takes_up_to_7_bytes_a_name_and_denies_none(soak, figures):
     total = 3 * 10**8 if soak else 10**7
     share = total // 20
     recent_fd, fds = Recent.create(), [create("one"), create("other")]
@@ -46,6 +46,7 @@ def test_it_takes_up_to_7_bytes_a_name_and_denies_none(soak):
         assert number // share in table.sets_of(name(number))
     assert all(table.sets_of(sha(number)) == (23,) for number in range(1000))
     assert not any(table.sets_of(sha(number)) for number in range(1000, ASKED))
+    figures["names in a table, none of those asked for denied"] += total + 1000
     table.close()
     recent.close()
     for fd in (recent_fd, *fds):

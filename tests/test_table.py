@@ -191,7 +191,7 @@ def loads(path, keys=KEYS):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "longer", "empty"])
-def test_every_damage_to_a_table_is_found_when_it_is_loaded(kept, damage):
+def test_every_damage_to_a_table_is_found_when_it_is_loaded(kept, damage, figures):
     path, _, _ = kept
     with open(path, "rb") as file:
         content = file.read()
@@ -211,6 +211,7 @@ def test_every_damage_to_a_table_is_found_when_it_is_loaded(kept, damage):
             file.write(data)
         with pytest.raises(TableDamaged):
             loads(path)
+        figures["damages to a table, each found"] += 1
 
 
 def test_a_table_that_is_missing_or_another_hosts_is_not_loaded(kept, quick_path):

@@ -49,7 +49,7 @@ def heard(service_manager):
 
 @pytest.mark.parametrize("hours", [2, -2])
 def test_a_step_of_the_wall_clock_cuts_nothing_and_stops_nothing(
-    start, wall_clock, service_manager, hours
+    start, wall_clock, service_manager, hours, figures
 ):
     stor = start(
         sets=(2,),
@@ -86,6 +86,7 @@ def test_a_step_of_the_wall_clock_cuts_nothing_and_stops_nothing(
         "a probe after the step",
     )
     stor.roots[1].mkdir()
+    figures["steps of the clock, nothing cut and nothing stopped"] += 1
 
 
 def date_of(stor):

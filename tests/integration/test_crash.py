@@ -95,7 +95,7 @@ class Life:
         self.audit.check(self.load.acknowledged, self.load.paths, copies=2, staging=staging)
 
 
-def crash(start_stor, kills):
+def crash(start_stor, kills, figures):
     """Kill so many times, on new disks every now and then."""
     lives = []
     while kills > 0:
@@ -110,13 +110,12 @@ def crash(start_stor, kills):
         kills -= life.kills
         lives.append(life)
     starts = [start.seconds for life in lives for start in life.starts]
-    print(
-        f"{sum(life.kills for life in lives)} kills, "
-        f"{sum(life.load.requests for life in lives)} requests, "
-        f"{sum(len(life.load.acknowledged) for life in lives)} samples acknowledged, "
-        f"{sum(life.audit.files_read for life in lives)} files read, "
-        f"a start takes {statistics.median(starts):.2f} s and at most {max(starts):.2f} s"
-    )
+    for life in lives:
+        figures["kills under load, nothing acknowledged was missing"] += life.kills
+        figures["requests between kills"] += life.load.requests
+        figures["samples acknowledged between kills"] += len(life.load.acknowledged)
+        figures["files read after kills, each right"] += life.audit.files_read
+    print(f"a start takes {statistics.median(starts):.2f} s and at most {max(starts):.2f} s")
     for life in lives:
         assert len(life.load.acknowledged) > life.kills, "a load that stores nothing tests nothing"
         third = len(life.starts) // 3
@@ -128,10 +127,10 @@ def crash(start_stor, kills):
 
 
 class TestKill:
-    def test_directories(self, tmp_path):
-        crash(lambda: Stor.configured(tmp_path / "stor"), 350 if SOAK else 20)
+    def test_directories(self, tmp_path, figures):
+        crash(lambda: Stor.configured(tmp_path / "stor"), 350 if SOAK else 20, figures)
 
-    def test_file_systems_without_o_tmpfile(self, tmp_path, mounts):
+    def test_file_systems_without_o_tmpfile(self, tmp_path, mounts, figures):
         disks = [mounts.hanging(f"disk{number}", mib=1024) for number in range(4)]
         with pytest.raises(OSError, match="not supported"):
             os.open(disks[0].point, os.O_TMPFILE | os.O_RDWR)
@@ -140,7 +139,7 @@ class TestKill:
         def start_stor():
             return Stor.configured(tmp_path / "stor", storage_pairs=pairs, require_mount=True)
 
-        crash(start_stor, 150 if SOAK else 10)
+        crash(start_stor, 150 if SOAK else 10, figures)
 
 
 @pytest.mark.alone

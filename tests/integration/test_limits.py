@@ -76,7 +76,7 @@ def test_a_client_that_leaves_its_connections_behind_keeps_nobody_out(start):
     assert " 503 " not in stor.log
 
 
-def test_a_flood_takes_neither_files_nor_memory(start):
+def test_a_flood_takes_neither_files_nor_memory(start, figures):
     stor = start(max_connections=50)
     stor.put(CONTENT)
     before = stor.memory_kib()
@@ -91,7 +91,9 @@ def test_a_flood_takes_neither_files_nor_memory(start):
             # 50 are served, 200 are about to end, as many as are taken in one turn are cut; the
             # rest is what it has open anyway, and far from the thousand that have come.
             assert len(stor.descriptors()) < 50 + 200 + 250 + 100
-    assert stor.memory_kib() < before + 20_000
+    grown = stor.memory_kib() - before
+    figures["KiB taken by 5 floods of 1000 connections"] = max(0, grown)
+    assert grown < 20_000
     assert stor.get(SHA).status == 200
 
 
