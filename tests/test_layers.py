@@ -98,6 +98,7 @@ ORDER = [
     "http.conditions",
     "http.upload",
     "http.bulk",
+    "http.batch",
     "http.page",
     "http.status",
     "http.download",

@@ -20,6 +20,7 @@ from stor.content import Content
 from stor.digest import Digest, is_digest
 from stor.hot import HotContent, HotSample
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
+from stor.http.batch import Ahead, BatchAnswer
 from stor.http.bulk import (
     BadRequest,
     ListBody,
@@ -43,6 +44,9 @@ from stor.zero_copy import SplicePipes
 
 _READING = ("GET", "HEAD")
 _STORING = ("POST", "PUT")
+
+#: The pages that take a list of samples.
+_LISTS = ("missing", "batch")
 
 #: What is true of an answer only now.
 _NOT_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -80,6 +84,7 @@ class Api:
         #: Whether everybody may list the samples, which tells strangers what there is.
         self.public_listing = False
         self.lists = Lists()
+        self.ahead = Ahead()
 
     def resource(self) -> IResource:
         """The routes for a Site."""
@@ -99,7 +104,7 @@ class Api:
         refusal = _refused_encoding(request) if method in _STORING else None
         if refusal is not None:
             return refusal
-        if request.name == "missing":
+        if request.name in _LISTS:
             return self._receive_list(request)
         if method in _STORING:
             return self._uploads.receive(request.head(), request)
@@ -190,6 +195,23 @@ class Api:
         headers = {"Content-Type": told.content_type, "Content-Length": str(told.size)}
         request.set_head(200, headers | _NOT_KEPT)
         await Sender(request, self._clock, self._conduits).send(told, 0, told.size)
+        return b""
+
+    @app.route("/batch", methods=("POST",))
+    def batch(self, request: StorRequest) -> Deferred[bytes]:
+        """Send the samples of a list as a TAR."""
+        return _run(self._batch(request))
+
+    async def _batch(self, request: StorRequest) -> bytes:
+        if not isinstance(request.intake, ListBody):
+            raise TypeError("the list was not received")
+        if request.args.get(b"order", [b"asked"]) != [b"asked"]:
+            return request.apply(Answer.line(400, "order: expected asked"))
+        now_ns = int(self._wall_seconds() * 1e9)
+        shas, open_sample = request.intake.shas, self._store.open
+        told = BatchAnswer(shas, open_sample, self.ahead, self._clock, now_ns)
+        request.set_head(200, {"Content-Type": "application/x-tar"} | _NOT_KEPT)
+        await Sender(request, self._clock, self._conduits).send(told, 0, sys.maxsize)
         return b""
 
     @app.route("/index", methods=_READING)
@@ -332,7 +354,7 @@ def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:
 
 
 def _allowed(request: StorRequest) -> tuple[str, ...]:
-    if request.name == "missing":
+    if request.name in _LISTS:
         return ("POST",)
     return _READING if request.name in PAGES else _READING + _STORING
 

@@ -274,9 +274,20 @@ class Made:
 class MissingAnswer(Made):
     """What is said of each sha of a list."""
 
-    def __init__(self, shas: ShaList, held: Callable[[bytes], bytes], clock: IReactorTime) -> None:
-        """`held` gives `STORED`, `MISSING` or `UNKNOWN` at once."""
+    def __init__(
+        self,
+        shas: ShaList,
+        held: Callable[[bytes], bytes],
+        clock: IReactorTime,
+        *,
+        octets: bool | None = None,
+    ) -> None:
+        """`held` gives `STORED`, `MISSING` or `UNKNOWN` at once.
+
+        `octets` says in which form; by default that of the list.
+        """
         self._shas = shas
+        self._octets = shas.octets if octets is None else octets
         self._held = held
         self._clock = clock
         self._at = 0
@@ -292,27 +303,35 @@ class MissingAnswer(Made):
             if gone():
                 return
             for at in range(begin, min(begin + SLICE * SHA_BYTES, len(raw)), SHA_BYTES):
-                self._states += held(bytes(raw[at : at + SHA_BYTES]))
+                self.say(held(bytes(raw[at : at + SHA_BYTES])))
+        self.finish()
+
+    def say(self, state: bytes) -> None:
+        """Say this of the next sha."""
+        self._states += state
+
+    def finish(self) -> None:
+        """All is said."""
         counts = len(self._states), self._states.count(MISSING), self._states.count(UNKNOWN)
-        self._end = b"" if self._shas.octets else b"end %d %d %d\n" % counts
+        self._end = b"" if self._octets else b"end %d %d %d\n" % counts
 
     @property
     def content_type(self) -> str:
         """In the form that was asked in."""
-        octets = self._shas.octets
+        octets = self._octets
         return "application/octet-stream" if octets else "text/plain; charset=utf-8"
 
     @property
     def size(self) -> int:
         """How many bytes the answer has."""
-        if self._shas.octets:
+        if self._octets:
             return len(self._states)
         told = len(self._states) - self._states.count(STORED)
         return told * len(b"missing %s\n" % bytes(64)) + len(self._end)
 
     async def read(self, offset: int, length: int) -> bytes:
         """The next bytes, whichever `offset` says; none at the end."""
-        if self._shas.octets:
+        if self._octets:
             return bytes(self._states[offset : offset + length])
         while self._at < len(self._states):
             begin, self._at = self._at, self._at + SLICE

@@ -33,6 +33,7 @@ PAGES = {
     "metrics": "metrics",
     "missing": "missing",
     "index": "index",
+    "batch": "batch",
 }
 
 #: What browsers and crawlers ask every site for: nobody has misspelt a sha.

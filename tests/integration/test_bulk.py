@@ -1,5 +1,7 @@
 """Many samples in one request, as curl asks."""
 
+import subprocess
+
 import pytest
 
 from tests.integration.curl import curl
@@ -39,3 +41,22 @@ def test_what_is_missing_is_known_and_samples_are_listed(start, workers):
     of_part = [line for line in expected if line.startswith(first)]
     assert part.body.decode() == "".join([*of_part, f"end {len(of_part)}\n"])
     assert curl(stor.url("index")).code == 401
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tar_unpacks_what_is_asked_for(start, tmp_path, workers):
+    stor = start(sets=(2, 2), workers=workers)
+    contents = [*KEPT, b"", b"x" * 1_000_000]
+    for content in contents:
+        assert stor.put(content).status == 201
+    asked = "\n".join([*map(sha_of, contents), *ABSENT])
+    answer = curl("--data-binary", asked, stor.url("batch"))
+    assert (answer.status, answer.code) == (0, 200)
+    subprocess.run(["tar", "-x", "-C", tmp_path], input=answer.body, check=True)
+    for content in contents:
+        path = tmp_path / sha_of(content)
+        assert path.read_bytes() == content
+        path.unlink()
+    lines = [f"missing {sha}" for sha in ABSENT]
+    said = (tmp_path / "missing.txt").read_text().splitlines()
+    assert said == [*lines, f"end {len(contents) + len(ABSENT)} {len(ABSENT)} 0"]
