@@ -328,7 +328,10 @@ CHECKS = (
         "stor/mirror/member.py",
         "            self._weigh(kind, error, about)\n",
         "            self._weigh(kind, error, None)\n",
-        ("tests/test_errnos.py::test_one_sample_that_cannot_be_read_is_no_fault_of_its_disks",),
+        (
+            "tests/test_errnos.py"
+            "::test_errors_over_three_files_in_a_row_are_suspicious_and_a_probe_decides",
+        ),
     ),
     Mutation(
         "hash of a body",
