@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from stor.client.get import BadTemplate, Get, Template
 from stor.client.missing import Missing
 from stor.client.put import Put
 from stor.digest import Digest
+from stor.http.batch import header
+from tests.support.http import cuts
 from tests.support.pools import InlinePool
 
 BIG = 1024 * 1024 + 1
@@ -357,6 +360,123 @@ class TestGet:
         told = get(client, tmp_path, [first, second])
         assert states(told) == {"failed": 1, "fetched": 1}
         assert files_below(tmp_path) == [tmp_path / str(second)]
+
+
+class Batches(FakeStor):
+    """Answers with the TAR that `make` gives for what was asked; then `after` happens."""
+
+    def __init__(self, make, after=lambda: None, pieces=1):
+        super().__init__()
+        self.received = []
+        self._make, self._after, self._pieces = make, after, pieces
+
+    async def batch(self, digests, sink):
+        body = self._make(self, digests)
+        for piece in cuts(body, self._pieces, random.Random(self._pieces)):
+            await sink.add(piece, last=False)
+        self._after()
+        return True
+
+    async def receive(self, digest, sink):
+        self.received.append((digest, sink.received_bytes))
+        await super().receive(digest, sink)
+
+
+def tar(client, digests, change=lambda digest, content: content):
+    """As `POST /batch` makes it; `change` says what comes for a sample."""
+    body, missing = b"", b""
+    for digest in digests:
+        content = client.samples.get(digest)
+        if content is None:
+            missing += b"missing %s\n" % str(digest).encode()
+            continue
+        content = change(digest, content)
+        body += header(str(digest), len(content), 0) + content + bytes(-len(content) % 512)
+    body += header("missing.txt", len(missing), 0) + missing + bytes(-len(missing) % 512)
+    return body + bytes(1024)
+
+
+NO_TARS = {
+    "nothing": b"",
+    "zeros": bytes(5000),
+    "text": b"no TAR" * 1000,
+    "a header alone": header("0" * 64, 100, 0),
+    "another name": header("name", 3, 0) + b"abc" + bytes(509),
+    "a path": header("../../etc/passwd", 3, 0) + b"abc" + bytes(509),
+    "one that nobody has asked for": header("f" * 64, 3, 0) + b"abc" + bytes(509 + 1024),
+    "a list that says too much": header("missing.txt", 73, 0)
+    + b"missing "
+    + b"f" * 64
+    + b"\n"
+    + bytes(512 - 73 + 1024),
+}
+
+
+class TestGetTogether:
+    @pytest.fixture
+    def contents(self):
+        return [random.Random(n).randbytes(n * 700) for n in range(20)]
+
+    def stored(self, client, contents):
+        for content in contents:
+            done(client.put(content))
+        return client
+
+    @pytest.mark.parametrize("pieces", [1, 2, 17, 400])
+    def test_what_comes_in_one_answer_is_asked_for_once(self, contents, tmp_path, pieces):
+        client = self.stored(Batches(tar, pieces=pieces), contents)
+        asked = [*client.samples, "0" * 64]
+        told = get(client, tmp_path, asked)
+        assert states(told) == {"fetched": 20, "failed": 1}
+        assert {path.name for path in files_below(tmp_path)} == set(map(str, client.samples))
+        for digest, content in client.samples.items():
+            assert (tmp_path / str(digest)).read_bytes() == content
+        # One that is left over has no others to come with.
+        assert len(client.received) <= 1
+
+    def test_one_that_is_asked_for_more_than_once_is_told_of_each_time(self, contents, tmp_path):
+        client = self.stored(Batches(tar), contents)
+        told = get(client, tmp_path, list(client.samples)[:2] * 3)
+        assert states(told) == {"fetched": 2, "present": 4}
+
+    def test_what_is_damaged_on_the_way_is_fetched_by_itself(self, contents, tmp_path):
+        def damage(digest, content):
+            return content[:-1] + b"!" if content else content
+
+        client = self.stored(Batches(lambda stor, digests: tar(stor, digests, damage)), contents)
+        assert states(get(client, tmp_path, client.samples)) == {"fetched": 20}
+        for digest, content in client.samples.items():
+            assert (tmp_path / str(digest)).read_bytes() == content
+
+    def test_what_is_cut_goes_on_where_it_was_cut(self, tmp_path):
+        contents = [b"first", b"x" * 100_000]
+
+        def half(stor, digests):
+            body = tar(stor, sorted(digests, key=lambda d: len(stor.samples[d])))
+            return body[:50_000]
+
+        client = self.stored(Batches(half), contents)
+        assert states(get(client, tmp_path, client.samples)) == {"fetched": 2}
+        ((digest, received),) = client.received
+        assert client.samples[digest] == contents[1]
+        assert received > 40_000
+
+    @pytest.mark.parametrize("body", NO_TARS.values(), ids=NO_TARS)
+    def test_after_an_answer_that_is_none_each_is_fetched_by_itself(self, contents, tmp_path, body):
+        client = self.stored(Batches(lambda stor, digests: body), contents)
+        target = tmp_path / "got"
+        assert states(get(client, target, client.samples)) == {"fetched": 20}
+        assert {path.name for path in files_below(tmp_path)} == set(map(str, client.samples))
+
+    def test_a_full_disk_ends_it_with_one_line(self, contents, tmp_path):
+        def full():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        client = self.stored(Batches(lambda stor, d: tar(stor, d)[:3000], full), contents)
+        with pytest.raises(GivenUp, match="No space left on device"):
+            get(client, tmp_path, client.samples)
+        for path in files_below(tmp_path):
+            assert path.name == str(Digest.of(path.read_bytes()))
 
 
 class TestMissing:

@@ -126,6 +126,7 @@ ORDER = [
     "client.files",
     "client.many",
     "client.put",
+    "client.tar",
     "client.get",
     "client.missing",
     "client.settings",

@@ -43,8 +43,8 @@ ASKED = 10_000
 
 _FOR_NOW = (408, 429, 502, 503, 504)
 
-#: What an older Stor says, which does not know `POST /missing`.
-_NO_MISSING = (404, 405, 412)
+#: What an older Stor says, which does not know `POST /missing` and `POST /batch`.
+_NOT_KNOWN = (404, 405, 412)
 
 STORED, MISSING, UNKNOWN = b"+", b"-", b"?"
 
@@ -211,6 +211,7 @@ class Client:
         self._http = HTTPClient(agent)
         self._watches: set[Watch] = set()
         self._stopped = False
+        self._knows_no_batch = False
         #: How often the server has said something else than "not now", and since when it has not.
         self._good_answers = 0
         self._failing_since: float | None = None
@@ -234,6 +235,27 @@ class Client:
     async def receive(self, digest: Digest, sink: Sink) -> None:
         """Receive a sample. Raises what `sink` does."""
         await self._until_done(lambda: self._receive(digest, sink))
+
+    async def batch(self, digests: Sequence[Digest], sink: Sink) -> bool:
+        """Receive samples as one TAR; `False` where the server does not know that.
+
+        Tried once: whatever has not come, for whichever reason, is to be received by itself.
+        Raises what `sink` does.
+        """
+        if self._stopped:
+            raise Stopped("stopped")
+        if self._knows_no_batch:
+            return False
+        body = Bytes(b"".join(digest.raw for digest in digests))
+        headers = {"Content-Type": "application/octet-stream"}
+        try:
+            answer = await self._exchange("POST", "batch", body, sink, headers=headers)
+        except Again:
+            return True
+        self._knows_no_batch = answer.status in _NOT_KNOWN
+        if answer.status == 401:
+            raise self._failed(answer)
+        return not self._knows_no_batch
 
     async def missing(self, digests: Sequence[Digest]) -> bytes:
         """For each of up to a million samples `STORED`, `MISSING` or `UNKNOWN`.
@@ -306,7 +328,7 @@ class Client:
         limit = max(len(digests), _LINE_BYTES)
         headers = {"Content-Type": "application/octet-stream"}
         answer = await self._exchange("POST", "missing", body, headers=headers, limit_bytes=limit)
-        if answer.status in _NO_MISSING:
+        if answer.status in _NOT_KNOWN:
             return UNKNOWN * len(digests)
         if answer.status != 200:
             raise self._failed(answer)

@@ -52,6 +52,14 @@ class Feed(Generic[T]):
         with self._lock:
             return list(islice(self._items, count))
 
+    async def several(self, count: int) -> list[T]:
+        """The next one, and more of those that are there already; none at the end."""
+        first = await self.next()
+        if first is None:
+            return []
+        more = [self._taken.pop() for _ in range(min(count - 1, len(self._taken)))]
+        return [first, *more]
+
     async def next(self) -> T | None:
         """The next one; `None` at the end."""
         while not self._taken and not self._ended:

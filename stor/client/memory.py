@@ -49,6 +49,10 @@ class MemoryClient:
         await sink.begin()
         await sink.add(self.samples[digest], last=True)
 
+    async def batch(self, digests: Sequence[Digest], sink: Sink) -> bool:
+        """See `Client.batch`: it does not know that."""
+        return False
+
     async def missing(self, digests: Sequence[Digest]) -> bytes:
         """See `Client.missing`."""
         return b"".join(STORED if digest in self.samples else MISSING for digest in digests)

@@ -207,6 +207,15 @@ class TestGet:
         again = run("get", "-C", target, "--name", "aa/bb/SHA", "--json", *stored, url=stor.url())
         assert {json.loads(line)["state"] for line in again.lines} == {"present"}
 
+    def test_small_ones_come_in_few_answers(self, start, tmp_path):
+        stor = start()
+        contents = [os.urandom(1000) for _ in range(500)]
+        shas = [stor.place(content) for content in contents]
+        ended = run("get", "-C", tmp_path / "got", *shas, url=stor.url())
+        assert (ended.status, ended.errors) == (0, [])
+        assert {path.name for path in files_below(tmp_path / "got")} == set(shas)
+        assert stor.log.count("POST /batch 200 ") + stor.log.count("GET /") < 150
+
     def test_a_list_may_be_what_put_has_printed(self, stor, url, tree, tmp_path):
         root, contents = tree
         put = run("put", root, url=url)
@@ -311,6 +320,8 @@ class _Handler(BaseHTTPRequestHandler):
             shas = [body[n : n + 32].hex() for n in range(0, len(body), 32)]
             states = "".join("+" if sha in self.server.samples else "-" for sha in shas)
             self.answer(200, states.encode())
+        elif self.path == "/batch":
+            self.answer(405, b"not here\n")
         elif not self.fault():
             assert hashlib.sha256(body).hexdigest() == self.path[1:]
             new = self.path[1:] not in self.server.samples
