@@ -50,8 +50,8 @@ class BlockSums:
     sums: "array[int]"
 
     @classmethod
-    def parse(cls, data: bytes, digest: Digest, size: int) -> "BlockSums":
-        """Decode what `encode` made for this sample. Raises `BadSums`."""
+    def parse(cls, data: bytes, digest: Digest, size: int | None = None) -> "BlockSums":
+        """Decode what `encode` made for this sample, of any or this size. Raises `BadSums`."""
         if len(data) < _HEAD.size + _SUM.size:
             raise BadSums(f"block sums of {len(data)} bytes: too short")
         body = data[: -_SUM.size]
@@ -60,13 +60,13 @@ class BlockSums:
         version, log2, its_size, prefix = _HEAD.unpack_from(body)
         if version != _VERSION:
             raise BadSums(f"block sums of version {version}: expected {_VERSION}")
-        if (its_size, prefix) != (size, digest.raw[:8]):
+        if prefix != digest.raw[:8] or size not in (None, its_size):
             raise BadSums("block sums: they are those of another sample")
         if not MIN_BLOCK_BYTES <= 1 << log2 <= 1 << _MAX_BLOCK_LOG2:
             raise BadSums(f"block sums of blocks of 2^{log2} bytes: not a size that is used")
-        if len(body) != _HEAD.size + _SUM.size * _count(size, 1 << log2):
+        if len(body) != _HEAD.size + _SUM.size * _count(its_size, 1 << log2):
             raise BadSums(f"block sums: {len(body)} bytes are not one sum for each block")
-        return cls(digest, size, 1 << log2, _numbers(body[_HEAD.size :]))
+        return cls(digest, its_size, 1 << log2, _numbers(body[_HEAD.size :]))
 
     def encode(self) -> bytes:
         """As kept with a copy: at most `MAX_ENCODED_BYTES` after `BlockSummer.finish`."""

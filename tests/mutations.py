@@ -385,7 +385,7 @@ CHECKS = (
     Mutation(
         "a look at the file after all of it was read",
         "stor/disk/copy.py",
-        "        if mark != self.mark:\n            return\n",
+        "        if mark != self.mark or mark.size != sums.size:\n            return\n",
         "",
         (
             "tests/test_verified.py::test_what_was_changed_while_it_was_read_is_not_known_to_be_right",

@@ -104,6 +104,18 @@ class OpenCopy:
     _checked_bytes: int = 0
     _block: "_CheckedBlock | None" = None
 
+    @property
+    def misfit(self) -> bool:
+        """Whether the file has another size than the sample: parts of it may be good."""
+        return self.mark is not None and self.mark.size != self.copy.size
+
+    def take_sums(self, size: int | None = None) -> None:
+        """Know the block sums that are kept with the file, of this or any size, and go by that."""
+        sums = kept_sums(self.files, self._opened(), self.digest, size)
+        if sums is not None:
+            self.copy = attrs.evolve(self.copy, size=sums.size)
+        self.sums = self.own_sums = sums
+
     def read(self, offset: int, length: int, hasher: Hasher | None) -> bytes:
         """Exactly `length` bytes from `offset`, which are also given to `hasher`.
 
@@ -183,7 +195,7 @@ class OpenCopy:
         What was changed meanwhile is nothing that is known.
         """
         mark = Mark.of(self.files.fstat(self._opened()))
-        if mark != self.mark:
+        if mark != self.mark or mark.size != sums.size:
             return
         if not sums.agree_with(self.own_sums):
             if self.keeps_sums:
@@ -286,7 +298,9 @@ class _CheckedBlock:
     pieces: "array[int]"
 
 
-def kept_sums(files: Syscalls, fd: int, digest: Digest, size: int) -> BlockSums | None:
+def kept_sums(
+    files: Syscalls, fd: int, digest: Digest, size: int | None = None
+) -> BlockSums | None:
     """The block sums that are kept with a copy, `None` when there are none that can be used."""
     try:
         return BlockSums.parse(files.get_attribute(fd, SUMS_ATTRIBUTE), digest, size)

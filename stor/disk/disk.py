@@ -14,7 +14,7 @@ import attrs
 
 from stor.digest import Digest
 from stor.disk.claims import Claims
-from stor.disk.copy import Copy, DamagedCopy, MadeSums, OpenCopy, kept_sums
+from stor.disk.copy import Copy, DamagedCopy, MadeSums, OpenCopy
 from stor.disk.durable import Blocks, DurableDirectories
 from stor.disk.syscalls import Syscalls, is_regular
 from stor.disk.verified import Mark, Verified
@@ -196,8 +196,35 @@ class Disk:
     def open(self, digest: Digest) -> OpenCopy | None:
         """The disk's copy, open; `None` when there is none. A small one is read whole and verified.
 
-        Raises `Damaged`, `DiskAway`, `OSError`; then nothing stays open.
+        One that has block sums is as large as they say, whatever there is of it. Raises `Damaged`,
+        `DiskAway`, `OSError`; then nothing stays open.
         """
+        copy = self._open(digest)
+        if copy is None:
+            return None
+        try:
+            if copy.copy.size > SMALL_BYTES:
+                copy.take_sums(copy.copy.size if copy.proven else None)
+            else:
+                self._read_small(copy)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def _read_small(self, copy: OpenCopy) -> None:
+        try:
+            copy.whole = copy.read(0, copy.copy.size, hashlib.sha256())
+        except Damaged:
+            # What is left of a large sample has its block sums.
+            copy.take_sums()
+            if copy.copy.size <= SMALL_BYTES:
+                raise
+        else:
+            copy.close()
+
+    def _open(self, digest: Digest) -> OpenCopy | None:
+        """The disk's copy, open and not read."""
         with self.entered() as root_fd:
             try:
                 fd = self.files.open_to_read(digest.disk_path, root_fd)
@@ -209,17 +236,12 @@ class Disk:
                 raise
         copy = OpenCopy(self.files, digest, Copy("", 0, 0, self.root), fd)
         try:
-            status = self.files.fstat(fd)
-            copy.copy = self._copy(digest, status)
-            if copy.copy.size > SMALL_BYTES:
-                copy.mark, copy.verified = Mark.of(status), self.verified
+            copy.copy = self._copy(digest, self.files.fstat(fd))
+            copy.mark = copy.copy.mark
+            if copy.mark is not None and copy.copy.size > SMALL_BYTES:
+                copy.verified, copy.keeps_sums = self.verified, self._keeps_sums
                 copy.proven = self.verified.knows(digest, copy.mark)
-                copy.own_sums = kept_sums(self.files, fd, digest, copy.copy.size)
-                copy.sums, copy.keeps_sums = copy.own_sums, self._keeps_sums
                 self.files.advise_sequential(fd)
-            else:
-                copy.whole = copy.read(0, copy.copy.size, hashlib.sha256())
-                copy.close()
         except BaseException:
             copy.close()
             raise
@@ -239,6 +261,9 @@ class Disk:
                 return None
             opened.close()
             copy = opened.copy
+            if opened.misfit:
+                reason = f"{copy.path}: is not the {copy.size} bytes long that were stored"
+                raise DamagedCopy(reason, copy.mark)
         if copy is not None and length is not None and copy.size != length:
             reason = f"{copy.path}: has {copy.size} bytes, {length} were expected"
             raise DamagedCopy(reason, copy.mark)
@@ -246,15 +271,15 @@ class Disk:
 
     def verify(self, digest: Digest) -> Copy | None:
         """Read the whole copy and compare its hash. Raises `Damaged`, `DiskAway`, `OSError`."""
-        opened = self.open(digest)
+        opened = self._open(digest)
         if opened is None:
             return None
         try:
-            if opened.whole is None:
-                hasher = hashlib.sha256()
-                for offset in range(0, opened.copy.size, _VERIFY_CHUNK_BYTES):
-                    length = min(_VERIFY_CHUNK_BYTES, opened.copy.size - offset)
-                    opened.read(offset, length, hasher)
+            size, hasher = opened.copy.size, hashlib.sha256()
+            if size > SMALL_BYTES:
+                opened.take_sums(size)
+            for offset in range(0, max(1, size), _VERIFY_CHUNK_BYTES):
+                opened.read(offset, min(_VERIFY_CHUNK_BYTES, size - offset), hasher)
         finally:
             opened.close()
         return opened.copy

@@ -496,6 +496,7 @@ class DiskSource:
         self.modified_ns = opened.copy.modified_ns
         self.mark = opened.copy.mark
         self.whole = opened.whole
+        self.misfit = opened.misfit
         self.provable = True
 
     @property

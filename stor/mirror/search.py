@@ -277,7 +277,7 @@ class Search:
             return None
         self._heard[mirror] = self._heard.get(mirror, 0) + 1
         if outcome is not None:
-            if mirror in self._incomplete:
+            if mirror in self._incomplete or (isinstance(outcome, DiskSource) and outcome.misfit):
                 self._report(self._digest, mirror)
             self.mirror = mirror
             return outcome
