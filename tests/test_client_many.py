@@ -48,7 +48,7 @@ class FakeStor(MemoryClient):
         self.sent, self.asked, self.stopped = [], [], False
         self._on_send = on_send or (lambda digest: None)
         self.on_receive = on_receive
-        self._unknown = set(unknown)
+        self.unknown = set(unknown)
 
     async def send(self, digest, body):
         if self.stopped:
@@ -68,7 +68,7 @@ class FakeStor(MemoryClient):
         self.asked.append(len(digests))
         states = await super().missing(digests)
         return bytes(
-            ord("?") if digest in self._unknown else state
+            ord("?") if digest in self.unknown else state
             for digest, state in zip(digests, states, strict=True)
         )
 
@@ -119,6 +119,33 @@ class TestPut:
         client.samples[Digest.of(b"")] = b""
         assert states(put(client, tree / "file0")) == {"present": 1}
         assert client.sent == [Digest.of(b"")]
+
+    @pytest.mark.parametrize(("count", "waits"), [(1, 0), (499, 0), (500, 1), (1200, 2)])
+    def test_waits_for_what_is_unknown_no_longer_than_to_send_it_takes(
+        self, tmp_path, count, waits
+    ):
+        for n in range(count):
+            (tmp_path / f"{n}").write_bytes(b"%d" % n)
+        contents = [b"%d" % n for n in range(count)]
+        client = FakeStor(unknown=map(Digest.of, contents))
+        client.samples.update((Digest.of(content), content) for content in contents)
+        assert states(put(client, tmp_path)) == {"present": count}
+        assert len(client.asked) == 1 + waits
+        assert len(client.sent) == count
+
+    def test_what_becomes_known_meanwhile_is_not_sent(self, tmp_path):
+        contents = [b"%d" % n for n in range(600)]
+        for content in contents:
+            (tmp_path / content.decode()).write_bytes(content)
+
+        class Learning(FakeStor):
+            async def wait(self, seconds):
+                self.unknown.clear()
+
+        client = Learning(unknown=map(Digest.of, contents))
+        client.samples.update((Digest.of(content), content) for content in contents[:599])
+        assert states(put(client, tmp_path)) == {"present": 599, "stored": 1}
+        assert client.sent == [Digest.of(contents[599])]
 
     def test_sends_equal_files_once(self, tmp_path):
         for n in range(10):

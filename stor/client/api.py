@@ -297,7 +297,7 @@ class Client:
                     raise (GivenUp if hopeless else Refused)(line) from None
                 self._trouble(str(problem))
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
-                await self._sleep(seconds)
+                await self.wait(seconds)
             except (NotStored, Refused):
                 self._is_well()
                 raise
@@ -309,7 +309,8 @@ class Client:
         self._good_answers += 1
         self._failing_since = None
 
-    async def _sleep(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
+        """Let time pass, until `stop` is called."""
         watch = Watch(self._reactor, seconds)
         self._watches.add(watch)
         await watch.expired

@@ -57,6 +57,9 @@ class MemoryClient:
         """See `Client.missing`."""
         return b"".join(STORED if digest in self.samples else MISSING for digest in digests)
 
+    async def wait(self, seconds: float) -> None:
+        """See `Client.wait`: no time passes."""
+
     def stop(self) -> None:
         """See `Client.stop`."""
 

@@ -9,6 +9,7 @@ from stor.client.api import (
     ASKED,
     CONNECTIONS,
     STORED,
+    UNKNOWN,
     Bytes,
     Client,
     ContentMismatch,
@@ -35,6 +36,10 @@ _HASHED_AT_ONCE = 16
 
 #: With this much hashed, the server is asked about it, however few files it is.
 _HASHED_BYTES = 4 * 1024**3
+
+#: What it takes to send a small file, and how often it is asked again whether that is needed.
+_SENDING_SECONDS = 0.001
+_ASKED_AGAIN_SECONDS = 0.5
 
 #: A file up to this size is read whole before it is sent.
 _WHOLE_BYTES = 1024 * 1024
@@ -130,7 +135,7 @@ class Put:
         waiting = []
         for begin in range(0, len(digests), ASKED):
             asked = digests[begin : begin + ASKED]
-            for digest, state in zip(asked, await self._client.missing(asked), strict=True):
+            for digest, state in zip(asked, await self._states(asked), strict=True):
                 if state == STORED[0]:
                     self._done("present", by_digest[digest])
                 else:
@@ -148,6 +153,24 @@ class Put:
                 await self._store(waiting.pop())
 
         await side_by_side(min(self._connections, len(waiting)), store_on, self.stop)
+
+    async def _states(self, digests: Sequence[Digest]) -> bytes:
+        """Which of them are stored, as `Client.missing` says it.
+
+        A server that has just started learns what it has: that is waited for, but never longer than
+        to send what is unknown would take.
+        """
+        states = bytearray(await self._client.missing(digests))
+        left = states.count(UNKNOWN) * _SENDING_SECONDS
+        while left >= _ASKED_AGAIN_SECONDS and not self._stopped and UNKNOWN in states:
+            left -= _ASKED_AGAIN_SECONDS
+            await self._client.wait(_ASKED_AGAIN_SECONDS)
+            unknown = [n for n, state in enumerate(states) if state == UNKNOWN[0]]
+            for n, state in zip(
+                unknown, await self._client.missing([digests[n] for n in unknown]), strict=True
+            ):
+                states[n] = state
+        return bytes(states)
 
     async def _store(self, files: Sequence[Hashed]) -> None:
         """Store equal files: one of them, and others where that one cannot be read any more."""
