@@ -795,7 +795,86 @@ INDEX = (
     ),
 )
 
-MUTATIONS = SYNCS + CHECKS + HANDOVER + INDEX
+_MANY = "tests/test_client_many.py"
+_FILES = "tests/test_client_files.py"
+
+CLIENT = (
+    Mutation(
+        "what is fetched is hashed",
+        "stor/client/get.py",
+        "if self._hasher.digest() != self._digest.raw:",
+        "if False:",
+        (f"{_MANY}::TestGet::test_what_is_not_the_sample_gets_no_name",),
+    ),
+    Mutation(
+        "what is half fetched is removed",
+        "stor/client/get.py",
+        "                os.unlink(self._aside)\n",
+        "                pass\n",
+        (f"{_MANY}::TestGet::test_what_ends_half_way_leaves_nothing",),
+    ),
+    Mutation(
+        "what is there is hashed",
+        "stor/client/get.py",
+        "if isinstance(hashed, Hashed) and hashed.digest == digest",
+        "if isinstance(hashed, Hashed)",
+        (f"{_MANY}::TestGet::test_what_is_there_and_wrong_is_replaced",),
+    ),
+    Mutation(
+        "a file that changes while it is hashed",
+        "stor/client/files.py",
+        "        return None\n    return Hashed(",
+        "        pass\n    return Hashed(",
+        (f"{_FILES}::TestAFileThatChanges::test_that_never_keeps_still_is_given_up",),
+    ),
+    Mutation(
+        "a file that has changed since it was hashed",
+        "stor/client/files.py",
+        "            self.expect_unchanged()\n        except BaseException:",
+        "            pass\n        except BaseException:",
+        (f"{_FILES}::TestAFileThatChanges::test_is_noticed_when_it_is_opened_again",),
+    ),
+    Mutation(
+        "a large file that changes while it is sent",
+        "stor/client/put.py",
+        "            await self._reading.run(file.expect_unchanged)\n",
+        "",
+        (
+            f"{_MANY}::TestPut"
+            "::test_a_large_file_that_is_written_to_after_its_last_byte_was_read_is_sent_again",
+        ),
+    ),
+    Mutation(
+        "one file is sent alone before all others",
+        "stor/client/put.py",
+        "        if not self._welcome:\n",
+        "        if False:\n",
+        (f"{_MANY}::TestPut::test_a_wrong_password_is_tried_once",),
+    ),
+    Mutation(
+        "what is no TAR is not the end",
+        "stor/client/get.py",
+        "        except ValueError:\n            pass  # no TAR",
+        "        except ZeroDivisionError:\n            pass  # no TAR",
+        (f"{_MANY}::TestGetTogether::test_after_an_answer_that_is_none_each_is_fetched_by_itself",),
+    ),
+    Mutation(
+        "an answer of many is no further ahead than there is room",
+        "stor/http/batch.py",
+        "            if ahead and not self._ahead.take():\n                return\n",
+        "            if ahead:\n                self._ahead.kept_bytes += _WHOLE_BYTES\n",
+        ("tests/test_http_batch.py::test_without_room_ahead_one_is_opened_after_the_other",),
+    ),
+    Mutation(
+        "nothing more is opened for a client that is gone",
+        "stor/http/batch.py",
+        "        self._closed = True\n        give_up",
+        "        give_up",
+        ("tests/test_http_batch.py::test_for_a_client_that_is_gone_nothing_more_is_opened",),
+    ),
+)
+
+MUTATIONS = SYNCS + CHECKS + HANDOVER + INDEX + CLIENT
 
 
 class Trials:

@@ -166,12 +166,20 @@ class TestPut:
         }
 
     def test_a_wrong_password_is_tried_once(self, tree):
-        def refuse(digest):
-            raise Unauthorized("wrong user or password")
+        """Also where the server takes its time to say so."""
+        answer = Deferred()
 
-        client = FakeStor(on_send=refuse)
-        with pytest.raises(Unauthorized):
-            put(client, tree)
+        class Slow(FakeStor):
+            async def send(self, digest, body):
+                self.sent.append(digest)
+                await answer
+                raise Unauthorized("wrong user or password")
+
+        client, failures = Slow(), []
+        work = Put(client, InlinePool(), InlinePool(), lambda outcome: None)
+        Deferred.fromCoroutine(work.run(walk([str(tree)]))).addErrback(failures.append)
+        answer.callback(None)
+        assert failures[0].check(Unauthorized)
         assert len(client.sent) == 1
 
     @pytest.mark.parametrize("size", [5, BIG])
