@@ -65,11 +65,11 @@ class Model(RuleBasedStateMachine):
         self.hits_before = 0
 
     @initialize(
-        seed=st.integers(0, 2**32), nameless=st.booleans(), names=st.lists(NAMES, unique=True)
+        seed=st.integers(0, 2**32), modern=st.booleans(), names=st.lists(NAMES, unique=True)
     )
-    def begin(self, seed, nameless, names):
+    def begin(self, seed, modern, names):
         self.chance = Chance(seed)
-        self.kind = partial(Unreliable, self.chance, nameless)
+        self.kind = partial(Unreliable, self.chance, modern)
         self.start()
         for name in names:
             self.post(name, "POST")

@@ -27,13 +27,17 @@ class Chance:
 
 
 class Unreliable(QuickFiles):
-    """The system calls of a disk that fails by chance."""
+    """The system calls of a disk that fails by chance.
 
-    def __init__(self, chance, nameless, label, log):
+    One that is not `modern` has neither O_TMPFILE nor RENAME_EXCHANGE, as through FUSE.
+    """
+
+    def __init__(self, chance, modern, label, log):
         super().__init__(label, log)
         self._chance = chance
-        if not nameless:
+        if not modern:
             self.fail_always("open_nameless", errno.EOPNOTSUPP)
+            self.fail_always("exchange", errno.EINVAL)
 
     def _before(self, name, args):
         fault = self._chance.draw(self.label, name)
