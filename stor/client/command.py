@@ -43,7 +43,7 @@ _EPILOG = (
     "The URL is --url, or $STOR_URL, or `url` in ~/.config/stor/client.json; user and password "
     "are in the URL, or `user` and `password` in that file, or in ~/.netrc. "
     "Exit status: 0 all is done; 1 some failed or were passed over, each named on standard error; "
-    "2 a wrong call; 128 + N ended by signal N. To call it again goes on where it was ended."
+    "2 a wrong call; 128 + N ended by signal N. Called again, it goes on where it was ended."
 )
 
 
@@ -68,7 +68,9 @@ def add_commands(commands: Any) -> None:
     )
     getting = _add(commands, "get", "fetch samples", "Fetch samples into a directory.")
     getting.add_argument("shas", nargs="+", metavar="SHA", help="a SHA-256, or - for a list")
-    getting.add_argument("-C", "--directory", default=".", metavar="DIR", help="default: .")
+    getting.add_argument(
+        "-C", "--directory", default=".", metavar="DIR", help="where to; default: ."
+    )
     getting.add_argument(
         "--name", default="SHA", help="the file's name: SHA (default), aa/bb/SHA, SHA.bin"
     )
@@ -86,7 +88,11 @@ def _add(commands: Any, name: str, brief: str, description: str) -> Any:
     parser.add_argument("--url", metavar="URL", help="the Stor, such as http://stor.example:8080")
     parser.add_argument("--json", action="store_true", help="print an object a line")
     parser.add_argument(
-        "--connections", type=_from_one, default=CONNECTIONS, metavar="N", help="default: 16"
+        "--connections",
+        type=_from_one,
+        default=CONNECTIONS,
+        metavar="N",
+        help="how many requests are under way at once; default: 16",
     )
     parser.add_argument(
         "--retry",

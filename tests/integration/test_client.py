@@ -23,8 +23,9 @@ from twisted.internet import reactor
 from stor.client import Client, NotStored, Unauthorized
 from stor.client.api import Credentials
 from stor.digest import Digest
+from tests.engines.certificate import Certificate
 from tests.integration.mounts import Mounts
-from tests.integration.process import MIB, environment, free_port, poll, sha_of
+from tests.integration.process import MIB, endpoint, environment, free_port, poll, sha_of
 from tests.support.rig import PASSWORD, USER
 
 STOR = Path(sys.executable).parent / "stor"
@@ -45,12 +46,14 @@ class Ended:
         return self.output.decode(errors="surrogateescape").splitlines()
 
 
-def begin(*arguments, url, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **options):
+def begin(
+    *arguments, url, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, variables=None, **options
+):
     """Begin a command, whose URL is in its environment."""
     return subprocess.Popen(
         [STOR, *map(str, arguments)],
         bufsize=0,  # `communicate` does not know what `readline` has buffered
-        env=environment(STOR_URL=url, HOME="/nonexistent"),
+        env=environment(STOR_URL=url, HOME="/nonexistent", **(variables or {})),
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -518,6 +521,53 @@ class TestInterrupted:
         assert process.wait(10) in (130, -signal.SIGINT)
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
+
+
+class TestHttps:
+    @pytest.fixture
+    def secure(self, start, tmp_path):
+        """A URL with TLS, and the file of its certificate."""
+        certificate, port = Certificate.make(tmp_path), free_port()
+        plain_port = free_port()
+        secure = (
+            f"ssl:{port}:interface=127.0.0.1"
+            f":privateKey={certificate.key_file}:certKey={certificate.file}"
+        )
+        start(port=plain_port, listen=[endpoint(plain_port), secure])
+        return f"https://{CREDENTIALS}127.0.0.1:{port}", certificate.file
+
+    def test_large_and_small_files_go_there_and_back(self, secure, tree, tmp_path):
+        url, trusted = secure
+        root, contents = tree
+        trusting = {"SSL_CERT_FILE": str(trusted)}
+        put = end(begin("put", root, url=url, variables=trusting))
+        assert (put.status, put.errors) == (0, [])
+        shas = list(map(sha_of, contents.values()))
+        got = end(begin("get", "-C", tmp_path / "got", *shas, url=url, variables=trusting))
+        assert (got.status, got.errors) == (0, [])
+        for sha in shas:
+            assert sha_of((tmp_path / "got" / sha).read_bytes()) == sha
+
+    @pytest.mark.parametrize("size", [5, 5 * MIB])
+    def test_a_wrong_password_is_tried_once(self, secure, tmp_path, size):
+        url, trusted = secure
+        (tmp_path / "file").write_bytes(os.urandom(size))
+        wrong = url.replace(PASSWORD, "wrong")
+        variables = {"SSL_CERT_FILE": str(trusted)}
+        ended = end(begin("put", tmp_path / "file", url=wrong, variables=variables))
+        assert ended.status == 1
+        assert len(ended.errors) == 1
+        assert "wrong user or password" in ended.errors[0]
+
+    def test_a_certificate_that_is_not_trusted_is_one_line_and_tried_once(self, secure, tree):
+        begun = time.monotonic()
+        ended = run("put", tree[0], url=secure[0])
+        assert ended.status == 1
+        (line,) = ended.errors
+        assert "TLS" in line
+        assert "certificate verify failed" in line
+        assert PASSWORD not in line
+        assert time.monotonic() - begun < 10
 
 
 def test_there_is_progress_on_a_terminal_and_none_elsewhere(stor, tree, tmp_path):
