@@ -20,7 +20,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from stor.client import Client, NotStored, Unauthorized
+from stor.client import Client, GivenUp, NotStored, Refused, Stopped, Unauthorized
 from stor.client.api import Credentials
 from stor.digest import Digest
 from tests.engines.certificate import Certificate
@@ -622,3 +622,77 @@ async def test_the_library(stor):
     with pytest.raises(Unauthorized):
         await stranger.put(b"of a stranger")
     await stranger.close()
+
+
+def hang(handler):
+    """Say nothing for longer than the client waits."""
+    time.sleep(3)
+    handler.close_connection = True
+
+
+def hang_half_way(handler):
+    cut(handler)
+    handler.wfile.flush()
+    hang(handler)
+
+
+class TestTheLibrary:
+    @pytest.fixture
+    def client_of(self):
+        def make(server, **options):
+            host = server.url.replace("writer:writer_pass@", "")
+            quick = {"idle_seconds": 0.5, "first_wait_seconds": 0.1, **options}
+            return Client(reactor, host, Credentials(USER, PASSWORD), **quick)
+
+        return make
+
+    @pytest.mark.parametrize("fault", [hang, hang_half_way])
+    @pytest_twisted.ensureDeferred
+    async def test_a_server_that_hangs_is_asked_again(self, failing, client_of, fault):
+        server, content = failing(fault), os.urandom(3 * MIB)
+        server.samples[sha_of(content)] = content
+        troubles = []
+        client = client_of(server, trouble=troubles.append)
+        assert await client.get(Digest.of(content)) == content
+        assert await client.put(b"new") == Digest.of(b"new")
+        (trouble,) = troubles
+        assert "nothing has moved for 0.5 s" in trouble
+        await client.close()
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_upload_that_hangs_is_sent_again(self, failing, client_of):
+        server = failing(hang)
+        client = client_of(server)
+        content = os.urandom(3 * MIB)
+        assert await client.put(content) == Digest.of(content)
+        assert server.samples == {sha_of(content): content}
+        await client.close()
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_that_always_hangs_is_given_up(self, failing, client_of):
+        client = client_of(failing(*[hang] * 50), retry_seconds=1.0)
+        with pytest.raises(GivenUp, match="nothing has moved"):
+            await client.put(b"new")
+        await client.close()
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_that_asks_for_more_patience_than_there_is_is_not_waited_for(
+        self, failing, client_of
+    ):
+        server = failing(lambda handler: handler.answer(503, b"later\n", Retry_After="3600"))
+        client = client_of(server)
+        with pytest.raises(Refused, match="503: later"):
+            await client.put(b"new")
+        await client.close()
+
+    @pytest_twisted.ensureDeferred
+    async def test_once_it_is_stopped_nothing_more_is_asked(self, failing, client_of):
+        server = failing(hang)
+        client = client_of(server, idle_seconds=60.0)
+        reactor.callLater(0.3, client.stop)
+        with pytest.raises(Stopped):
+            await client.put(b"new")
+        with pytest.raises(Stopped):
+            await client.get(Digest.of(b"another"))
+        assert len(server.requests) == 1
+        await client.close()
