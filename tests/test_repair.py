@@ -12,7 +12,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from stor.disk.copy import SUMS_ATTRIBUTE
 from stor.mirror.health import State
-from stor.mirror.repair import RETRY_SECONDS
+from stor.mirror.repair import RETRY_SECONDS, SETTLED_SECONDS
 from tests.conformance import MIB, QuickFiles, descriptors, sample
 from tests.support.host import LABELS, member
 from tests.support.http import HeldPools, assert_one_line, no_bug_logged
@@ -79,6 +79,20 @@ def test_a_download_that_misses_a_copy_puts_it_back(quick_path, size, lost):
     assert_whole(rig, content)
     assert {path.stat().st_mtime_ns for path in rig.copies(content)} == {modified_ns}
     assert rig.mirrors.repairs.mended_total == 1
+
+
+@pytest.mark.parametrize("size", [0, 100, 256 * 1024, 256 * 1024 + 1])
+def test_a_copy_that_is_lost_again_is_put_back_again(quick_path, size):
+    content = sample(size)
+    rig = FaultyRig(quick_path, (2,), kind=QuickFiles)
+    rig.put(content)
+    copies = rig.copies(content)
+    for lost in (0, 1, 1, 0):
+        copies[lost].unlink()
+        for _ in range(20):  # which copy is asked for first is left to chance
+            assert rig.get(content).body == content
+        assert rig.copies(content) == copies
+        rig.clock.advance(SETTLED_SECONDS)
 
 
 def test_every_copy_has_block_sums_after_a_repair(quick_path):

@@ -25,6 +25,10 @@ from stor.threads import Busy, settle
 #: A repair that could not be finished is not tried again before.
 RETRY_SECONDS = 60.0
 
+#: What was made whole is not looked at again before: reads that began with the bad copy may still
+#: report it.
+SETTLED_SECONDS = 10.0
+
 #: What no repair could help is tried again so often.
 LEFTOVER_SECONDS = 600.0
 
@@ -374,7 +378,7 @@ class Repairs:
             else:
                 # Where it was put, whatever can be written by now.
                 if all(member in good or not member.health.writable for member in mirror.members):
-                    self._rest(key)
+                    self._rest(key, SETTLED_SECONDS)
                     self._forget(digest, mirror)
                 else:
                     self._later(key)
@@ -401,9 +405,9 @@ class Repairs:
         if key in self._due:  # not when the configuration has no such mirror any more
             self._due[key] = self._clock.seconds() + RETRY_SECONDS
 
-    def _rest(self, key: tuple[Digest, Mirror]) -> None:
+    def _rest(self, key: tuple[Digest, Mirror], seconds: float = RETRY_SECONDS) -> None:
         self._due.pop(key, None)
-        self._rested[key] = self._clock.seconds() + RETRY_SECONDS
+        self._rested[key] = self._clock.seconds() + seconds
 
     def _forget(self, digest: Digest, mirror: Mirror) -> None:
         for member in mirror.members:
