@@ -1,9 +1,8 @@
 """The state directory: what a Stor keeps outside of its disks, and can make anew from them."""
 
 import os
-from contextlib import suppress
 
-from stor.disk.disk import write_all
+from stor.disk.disk import replacing, write_all
 from stor.disk.syscalls import Syscalls
 
 
@@ -45,18 +44,11 @@ class StateDirectory:
             self.fault = None
 
     def _replace(self, directory: str, name: str, data: bytes) -> None:
-        files, new = self._files, f"{name}.new"
+        files = self._files
         directory_fd = files.open_directory(directory)
         try:
-            with suppress(FileNotFoundError):  # the usual case: no write was interrupted
-                files.unlink(new, directory_fd)
-            fd = files.create(new, directory_fd)
-            try:
+            with replacing(files, name, directory_fd) as fd:
                 write_all(files, fd, data)
-                files.sync(fd)
-            finally:
-                files.close(fd)
-            files.rename(new, name, directory_fd)
             files.sync(directory_fd)
         finally:
             files.close(directory_fd)

@@ -74,11 +74,11 @@ _LOST_COPY = (
 
 SYNCS = (
     Mutation(
-        "sync of a file of the state directory",
-        "stor/state.py",
-        "                files.sync(fd)\n",
-        "                pass\n",
-        (_STATE,),
+        "sync of a file that takes the place of another",
+        "stor/disk/disk.py",
+        "        yield fd\n        files.sync(fd)\n",
+        "        yield fd\n",
+        (_STATE, _UPKEEP),
     ),
     Mutation(
         "sync of the name of a file of the state directory",
@@ -235,13 +235,6 @@ SYNCS = (
         "stor/disk/disk.py",
         'for path in (OWN_DIRECTORY, "."):',
         "for path in ():",
-        (_UPKEEP,),
-    ),
-    Mutation(
-        "sync of a marker",
-        "stor/disk/identity.py",
-        "            files.sync(fd)\n",
-        "",
         (_UPKEEP,),
     ),
     Mutation(

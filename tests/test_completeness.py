@@ -529,15 +529,17 @@ def test_it_is_not_tried_again_before_its_time(quick_path):
     assert set(listed) <= {host.rig.members[0].root, ".", ".stor/repair"}
 
 
+@pytest.fixture
+def host(quick_path):
+    """A pair that holds the samples."""
+    host = Host(quick_path)
+    host.start()
+    host.fill()
+    return host
+
+
 class TestAdopting:
     """One rule for the operator's word and for the daemon, and a way out of every state."""
-
-    @pytest.fixture
-    def host(self, quick_path):
-        host = Host(quick_path)
-        host.start()
-        host.fill()
-        return host
 
     def assert_refused(self, host, capsys, *disks, missing):
         markers = [path.read_bytes() for path in sorted(host.path.glob("set0/*/.stor/disk.json"))]
@@ -623,13 +625,6 @@ class TestAdopting:
 
 class TestWhatSpeaksAgainstANo:
     """A complete disk has nothing under the name, and that is not believed."""
-
-    @pytest.fixture
-    def host(self, quick_path):
-        host = Host(quick_path)
-        host.start()
-        host.fill()
-        return host
 
     @pytest.mark.parametrize("gone", [0, 1])
     @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ESTALE])

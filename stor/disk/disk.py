@@ -80,6 +80,30 @@ def write_all(files: Syscalls, fd: int, data: bytes) -> None:
         rest = rest[written:]
 
 
+@contextmanager
+def replacing(
+    files: Syscalls,
+    path: str,
+    root_fd: int,
+    create: Callable[[Callable[[], int]], int] = lambda make: make(),
+) -> Iterator[int]:
+    """A new file, to be written, that takes the place of the one at `path` in the end.
+
+    A crash leaves the one or the other; the new one once the caller has synced its directory.
+    `create` calls what makes the file. Raises `OSError`.
+    """
+    new = f"{path}.new"
+    with suppress(FileNotFoundError):  # the usual case: no write was interrupted
+        files.unlink(new, root_fd)
+    fd = create(lambda: files.create(new, root_fd))
+    try:
+        yield fd
+        files.sync(fd)
+    finally:
+        files.close(fd)
+    files.rename(new, path, root_fd)
+
+
 class Disk:
     """Plain blocking Python; every method is called in one of the disk's own threads.
 

@@ -4,16 +4,16 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 
 import attrs
 
-from stor.disk.disk import OWN_DIRECTORY, Disk, DiskAway, write_all
+from stor.disk.disk import OWN_DIRECTORY, Disk, DiskAway, replacing, write_all
 
 MARKER_PATH = f"{OWN_DIRECTORY}/disk.json"
 #: What a Stor holds while it uses the disk; it has no content.
 LOCK_PATH = f"{OWN_DIRECTORY}/lock"
-_NEW_MARKER_PATH = f"{MARKER_PATH}.new"
 
 #: The file of the state directory with the disks.
 DISKS_FILE = "disks.json"
@@ -95,15 +95,9 @@ def write_marker(disk: Disk, marker: Marker, *, probing: bool = False) -> None:
     """Put a marker on a disk, atomically and durably. Raises `DiskAway`, `OSError`."""
     files = disk.files
     with disk.entered(probing=probing) as root_fd:
-        with suppress(FileNotFoundError):  # the usual case: no write was interrupted
-            files.unlink(_NEW_MARKER_PATH, root_fd)
-        fd = disk.in_own_directory(root_fd, lambda: files.create(_NEW_MARKER_PATH, root_fd))
-        try:
+        create = partial(disk.in_own_directory, root_fd)
+        with replacing(files, MARKER_PATH, root_fd, create) as fd:
             write_all(files, fd, marker.encode())
-            files.sync(fd)
-        finally:
-            files.close(fd)
-        files.rename(_NEW_MARKER_PATH, MARKER_PATH, root_fd)
         for directory in (OWN_DIRECTORY, "."):
             disk.sync_directory(directory, root_fd)
 
