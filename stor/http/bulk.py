@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from stor.errors import Unavailable
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
-from stor.http.upload import ClientGone, Flow, Head
+from stor.http.upload import ClientGone, Flow, Head, Intake
 
 #: How many shas one list may have.
 MAX_SHAS = 1_000_000
@@ -140,7 +140,7 @@ class Lists:
             raise Unavailable("too many lists of shas at once", RETRY_SECONDS)
 
 
-class ListBody:
+class ListBody(Intake):
     """The body of a request that is a list, from its head until the request is over.
 
     `answer` fires once: with a refusal, perhaps long before the body has ended, or with `None`
@@ -158,47 +158,25 @@ class ListBody:
         authorize: Callable[[], Awaitable[None]],
     ) -> None:
         """`authorize` raises when the client may not ask."""
+        super().__init__(flow)
         self.shas = shas
         self._lists = lists
         self._head = head
-        self._flow = flow
         self._authorize = authorize
-        self._chunks: list[bytes] = []
         self._kept_bytes = 0
-        self._paused = False
-        self._ended = False
-        self._gone = False
-        self._answered = False
-        self._more: Deferred[None] | None = None
         self.answer: Deferred[Answer | None] = Deferred()
 
     def start(self) -> None:
         """Take the decisions that come before the body."""
         Deferred.fromCoroutine(self._run()).addErrback(self._explain).addCallback(self._finish)
 
-    def receive(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        if self._answered:
-            return
-        self._chunks.append(data)
-        self._wake()
-        if not self._paused and sum(map(len, self._chunks)) >= EARLY_BYTES:
-            self._paused = True
-            self._flow.pause()
-
-    def end(self) -> None:
-        """The body is complete."""
-        self._ended = True
-        self._wake()
-
-    def abandon(self) -> None:
-        """The client is gone, or what it sends is no HTTP."""
-        self._gone = True
-        self._wake()
+    @property
+    def _crowded(self) -> bool:
+        return self._waiting_bytes >= EARLY_BYTES
 
     def release(self) -> None:
         """The request is over: keep nothing."""
-        self._chunks = []
+        self._take()
         self._lists.keep(-self._kept_bytes)
         self._kept_bytes = 0
 
@@ -206,34 +184,21 @@ class ListBody:
         await self._authorize()
         self.shas.expect(self._head.length or 0)
         self._flow.proceed()
-        while True:
-            ended = self._ended
-            chunks, self._chunks = self._chunks, []
+        last = False
+        while not last:
+            chunks = await self._next(1)
+            last = self._ended
             for chunk in chunks:
                 self.shas.add(chunk)
                 self._count()
-            if self._gone:
-                raise ClientGone
-            if ended:
-                self.shas.end()
-                self._count()
-                return
-            if self._paused:
-                self._paused = False
-                self._flow.resume()
-            if not (self._chunks or self._ended or self._gone):
-                self._more = Deferred()
-                await self._more
+            self._read_on()
+        self.shas.end()
+        self._count()
 
     def _count(self) -> None:
         more = self.shas.kept_bytes - self._kept_bytes
         self._kept_bytes += more
         self._lists.keep(more)
-
-    def _wake(self) -> None:
-        more, self._more = self._more, None
-        if more is not None:
-            more.callback(None)
 
     def _explain(self, failure: Failure) -> Answer:
         if failure.check(BadRequest):
@@ -248,10 +213,7 @@ class ListBody:
         return answer or INTERNAL_ERROR
 
     def _finish(self, answer: Answer | None) -> None:
-        self._answered = True
-        self._chunks = []
-        if self._paused:
-            self._flow.resume()
+        self._close()
         self.answer.callback(answer)
 
 

@@ -121,44 +121,34 @@ class Uploads:
         return Upload(self, head, flow)
 
 
-class Upload:
-    """A body, from the head of its request to its answer.
+class Intake:
+    """A request's body as it comes: pieces that wait to be taken.
 
-    Malformed, unauthorised, stored already, too large and no room are decided before the body is
-    asked for. `answer` fires exactly once, perhaps long before the body has ended; by then
-    nothing is left of an upload that failed. Memory does not grow with the body.
+    While too many wait, the socket is not read.
     """
 
-    log = Logger()
-
-    def __init__(self, uploads: Uploads, head: Head, flow: Flow) -> None:
-        self._uploads = uploads
-        self._head = head
+    def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self._chunks: list[bytes] = []
-        self._buffered_bytes = 0
-        self._received_bytes = 0
+        self._waiting_bytes = 0
         self._paused = False
         self._ended = False
         self._gone = False
         self._answered = False
         self._more: Deferred[None] | None = None
-        self.answer: Deferred[Answer] = Deferred()
 
-    def start(self) -> None:
-        """Take the decisions that come before the body."""
-        self._uploads.in_progress += 1
-        Deferred.fromCoroutine(self._run()).addErrback(self._explain).addCallback(self._finish)
+    @property
+    def _crowded(self) -> bool:
+        """Whether too much waits."""
+        raise NotImplementedError
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body."""
         if self._answered:
             return
         self._chunks.append(data)
-        self._buffered_bytes += len(data)
-        self._received_bytes += len(data)
-        self._uploads.buffered_bytes += len(data)
-        if not self._paused and (self._buffered_bytes >= BUFFER_BYTES or self._uploads.full):
+        self._waiting_bytes += len(data)
+        if not self._paused and self._crowded:
             self._paused = True
             self._flow.pause()
         self._wake()
@@ -172,6 +162,74 @@ class Upload:
         """The client is gone, or what it sends is no HTTP: keep nothing."""
         self._gone = True
         self._wake()
+
+    async def _next(self, enough_bytes: int) -> list[bytes]:
+        """The pieces that wait, once they have this many bytes or no more are read.
+
+        With `_ended` they are the last. Raises `ClientGone`.
+        """
+        while not (
+            self._gone or self._ended or self._paused or self._waiting_bytes >= enough_bytes
+        ):
+            self._more = Deferred()
+            await self._more
+        if self._gone:
+            raise ClientGone
+        return self._take()
+
+    def _take(self) -> list[bytes]:
+        chunks, self._chunks, self._waiting_bytes = self._chunks, [], 0
+        return chunks
+
+    def _read_on(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._flow.resume()
+
+    def _close(self) -> None:
+        """Keep nothing: the connection has other requests, or the rest of this to throw away."""
+        self._answered = True
+        self._take()
+        self._read_on()
+
+    def _wake(self) -> None:
+        more, self._more = self._more, None
+        if more is not None:
+            more.callback(None)
+
+
+class Upload(Intake):
+    """A body, from the head of its request to its answer.
+
+    Malformed, unauthorised, stored already, too large and no room are decided before the body is
+    asked for. `answer` fires exactly once, perhaps long before the body has ended; by then
+    nothing is left of an upload that failed. Memory does not grow with the body.
+    """
+
+    log = Logger()
+
+    def __init__(self, uploads: Uploads, head: Head, flow: Flow) -> None:
+        super().__init__(flow)
+        self._uploads = uploads
+        self._head = head
+        self._received_bytes = 0
+        self.answer: Deferred[Answer] = Deferred()
+
+    def start(self) -> None:
+        """Take the decisions that come before the body."""
+        self._uploads.in_progress += 1
+        Deferred.fromCoroutine(self._run()).addErrback(self._explain).addCallback(self._finish)
+
+    def receive(self, data: bytes) -> None:
+        """See `Intake.receive`."""
+        if not self._answered:
+            self._received_bytes += len(data)
+            self._uploads.buffered_bytes += len(data)
+        super().receive(data)
+
+    @property
+    def _crowded(self) -> bool:
+        return self._waiting_bytes >= BUFFER_BYTES or self._uploads.full
 
     async def _run(self) -> Answer:
         head, uploads = self._head, self._uploads
@@ -196,10 +254,9 @@ class Upload:
         hasher = hashlib.sha256()
         last = False
         while not last:
-            await self._next_batch()
-            last = self._ended
-            chunks, size = self._chunks, self._buffered_bytes
-            self._chunks, self._buffered_bytes = [], 0
+            # In batches that are worth a visit to the disks.
+            chunks = await self._next(BATCH_BYTES)
+            last, size = self._ended, sum(map(len, chunks))
             try:
                 self._limit(self._received_bytes)
                 if size > HASH_AT_ONCE_BYTES:
@@ -209,9 +266,8 @@ class Upload:
                     await incoming.add(chunks, last)
             finally:
                 self._uploads.buffered_bytes -= size
-            if self._paused and (not self._uploads.full or not self._buffered_bytes):
-                self._paused = False
-                self._flow.resume()
+            if not (self._uploads.full and self._waiting_bytes):
+                self._read_on()
         if self._gone:
             raise ClientGone
         if hasher.digest() != digest.raw:
@@ -228,21 +284,6 @@ class Upload:
             (hashed,) = await settle([hashing])
         if isinstance(hashed, Failure):
             hashed.raiseException()
-
-    async def _next_batch(self) -> None:
-        """Wait until there is something worth a visit to the disks. Raises `ClientGone`."""
-        while not (
-            self._gone or self._ended or self._paused or self._buffered_bytes >= BATCH_BYTES
-        ):
-            self._more = Deferred()
-            await self._more
-        if self._gone:
-            raise ClientGone
-
-    def _wake(self) -> None:
-        more, self._more = self._more, None
-        if more is not None:
-            more.callback(None)
 
     def _limit(self, length: int) -> None:
         limit = self._uploads.max_upload_bytes
@@ -261,13 +302,9 @@ class Upload:
         return answer or INTERNAL_ERROR
 
     def _finish(self, answer: Answer) -> None:
-        self._answered = True
         self._uploads.in_progress -= 1
-        self._uploads.buffered_bytes -= self._buffered_bytes
-        self._chunks, self._buffered_bytes = [], 0
-        if self._paused:
-            # The connection has other requests to come, or the rest of this one to throw away.
-            self._flow.resume()
+        self._uploads.buffered_bytes -= self._waiting_bytes
+        self._close()
         self.answer.callback(answer)
 
 
