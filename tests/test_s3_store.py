@@ -137,6 +137,27 @@ def test_a_disk_that_fails_at_any_read_is_gone_on_from_s3_there(tmp_path):
         assert s3.calls[-1][0] == "GET"
 
 
+@pytest.mark.parametrize("block", [0, 5, 11])
+def test_a_block_that_is_bad_on_every_disk_comes_from_s3_until_a_post_mends_it(tmp_path, block):
+    content, place = sample(3 * MIB), block * 256 * 1024 + 77
+    rig = Rig(tmp_path, (2,), files=QuickFiles)
+    rig.put(content)
+    with_s3(rig, filled([content]))
+    for copy in rig.copies(content):
+        with copy.open("r+b") as file:
+            os.pwrite(file.fileno(), bytes([content[place] ^ 1]), place)
+    for _ in range(3):
+        part = rig.get(content, [("Range", f"bytes={place}-{place + 99}")])
+        assert (part.status, part.body) == (206, content[place : place + 100])
+        whole = rig.get(content)
+        assert (whole.status, whole.complete) == (200, True)
+        exact = whole.body == content
+        assert exact
+        rig.rounds(1)
+    assert rig.put(content).status == 201
+    assert all(copy.read_bytes() == content for copy in rig.copies(content))
+
+
 class FailingRead(QuickFiles):
     """Fails the n-th read of a sample when it is armed."""
 
