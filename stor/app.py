@@ -199,6 +199,7 @@ class App:
             names=Names(reactor, lambda name: ThreadPool(outcomes, name, 1))
             if self._writes
             else None,
+            indexed=chosen.index,
         )
         self.store = Store(self.mirrors, self.ready, self.metrics)
         self.store.notices = self._notices
@@ -276,7 +277,9 @@ class App:
         _adapt(fleet.members, chosen, fleet.known_disks)
         for mirror in fleet.mirrors:
             mirror.own_file_systems = chosen.require_mount
-        self.mirrors.reconfigure(fleet.mirrors, fleet.known_disks, chosen.reserve_bytes)
+        self.mirrors.reconfigure(
+            fleet.mirrors, fleet.known_disks, chosen.reserve_bytes, indexed=chosen.index
+        )
         self._set_tiers(chosen)
         self._uploads.authenticator = self._authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
@@ -403,13 +406,15 @@ class App:
             if member.root == made.storage:
                 member.keep_sums(made)
 
-    def stop(self) -> Deferred[None]:
-        """Let all threads end once they are idle; fires soon, when the last figures were sent.
+    async def stop(self) -> None:
+        """Let all threads end once they are idle; returns soon, when the last figures were sent.
 
         The end of the process waits for no thread.
         """
         if self._looking.running:
             self._looking.stop()
+        if self.mirrors.names is not None:
+            await self.mirrors.names.end()
         for member in self._members.values():
             member.stop()
         self._scout_worker.stop()
@@ -428,7 +433,7 @@ class App:
         self._resolving.stop()
         self._state_worker.stop()
         self._statsd_worker.stop()
-        return sent
+        await sent
 
     def _set_statsd(self, statsite: Statsite | None) -> None:
         if statsite == self._statsite:
@@ -551,6 +556,7 @@ class App:
             None if self._writer is None else self._writer.probe_soon,
             DiskLock(disk) if self._writes else None,
             None if self._writer is None else self._writer.keep_sums,
+            keeps_names=self._writes,
         )
 
 

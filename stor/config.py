@@ -77,6 +77,7 @@ class Config:
     htpasswd: Htpasswd | None = None
     read_auth: bool = False
     public_listing: bool = False
+    index: bool = True
     s3: S3 | None = None
     s3_write: str = "never"
     lookup_order: tuple[str, ...] = TIERS
@@ -170,6 +171,7 @@ class _Reader(Reader):
             **self._basic_auth(),
             "read_auth": self.boolean("read_auth", False),
             "public_listing": self.boolean("public_listing", False),
+            "index": self.boolean("index", True),
             "s3": self._s3(s3_write),
             "s3_write": s3_write,
             "lookup_order": self._lookup_order(s3_write),
@@ -378,6 +380,7 @@ _KEYS = (
     "basic_auth",
     "read_auth",
     "public_listing",
+    "index",
     "s3_enabled",
     "s3_credentials",
     "s3_write",

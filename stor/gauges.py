@@ -27,6 +27,7 @@ class DiskGauges:
         """All of them, now."""
         yield from self._of_disks()
         yield from self._of_sets()
+        yield from self._of_index()
         yield from self._of_s3()
 
     def _of_disks(self) -> Iterator[Metric]:
@@ -79,6 +80,37 @@ class DiskGauges:
         )
         yield CounterMetricFamily(
             "stor_repairs", "Samples whose copies were put back.", repairs.mended_total
+        )
+
+    def _of_index(self) -> Iterator[Metric]:
+        names = self._mirrors.names
+        if names is None:
+            return
+        samples = GaugeMetricFamily(
+            "stor_set_samples", "Samples that the index knows on a set.", labels=["set"]
+        )
+        indexed = GaugeMetricFamily(
+            "stor_set_indexed", "1 for a set of which the index knows every sample.", labels=["set"]
+        )
+        for mirror in self._mirrors.mirrors:
+            samples.add_metric([str(mirror)], names.samples(mirror))
+            indexed.add_metric([str(mirror)], float(names.known(mirror)))
+        yield from (samples, indexed)
+        yield GaugeMetricFamily(
+            "stor_index_recent_samples",
+            "Samples that came since the index's table was made.",
+            names.recent,
+        )
+        yield GaugeMetricFamily("stor_index_table_bytes", "Size of the table.", names.table_bytes)
+        yield CounterMetricFamily("stor_index_lookups", "Look-ups.", names.lookups_total)
+        yield CounterMetricFamily(
+            "stor_index_audits", "Misses that were checked against the disks.", names.audits_total
+        )
+        yield CounterMetricFamily("stor_index_wrong", "Those that were wrong.", names.wrong_total)
+        yield CounterMetricFamily(
+            "stor_index_lost_samples",
+            "Samples that the index knew and that no disk of their set has.",
+            names.lost_total,
         )
 
     def _of_s3(self) -> Iterator[Metric]:

@@ -185,15 +185,19 @@ class Store:
         ]
         if self.bucket is not None and self.bucket.fault is not None:
             problems.append(self.bucket.fault)
+        names = self._mirrors.names
         sets = [
             {
                 "writable": mirror.takes_samples,
+                "samples": None if names is None else names.samples(mirror),
+                "indexed": names is not None and names.known(mirror),
                 "disks": [self._picture(member) for member in mirror.members],
             }
             for mirror in self._mirrors.mirrors
         ]
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
         warnings += self._mirrors.rebuilds.warnings(self._mirrors.mirrors) + self.notices()
+        warnings += [] if names is None else names.warnings
         repairs = self._mirrors.repairs
         return Status(
             problems,
@@ -245,8 +249,10 @@ class Store:
 
     def _missing(self, digest: Digest, lookup: Lookup, hint: str | None) -> StorError:
         error = lookup.missing()
-        if self.locations is not None and hint is not None and isinstance(error, NotFound):
-            self.locations.forget(digest, hint)
+        if isinstance(error, NotFound):
+            self._mirrors.denied(digest)
+            if self.locations is not None and hint is not None:
+                self.locations.forget(digest, hint)
         return error
 
     def _s3_picture(self) -> dict[str, Any] | None:

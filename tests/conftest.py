@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -30,6 +31,14 @@ def pytest_testnodedown(node):
 def figures(request):
     """Counts by name, shown in the summary."""
     return request.config.stash[FIGURES]
+
+
+@pytest.fixture(autouse=True)
+def _closed_indexes():
+    yield
+    rig = sys.modules.get("tests.support.rig")  # not imported for tests that need none
+    if rig is not None:
+        rig.close_indexes()
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ class Event:
     """What a system call did to its `subject`, a file or a directory.
 
     `path` is what came or went below the root, `size` the bytes that were written; of `answer`,
-    those of the sample that is acknowledged. `other` is where what is renamed or linked, or is to
-    change places with what is at `path`, was before.
+    those of the sample that is acknowledged; `data` is what was written to a journal. `other` is
+    where what is renamed or linked, or is to change places with what is at `path`, was before.
     """
 
     kind: str
@@ -31,11 +31,16 @@ class Event:
     path: str = ""
     size: int = 0
     other: str = ""
+    data: bytes = b""
 
 
 #: The calls that change a disk, or bring a change to it, and the answer.
 KINDS = ("create", "make_directory", "remove_directory", "unlink", "answer")
 KINDS += ("write", "set_modified", "sync", "sync_all", "name", "link", "exchange", "rename")
+
+
+#: Before the kind of what is done to a disk's journal.
+JOURNAL = "journal"
 
 
 def history(log):
@@ -48,6 +53,10 @@ def history(log):
         elif call.name == "close":
             files.pop((disk, fd), None)
         if call.name not in KINDS:
+            continue
+        if (call.path or "").startswith(".stor/index"):
+            data = bytes(call.args[-1]) if call.name == "write" else b""
+            events.append(Event(f"{JOURNAL} {call.name}", disk, call.path, data=data))
             continue
         size = len(call.args[-1]) if call.name in ("write", "answer") else 0
         subject = "" if call.name == "sync_all" else files.get((disk, fd), call.path)
@@ -210,6 +219,26 @@ def _replay(event, root, files):
             file.named = True
 
 
+def assert_recorded_first(events, disks):
+    """Every copy's name is in the journal of its disk, durably, before any copy has it."""
+    for answer in [position for position, event in enumerate(events) if event.kind == "answer"]:
+        path = events[answer].path
+        first = min(
+            position
+            for position, event in enumerate(events[:answer])
+            if event.kind in ("name", "exchange", "rename") and event.path == path
+        )
+        for disk in disks:
+            sha = bytes.fromhex(basename(path).removesuffix(".dat"))
+            ours = [event for event in events[:first] if event.disk == disk]
+            told = [n for n, event in enumerate(ours) if sha in event.data]
+            assert told, f"{disk}: the journal was not told of a name"
+            after = {event.kind for event in ours[told[-1] :]}
+            assert after & {f"{JOURNAL} sync", "sync_all"}, (
+                f"{disk}: a copy has its name before the journal is synced"
+            )
+
+
 JUDGES = [assert_durable_order, assert_survives_power_loss]
 
 
@@ -247,6 +276,6 @@ class Recorded:
         disks = disks or self.disks
         events = history(self.log)
         assert [e.kind for e in events].count("answer") == answers
-        for judge in JUDGES:
+        for judge in (*JUDGES, assert_recorded_first):
             judge(events, disks)
         return events

@@ -53,6 +53,8 @@ _INTERRUPTED = f"{_COMPLETE}::test_a_disk_that_takes_nothing_for_a_moment_is_not
 _DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_when_it_is_answered"
 _UPKEEP = "tests/test_durable_upkeep.py"
 _GROUPS = "tests/test_group_commit.py"
+_NAMES = "tests/test_names.py"
+_NOTED = f"{_NAMES}::test_what_is_known_is_noted_durably_and_in_order"
 _MOUNT = "tests/test_disk.py::test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written"
 _LOOKED = (
     "tests/test_known_disks.py"
@@ -102,6 +104,41 @@ SYNCS = (
         (_DURABLE,),
     ),
     Mutation(
+        "sync of a journal for one upload",
+        "stor/disk/staged.py",
+        "                journal.sync(root_fd)\n",
+        "                pass\n",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "sync of what a walk has found",
+        "stor/disk/names.py",
+        "                self.journal.sync(root_fd)\n",
+        "                pass\n",
+        (_NOTED,),
+    ),
+    Mutation(
+        "sync of what is noted of a journal",
+        "stor/disk/names.py",
+        "            files.sync(fd)\n",
+        "            pass\n",
+        (_NOTED,),
+    ),
+    Mutation(
+        "sync of the name of what is noted of a journal",
+        "stor/disk/names.py",
+        "        self._disk.sync_directory(INDEX_DIRECTORY, root_fd)\n",
+        "",
+        (_NOTED,),
+    ),
+    Mutation(
+        "sync of the end of what was known of a disk",
+        "stor/disk/names.py",
+        "                disk.sync_directory(INDEX_DIRECTORY, root_fd)\n",
+        "                pass\n",
+        (_NOTED,),
+    ),
+    Mutation(
         "sync of a copy that is relied on",
         "stor/disk/staged.py",
         "            files.sync(fd)\n",
@@ -132,8 +169,8 @@ SYNCS = (
     Mutation(
         "sync at the end of a body",
         "stor/mirror/write.py",
-        "        self.copy.seal(self.digest, modified_ns)\n        self.copy.sync()\n",
-        "        self.copy.seal(self.digest, modified_ns)\n",
+        "            self._record(root_fd)\n            self._sync(root_fd)\n",
+        "            self._record(root_fd)\n",
         (_DURABLE,),
     ),
     Mutation(
@@ -160,14 +197,14 @@ SYNCS = (
     Mutation(
         "sync for a group of uploads",
         "stor/mirror/group_commit.py",
-        "                self._disk.files.sync_all(roots[0])\n",
+        "                    self._disk.files.sync_all(roots[0])\n",
         "",
         (f"{_GROUPS}::test_uploads_that_share_a_sync_are_durable_when_they_are_answered",),
     ),
     Mutation(
         "flush of a disk's own cache after a shared sync",
         "stor/mirror/group_commit.py",
-        "                self._disk.files.sync(roots[0])\n",
+        "                    self._disk.files.sync(roots[0])\n",
         "",
         (f"{_GROUPS}::test_the_disks_own_cache_is_flushed_after_a_shared_sync",),
     ),
@@ -785,6 +822,55 @@ INDEX = (
         "    if checksum != expected or at != contents.length:\n",
         "    if False:\n",
         ("tests/test_table.py::test_every_damage_to_a_table_is_found_when_it_is_loaded",),
+    ),
+    Mutation(
+        "the journal is synced before a copy has its name",
+        "stor/mirror/write.py",
+        "        self.copy.sync_record(root_fd)\n",
+        "",
+        (_DURABLE,),
+    ),
+    Mutation(
+        "what the index knows to be on a set is gone only when all its disks say so",
+        "stor/mirror/search.py",
+        "        if mirror in self._holders:\n            return False\n",
+        "",
+        (f"{_NAMES}::test_a_copy_removed_by_hand_is_no_404_while_the_other_disk_is_away",),
+    ),
+    Mutation(
+        "no sample is struck from the index while it may be arriving",
+        "stor/mirror/names.py",
+        "self.broken is not None or not self.quiet(mirror, since):\n            return",
+        "self.broken is not None:\n            return",
+        (f"{_NAMES}::test_a_sample_that_arrives_while_its_disks_are_asked_is_not_struck",),
+    ),
+    Mutation(
+        "a journal that is shorter than it was is not believed",
+        "stor/disk/names.py",
+        "if journal.end < proof.journal:",
+        "if False:",
+        (f"{_NAMES}::test_a_disk_that_was_set_back_is_walked_anew",),
+    ),
+    Mutation(
+        "a disk that somebody changed while Stor was away is walked",
+        "stor/disk/names.py",
+        "if used != proof.inodes:",
+        "if False:",
+        (f"{_NAMES}::test_files_that_came_or_went_after_a_clean_end_have_the_disk_walked",),
+    ),
+    Mutation(
+        "an upload tells the index before it is acknowledged",
+        "stor/mirror/write.py",
+        "            self._registration.done()\n",
+        "            pass\n",
+        (f"{_NAMES}::test_what_is_stored_afterwards_is_known_at_once_and_what_fails_is_not",),
+    ),
+    Mutation(
+        "a set is known when every disk that is there is",
+        "stor/mirror/names.py",
+        "and all(map(self._knows, present))",
+        "",
+        (f"{_NAMES}::test_a_directory_that_cannot_be_read_leaves_its_set_unknown_until_it_can",),
     ),
 )
 

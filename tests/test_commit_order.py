@@ -26,6 +26,7 @@ from tests.durability import (
     JUDGES,
     Recorded,
     assert_durable_order,
+    assert_recorded_first,
     assert_survives_power_loss,
     history,
 )
@@ -293,6 +294,20 @@ def test_the_judges_miss_no_sync_that_is_left_out(fresh):
     assert len(syncs) == 2 * 5  # the file and four directories, on each disk
     for place in syncs:
         refused(events[:place] + events[place + 1 :], disks)
+
+
+def test_no_sync_of_a_journal_can_be_left_out(fresh):
+    events, disks = fresh
+    for disk in disks:
+        synced = [
+            place
+            for place, event in enumerate(events)
+            if (event.kind, event.disk) == ("journal sync", disk)
+        ]
+        named = [i for i, event in enumerate(events) if event.kind == "name"]
+        (last,) = [place for place in synced if place < named[0]][-1:]
+        refused(events[:last] + events[last + 1 :], disks, [assert_recorded_first])
+        refused(moved(events, events[last], named[-1] + 1), disks, [assert_recorded_first])
 
 
 def test_the_judges_refuse_an_answer_before_any_sync(fresh):

@@ -72,6 +72,7 @@ def test_what_is_not_given_has_its_default():
         ),
         ({"read_auth": True}, "read_auth", True),
         ({"public_listing": True}, "public_listing", True),
+        ({"index": False}, "index", False),
         ({"memcached_servers": ["a", "b:1"]}, "memcached_servers", (("a", 11211), ("b", 1))),
         (
             {"memcached_servers": ["[::1]", "[::1]:9"]},
@@ -177,6 +178,7 @@ FAULTS = [
     ),
     ({"read_auth": "yes"}, 'read_auth: expected true or false, found "yes"'),
     ({"public_listing": "no"}, 'public_listing: expected true or false, found "no"'),
+    ({"index": "no"}, 'index: expected true or false, found "no"'),
     ({"s3_enabled": "yes"}, 's3_enabled: expected true or false, found "yes"'),
     (
         {"s3_enabled": True},

@@ -378,6 +378,6 @@ def test_a_client_that_does_not_read_the_index_holds_little(rig):
 
 
 def test_a_store_that_knows_nothing_yet_says_so(tmp_path):
-    rig = Rig(tmp_path)
+    rig = Rig(tmp_path, knows=False)
     assert rig.request("POST", "/missing", body=LF_A).text == f"unknown {A}\nend 1 0 1\n"
     assert_one_line(rig.request("GET", "/index", [AUTHORIZED]), 503)

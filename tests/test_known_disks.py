@@ -122,7 +122,8 @@ def test_an_emptied_disk_gets_nothing(host, emptied, when):
     for index in {0, 1, 2, 3} - set(emptied):
         assert_samples_on(rig, LABELS[index])
     dead = [s for s in (0, 1) if {2 * s, 2 * s + 1} <= set(emptied)]
-    assert_one_line(rig.get(b"absent"), 503 if dead else 404)
+    # What a set holds is still known after it has gone away.
+    assert_one_line(rig.get(b"absent"), 503 if dead and when == "at the start" else 404)
 
 
 def test_the_disks_of_the_older_stor_are_taken_as_they_are(host):
@@ -252,13 +253,13 @@ def test_a_disk_that_is_unmounted_under_an_upload_gets_nothing_more(host, size):
 
     rig, calls, paths = upload(2**62)
     assert "set0" in paths
-    visits = [n for n, call in enumerate(calls) if call.name in ("stat", "fstat")]
-    assert {call.name for call in calls} >= {"stat", "fstat"}
+    root = str(rig.roots[1])
+    visits = [n for n, call in enumerate(calls) if (call.name, call.path) == ("fstat", root)]
+    assert visits
     for at in visits:
         rig, calls, paths = upload(at)
         assert "set1" in paths
-        if calls[at].name == "fstat":
-            assert (calls[at + 1].name, calls[at + 1].args) == ("close", calls[at].args)
+        assert (calls[at + 1].name, calls[at + 1].args) == ("close", calls[at].args)
         assert not CHANGING & {call.name for call in calls[at:]}
         assert states(rig)["set0/disk1"] is State.OFFLINE
         assert "another file system is mounted there" in member(rig, "set0/disk1").health.fault

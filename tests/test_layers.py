@@ -44,13 +44,14 @@ ORDER = [
     "disk.copy",
     "disk.disk",
     "state",
+    "disk.journal",
     "disk.staged",
     "disk.identity",
     "disk.probe",
     "disk.notes",
-    "disk.journal",
     "disk.base",
     "disk.walk",
+    "disk.names",
     "index.memory",
     "index.table",
     "index.recent",
@@ -256,6 +257,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
     assert {name: read for name, read in wall.items() if read} == {
         "app": ["time_ns"],  # when a sample was stored
         "disk.journal": ["time_ns"],  # when a segment was begun
+        "mirror.names": ["time_ns"],  # when a name was recorded
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
         "logs": ["time"],  # when lines were dropped
         "server": ["time"],  # Date

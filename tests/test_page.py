@@ -184,7 +184,8 @@ S3 = {"bucket": "samples", "available": True, "reason": None}
 
 
 def words_of(*disks, **changes):
-    sets = [{"writable": True, "disks": [DISK | disk for disk in disks]}] if disks else []
+    of_set = {"writable": True, "samples": 1234, "indexed": True}
+    sets = [of_set | {"disks": [DISK | disk for disk in disks]}] if disks else []
     status = attrs.evolve(Status([], [], sets, {"waiting": 0, "done": 0}), **changes)
     return Words(page(status, Moment(), 100.0).body.decode())
 

@@ -188,7 +188,7 @@ def test_an_error_that_a_scout_saw_is_in_the_survey(tmp_path):
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_copy_that_is_gone_when_it_is_opened_was_not_found(tmp_path, lost):
     content = sample(100, 1)
-    rig = Rig(tmp_path, SETS, scout=HeldPool())
+    rig = Rig(tmp_path, SETS, scout=HeldPool(), knows=False)
     scout = rig.mirrors.scouts._worker
     Deferred.fromCoroutine(rig.mirrors.survey(ABSENT, 1))
     scout.release()

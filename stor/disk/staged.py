@@ -11,6 +11,7 @@ from stor.block_sums import BlockSummer
 from stor.digest import Digest
 from stor.disk.copy import keep_sums, read_exactly
 from stor.disk.disk import SMALL_BYTES, Disk, DiskAway, Room, write_all
+from stor.disk.journal import Journal, Kind, Position, Record
 from stor.disk.syscalls import is_regular
 from stor.disk.verified import Mark
 from stor.errors import Damaged
@@ -30,9 +31,11 @@ class StagedCopy:
     Each step is given the disk's root, open: see `Disk.entered`.
 
     The order that makes a copy durable, each step on every disk of the mirror before the next on
-    any: `write` …, `seal`, `sync`, `name`, `sync_directories`. Either sync may also be that of the
-    whole file system. A crash before `name` leaves nothing; after `name` it leaves the right bytes
-    or, where the directory had not reached the disk, nothing. After a failure of any step `discard`
+    any: `write` …, `seal`, `record`, `sync` and `sync_record`, `recorded`, `name`,
+    `sync_directories`. Each sync may also be that of the whole file system. A crash before `name`
+    leaves nothing but a record too many; after `name` it leaves the right bytes or, where the
+    directory had not reached the disk, nothing: the journal knows every name that a crash can
+    leave. After a failure of any step `discard`
     leaves no name, no temporary and no space behind. A file whose fsync failed is never synced
     again: the kernel reports a lost write once (fsync(2)).
     """
@@ -47,6 +50,7 @@ class StagedCopy:
     _open: bool = True
     _written_bytes: int = 0
     _sent_bytes: int = 0
+    _record: tuple[Journal, Position] | None = None
 
     @classmethod
     def begin(
@@ -102,9 +106,45 @@ class StagedCopy:
             keep_sums(self.disk.files, self._fd, self._summer.finish(digest))
         self.disk.files.set_modified(self._fd, modified_ns)
 
+    def record(
+        self,
+        journal: Journal,
+        digest: Digest,
+        sequence: int,
+        time_ns: int,
+        kind: Kind,
+        root_fd: int,
+    ) -> None:
+        """Tell the disk's journal of the name that the copy is about to get. Raises `OSError`."""
+        inode = self.disk.files.fstat(self._fd).st_ino
+        record = Record(digest.raw, sequence, self._written_bytes, inode, time_ns, kind)
+        self._record = journal, journal.append([record], root_fd)
+
     def sync(self) -> None:
         """Bring content and times to stable storage. Raises `OSError`."""
         self.disk.files.sync(self._fd)
+
+    def sync_record(self, root_fd: int) -> None:
+        """Bring the record to stable storage. Raises `OSError`."""
+        if self._record is not None:
+            journal, _ = self._record
+            try:
+                journal.sync(root_fd)
+            except OSError:
+                journal.failed()
+                raise
+
+    def recorded(self) -> None:
+        """The record is on stable storage. Raises `OSError` when one before it is lost."""
+        if self._record is not None:
+            journal, position = self._record
+            journal.synced(position)
+
+    def record_lost(self) -> None:
+        """A sync that was to bring the record to stable storage has failed."""
+        if self._record is not None:
+            journal, _ = self._record
+            journal.failed()
 
     def name(self, digest: Digest, root_fd: int, bad: str | None = None) -> bool:
         """Give the file its final name, atomically, never over a good copy; whether it got it.

@@ -1,12 +1,17 @@
 """Walking all samples of one disk, in the order in which they lie there."""
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
 from stor.disk.disk import OWN_DIRECTORY, Disk
 from stor.disk.syscalls import is_regular
+
+#: A rest is as long as the reads before it, but no longer than this at a time, and none for less.
+_REST_SECONDS = 0.5
+_SHORT_SECONDS = 0.005
 
 _DIGITS = re.compile(r"[0-9A-F]{2}")
 _NAME = re.compile(r"[0-9A-F]{64}\.dat")
@@ -93,6 +98,20 @@ def walk(
                 _look(disk, root_fd, batch, pace, found)
             yield found.batch(f"{first}/{batch[-1][0] if batch else 0}")
             found = _Found()
+
+
+class HalfTheTime:
+    """A pace: rests as long as the reads have taken, but no longer than `_REST_SECONDS` at once."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __call__(self, reads: int) -> None:
+        """More reads come next."""
+        took = time.monotonic() - self._began
+        if took > _SHORT_SECONDS:
+            time.sleep(min(took, _REST_SECONDS))
+        self._began = time.monotonic()
 
 
 def first_samples(disk: Disk, begin: bytes, limit: int) -> list[WalkedSample]:

@@ -171,9 +171,13 @@ def _verdict(status: Status, away: int, disks: int, stopping: bool) -> tuple[boo
 
 def _set(number: int, of_set: dict[str, Any], now: float) -> str:
     role = "takes new samples" if of_set["writable"] else "takes no new samples"
+    samples = ""
+    if of_set["samples"] is not None:
+        least = "" if of_set["indexed"] else "at least "
+        samples = f'<span class="soft">{least}{of_set["samples"]:,} samples</span>'
     disks = "".join(_disk(disk, now) for disk in of_set["disks"])
     return (
-        f'<section class="card"><div class="top"><h3>Set {number}</h3>'
+        f'<section class="card"><div class="top"><h3>Set {number}</h3>{samples}'
         f'<span class="soft">{role}</span></div><ul>{disks}</ul></section>\n'
     )
 

@@ -13,6 +13,15 @@ class Sequence:
         self._next = highest + 1 if clean else highest + GAP
         self._in_flight: dict[int, None] = {}
 
+    @property
+    def next(self) -> int:
+        """The number that what begins next has."""
+        return self._next
+
+    def exceed(self, number: int) -> None:
+        """Go on above `number`: a disk knows it."""
+        self._next = max(self._next, number + 1)
+
     def begin(self) -> int:
         """The number of what begins now; in flight until `end`."""
         number = self._next

@@ -50,12 +50,14 @@ class Step(Generic[T]):
     """A part of an upload on one disk, which counts once what it did is on stable storage.
 
     `do` does it, `sync` brings just that to stable storage, `synced` is called once it is there,
-    however it got there. All run in a thread; the first two are given the disk's root, open.
+    however it got there, and `lost` when a sync that was to bring it there with others has failed.
+    All run in a thread; the first two are given the disk's root, open.
     """
 
     do: Callable[[int], T]
     sync: Callable[[int], None]
     synced: Callable[[], None] = lambda: None
+    lost: Callable[[], None] = lambda: None
 
     def alone(self, disk: Disk) -> T:
         """All of it. Raises `DiskAway`, and what its parts raise."""
@@ -203,10 +205,15 @@ class GroupCommit:
         """What became of each step in the end. Runs in a thread. Raises `OSError`."""
         try:
             if len(done) > 1 and self._can_share(roots[0]):
-                self._disk.files.sync_all(roots[0])
-                # Ext2, and ext4 without a journal, do not flush the disk's own cache at the end of
-                # syncfs(2), where any fsync(2) does.
-                self._disk.files.sync(roots[0])
+                try:
+                    self._disk.files.sync_all(roots[0])
+                    # Ext2, and ext4 without a journal, do not flush the disk's own cache at the end
+                    # of syncfs(2), where any fsync(2) does.
+                    self._disk.files.sync(roots[0])
+                except OSError:
+                    for task in done:
+                        task.step.lost()
+                    raise
                 return [_outcome(_finish, task) for task in done]
             return [_outcome(_sync_alone, task, roots[0]) for task in done]
         finally:

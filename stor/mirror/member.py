@@ -25,6 +25,7 @@ from stor.disk.identity import (
     mark_complete,
     write_marker,
 )
+from stor.disk.names import BadProof, DiskNames, begin_names, heed_request, open_names
 from stor.disk.notes import noted
 from stor.disk.probe import Probe, probe, sweep, try_writing
 from stor.disk.verified import Mark
@@ -98,11 +99,14 @@ class Member:
         ask_for_probe: Callable[[str], None] | None = None,
         lock: DiskLock | None = None,
         tell_sums: Callable[[MadeSums], None] | None = None,
+        *,
+        keeps_names: bool = False,
     ) -> None:
         """`ask_for_probe` is told of the root where another process probes the disk.
 
-        `tell_sums` is told of block sums that this process has made and does not write.
-        `lock` is what the process that probes it holds while the disk is in use.
+        `tell_sums` is told of block sums that this process has made and does not write. `lock` is
+        what the process that probes it holds while the disk is in use. `keeps_names`: this process
+        writes the disk's journal.
         """
         self.disk = disk
         self.health = health
@@ -117,6 +121,9 @@ class Member:
         self._ask_for_probe = ask_for_probe
         self.tell_sums = tell_sums
         self._lock = lock
+        self.keeps_names = keeps_names
+        #: What the disk knows of its names, from when its marker was read first.
+        self.names: DiskNames | None = None
         self._probing = False
         self._probe_due: IDelayedCall | None = None
         self._said: tuple[object, ...] = ()
@@ -279,6 +286,8 @@ class Member:
 
     def renew_room(self) -> Deferred[None]:
         """Learn again what is left on the disk. Fails with `Unanswered` when it does not say."""
+        if self.keeps_names and self.names is None:  # it had no room for its marker and journal
+            return self.probe()
         asking = self.read(self.disk.room).addCallback(self.health.learn)
         return within(self.clock, ANSWER_SECONDS, asking)
 
@@ -408,6 +417,8 @@ class Member:
             self.noted.update(await run(noted, disk, REPAIR_DIRECTORY))
         if writable and not found.held and found.refused is None:
             found = await self._write_to(found, judgement.marker)
+        if self.keeps_names and found.marker is not None:
+            found = await self._know_names(found, found.marker.uuid)
         if self.known_disks is not known_disks:  # another configuration, which judges anew
             await self._probe()
             return
@@ -431,6 +442,35 @@ class Member:
             refusal += f"another Stor might write here, too ({error.strerror})"
             refused = self._refusal(error) if fault is Fault.WRITING else refusal
             return attrs.evolve(found, refused=refused)
+        return found
+
+    async def _know_names(self, found: Probe, uuid: str) -> Probe:
+        """Open the disk's journal before anything is written there; what that has shown."""
+        names = self.names
+        writable = self.health.writable and not (found.held or found.refused or found.failing)
+        right = names is not None and names.uuid == uuid and names.damage is None
+        run, disk = self._workers.prober.run, self.disk
+        if names is not None and right and (names.written or not writable):
+            if names.known and writable and await run(heed_request, disk, names):
+                self.log.info("{root}: its names are walked, as was asked", root=self.root)
+            return found
+        self.names = None
+        try:
+            try:
+                self.names = await run(open_names, disk, uuid, writable)
+            except BadProof as error:
+                self.log.info("{reason}: its names are walked", reason=str(error))
+                if writable:
+                    self.names = await run(begin_names, disk, uuid)
+                else:
+                    self.names = DiskNames.unwritten(disk, uuid)
+        except OSError as error:
+            if fault_of(error) is Fault.PROCESS:
+                raise
+            if fault_of(error) is Fault.DISK:
+                return attrs.evolve(found, failing=f"{self.root}: its journal failed: {error}")
+            if writable:
+                return attrs.evolve(found, refused=self._refusal(error))
         return found
 
     async def _write_to(self, found: Probe, marker: Marker | None) -> Probe:

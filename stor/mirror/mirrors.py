@@ -3,12 +3,15 @@
 import random
 from collections.abc import Callable, Collection, Sequence
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disk.copy import Copy
 from stor.disk.identity import KnownDisks
+from stor.disk.journal import Kind
 from stor.errors import NoRoom, Unavailable
 from stor.mirror.chooser import Chooser
 from stor.mirror.member import ANSWER_SECONDS, Member
@@ -26,6 +29,8 @@ from stor.threads import settle
 class Mirrors:
     """Every mirror, as one place for samples."""
 
+    log = Logger()
+
     def __init__(
         self,
         mirrors: Sequence[Mirror],
@@ -38,19 +43,23 @@ class Mirrors:
         rng: random.Random,
         report: Callable[[Digest, Mirror], None] | None = None,
         names: Names | None = None,
+        indexed: bool = True,
     ) -> None:
-        """`report` is told of samples that lack a good copy where another process mends them.
+        """`indexed`: samples are looked for where `names` has them, else on every disk.
+
+        `report` is told of samples that lack a good copy where another process mends them.
 
         This one then neither probes nor repairs, and has no `names`.
         """
         self.mirrors = tuple(mirrors)
         self.clock = clock
         self.scouts = scouts
-        self.repairs = Repairs(clock, reserve_bytes)
+        self.repairs = Repairs(clock, reserve_bytes, names)
         self.rebuilds = Rebuilds(self.repairs, known_disks, clock)
         self._report = report or self.repairs.report
         #: What all mirrors hold, in the process that writes.
         self.names = names
+        self._index = names if indexed else None
         #: Where samples that S3 has yet to get are noted, if it gets any.
         self.outbox: Outbox | None = None
         #: Told where a new sample is.
@@ -61,6 +70,7 @@ class Mirrors:
         self._now_ns = now_ns
         self._rng = rng
         self._chooser = Chooser(clock, rng)
+        self._resume_names()
 
     @property
     def in_use(self) -> list[Mirror]:
@@ -68,10 +78,16 @@ class Mirrors:
         return [*self.mirrors, *[mirror for mirror in self._left if mirror.writes]]
 
     def reconfigure(
-        self, mirrors: Sequence[Mirror], known_disks: KnownDisks, reserve_bytes: int
+        self,
+        mirrors: Sequence[Mirror],
+        known_disks: KnownDisks,
+        reserve_bytes: int,
+        *,
+        indexed: bool = True,
     ) -> None:
         """From now on these are the mirrors. What is under way on others goes on there."""
         self._left = [mirror for mirror in self.in_use if mirror not in mirrors]
+        self._index = self.names if indexed else None
         self.mirrors = tuple(mirrors)
         self.known_disks = self.rebuilds.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
@@ -112,17 +128,53 @@ class Mirrors:
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
-        return Search(self.mirrors, digest, self._report, self.scouts, self.clock, self._rng, hint)
+        scouts, clock, rng = self.scouts, self.clock, self._rng
+        return Search(self.mirrors, digest, self._report, scouts, clock, rng, hint, self._index)
+
+    def denied(self, digest: Digest) -> None:
+        """Nobody has a sample, as the index has it: see now and then whether that is right."""
+        names = self._index
+        if names is None:
+            return
+        known = names.find(digest)
+        unasked = [m for m in self.mirrors if m not in known.unsure and m not in known.holders]
+        if unasked and names.worth_an_audit():
+            auditing = Deferred.fromCoroutine(self._audit(digest, unasked, names))
+            auditing.addErrback(lambda failure: self.log.failure("Auditing the index", failure))
+
+    async def _audit(self, digest: Digest, mirrors: Sequence[Mirror], names: Names) -> None:
+        since = names.numbers.next
+        suspects: list[Mirror] = []
+        search = Search(
+            mirrors,
+            digest,
+            lambda digest, mirror: suspects.append(mirror),
+            self.scouts,
+            self.clock,
+            self._rng,
+        )
+        try:
+            if await search.look() is not None and search.mirror is not None:
+                names.was_wrong(digest, search.mirror, since)
+            for mirror in suspects:  # not earlier: a repair tells the index
+                self._report(digest, mirror)
+        finally:
+            search.close()
 
     async def survey(self, digest: Digest, length: int | None) -> list[Survey]:
-        """Ask every disk of every mirror for its copy; what those said that did not all say no.
+        """Ask every disk that could have a copy; what the mirrors said that did not all say no.
 
-        Never raises; takes no longer than `ANSWER_SECONDS`.
+        Those are the disks of the mirrors that the index knows to hold the sample, and of those of
+        which it does not know all. Never raises; takes no longer than `ANSWER_SECONDS`.
         """
         begun = self.clock.seconds()
+        mirrors: Sequence[Mirror] = self.mirrors
+        if self._index is not None:
+            known = self._index.find(digest)
+            mirrors = [*known.holders, *known.unsure]
         places = [
             place
-            for mirror in self.mirrors
+            for mirror in mirrors
             for place in mirror.places
             if place.member.health.sound and not place.member.slow
         ]
@@ -131,14 +183,15 @@ class Mirrors:
             for report in await self.scouts.sweep(places, digest, until_found=False)
             if not isinstance(report.outcome, Copy)
         }
-        asked = [m for m in self.members if m.health.readable and m not in heard]
+        members = [member for mirror in mirrors for member in mirror.members]
+        asked = [m for m in members if m.health.readable and m not in heard]
         seconds = begun + ANSWER_SECONDS - self.clock.seconds()
         answers = await settle([m.check(digest, length, seconds) for m in asked]) if asked else []
         heard.update(zip(asked, answers, strict=True))
         told = {member for member, answer in heard.items() if answer is not None}
         return [
             Survey.of(mirror, heard)
-            for mirror in self.mirrors
+            for mirror in mirrors
             if told and not told.isdisjoint(mirror.members)
         ]
 
@@ -175,7 +228,16 @@ class Mirrors:
         self, mirror: Mirror, members: Sequence[Member], digest: Digest, length: int | None
     ) -> MirrorWrite:
         """A write on some disks of a mirror."""
-        return MirrorWrite(mirror, members, digest, length, self._reserve_bytes, self._now_ns())
+        names = self.names
+        return MirrorWrite(
+            mirror,
+            members,
+            digest,
+            length,
+            self._reserve_bytes,
+            self._now_ns(),
+            registration=None if names is None else names.expect(digest, mirror, Kind.STORED),
+        )
 
     def _place(
         self, digest: Digest, length: int | None, excluded: Collection[Mirror]

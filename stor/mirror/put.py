@@ -191,8 +191,6 @@ class Put:
             raise
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
-        if self._mirrors.names is not None:
-            self._mirrors.names.stored(self._digest, self._begun().mirror)
         self._mirrors.noticed(self._digest, self._begun().mirror)
         if self._mirrors.outbox is not None:
             self._mirrors.outbox.announce(self._digest)

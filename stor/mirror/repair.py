@@ -14,11 +14,13 @@ from stor.content import Content
 from stor.digest import Digest
 from stor.disk.copy import Copy, mark_of
 from stor.disk.disk import REPAIR_DIRECTORY, DiskAway
+from stor.disk.journal import Kind
 from stor.disk.notes import forget, note
 from stor.errors import Damaged, StorError, Unavailable
 from stor.mirror.health import State
 from stor.mirror.member import DiskSource, Member
 from stor.mirror.mirror import Mirror
+from stor.mirror.names import Names
 from stor.mirror.write import MirrorWrite
 from stor.threads import Busy, settle
 
@@ -120,7 +122,8 @@ class Repairs:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, reserve_bytes: int) -> None:
+    def __init__(self, clock: IReactorTime, reserve_bytes: int, names: Names | None = None) -> None:
+        self._names = names
         self.mended_total = 0
         self._clock = clock
         self._reserve_bytes = reserve_bytes
@@ -310,6 +313,7 @@ class Repairs:
             self._reserve_bytes,
             found.modified_ns or content.modified_ns,
             found.lacking,
+            None if self._names is None else self._names.expect(digest, mirror, Kind.MOVED),
         )
         hasher = hashlib.sha256()
         try:

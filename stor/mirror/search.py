@@ -18,6 +18,7 @@ from stor.disk.copy import Copy, mark_of
 from stor.errors import Damaged
 from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
 from stor.mirror.mirror import Mirror, Place
+from stor.mirror.names import Names
 from stor.mirror.ranking import likeliest, rank
 from stor.mirror.scout import Report, Scouts
 from stor.threads import within
@@ -44,8 +45,10 @@ class _Attempt:
 class Search:
     """One sample's copies, in the order in which they are tried.
 
-    First a disk of the mirror where the sample probably is; where that does not do, all disks are
-    ranked. Copies found missing or bad on the way to a good one are reported for repair.
+    Asked are the mirrors that hold the sample as far as the index knows, then those of which it
+    does not know all; with no index, all. First a disk of the mirror where the sample probably is;
+    where that does not do, all disks are ranked. Copies found missing or bad on the way to a good
+    one are reported for repair.
     """
 
     log = Logger()
@@ -60,16 +63,28 @@ class Search:
         clock: IReactorTime,
         rng: random.Random,
         hint: Mirror | None = None,
+        names: Names | None = None,
     ) -> None:
         """`report` is told of a sample that lacks a good copy on a mirror.
 
-        `hint` is the mirror where the sample probably is.
+        `hint` is the mirror where the sample probably is. `names` is the index, if there is one.
         """
         self.attempts = 0
         self.damaged: list[str] = []
         self.mirror: Mirror | None = None
         self._digest = digest
-        self._mirrors = mirrors
+        self._names = names
+        self._since = 0
+        #: The mirrors that hold the sample, as the index has it.
+        self._holders: tuple[Mirror, ...] = ()
+        if names is not None:
+            self._since = names.numbers.next
+            known = names.find(digest)
+            self._holders = known.holders
+            mirrors = [*known.holders, *known.unsure]
+            if hint not in mirrors or known.holders:
+                hint = next(iter(known.holders), None)
+        self._mirrors = list(mirrors)
         self._report = report
         self._scouts = scouts
         self._clock = clock
@@ -158,10 +173,13 @@ class Search:
         All its disks are sound and have nothing under the name; or one that is complete has not,
         and nothing speaks against it: no other disk has something there, or could not say what it
         has, and no copy waits for repair. A disk that is away, or hangs, does not speak against
-        it: one dead disk is not to keep all that nobody has from being 404.
+        it: one dead disk is not to keep all that nobody has from being 404. But what the index
+        knows to be on a mirror is gone only when all its disks say so.
         """
         if self._denied.get(mirror) == len(mirror.members):
             return True
+        if mirror in self._holders:
+            return False
         known_there = (
             mirror in self._bad
             or mirror in self._failed
@@ -199,8 +217,25 @@ class Search:
             if place is not None:
                 self._ask(place, ask)
             elif not self._waiting:
-                return None
+                if self._asked_all():
+                    return None
+                continue
             await self._answer(hedge=place is not None)
+
+    def _asked_all(self) -> bool:
+        """Whether the index knows of no further place; it is told of what is gone."""
+        if self._names is None:
+            return True
+        for mirror in self._holders:
+            if self._denied.get(mirror) == len(mirror.members):
+                self._names.lost(self._digest, mirror, self._since)
+        moved = [m for m in self._names.find(self._digest).holders if m not in self._mirrors]
+        self._mirrors += moved
+        self._holders += tuple(moved)
+        self._candidates.extend(
+            place for m in moved for place in m.places if place.member.health.readable
+        )
+        return not moved
 
     def _pop(self) -> Place | None:
         place, self._likeliest = self._likeliest, None

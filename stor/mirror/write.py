@@ -11,13 +11,14 @@ from twisted.python.failure import Failure
 
 from stor.block_sums import BlockSummer
 from stor.digest import Digest
-from stor.disk.disk import Room
+from stor.disk.disk import DiskAway, Room
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.staged import StagedCopy
 from stor.errors import NoRoom, StorError, Unavailable
 from stor.mirror.group_commit import Step
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
+from stor.mirror.names import Registration
 from stor.mirror.placement import on_disk
 from stor.threads import settle, settle_within, within
 
@@ -39,9 +40,15 @@ class Slot:
     """One disk's part in a write. Its steps run one after the other, also after a time-out."""
 
     def __init__(
-        self, member: Member, digest: Digest, summer: BlockSummer, bad: str | None = None
+        self,
+        member: Member,
+        digest: Digest,
+        summer: BlockSummer,
+        bad: str | None = None,
+        registration: Registration | None = None,
     ) -> None:
         """`bad` says why the copy to replace is bad, where that is known."""
+        self._registration = registration
         self.member = member
         self.digest = digest
         self._summer = summer
@@ -97,7 +104,14 @@ class Slot:
         if self.used:
             # Much may be written by now: others are not to wait for it.
             return self.run(self._append_last, chunks, modified_ns)
-        return self._commit(Step(partial(self._write_all, chunks, modified_ns), self._sync))
+        return self._commit(
+            Step(
+                partial(self._write_all, chunks, modified_ns),
+                self._sync,
+                self._recorded,
+                self._record_lost,
+            )
+        )
 
     def publish(self, digest: Digest) -> Deferred[bool]:
         """Give the copy its name, durably; fires with whether it got it."""
@@ -121,17 +135,36 @@ class Slot:
     def _append_last(self, chunks: Sequence[bytes], modified_ns: int) -> None:
         self.copy.write(chunks)
         self.copy.seal(self.digest, modified_ns)
-        self.copy.sync()
+        with self.member.disk.entered() as root_fd:
+            self._record(root_fd)
+            self._sync(root_fd)
+        self.copy.recorded()
 
     def _write_all(self, chunks: Sequence[bytes], modified_ns: int, root_fd: int) -> Room:
         # Nothing is allocated: the write itself shows whether there is room.
         self.staged = StagedCopy.begin(self.member.disk, root_fd, None, self._summer)
         self.staged.write(chunks)
         self.staged.seal(self.digest, modified_ns)
+        self._record(root_fd)
         return self.staged.room()
+
+    def _recorded(self) -> None:
+        self.copy.recorded()
+
+    def _record_lost(self) -> None:
+        self.copy.record_lost()
+
+    def _record(self, root_fd: int) -> None:
+        names, its = self.member.names, self._registration
+        if its is None:
+            return
+        if names is None or not names.written:
+            raise DiskAway(f"{self.member.root}: its journal is not open")
+        self.copy.record(names.journal, self.digest, its.sequence, its.time_ns, its.kind, root_fd)
 
     def _sync(self, root_fd: int) -> None:
         self.copy.sync()
+        self.copy.sync_record(root_fd)
 
     def discard(self) -> None:
         """Leave nothing behind on this disk. Runs in a thread."""
@@ -164,11 +197,14 @@ class MirrorWrite:
         reserve_bytes: int,
         modified_ns: int,
         bad: Mapping[Member, str] = MappingProxyType({}),
+        registration: Registration | None = None,
     ) -> None:
         """`length` in bytes when known; `modified_ns` is what every copy says of its age.
 
-        `bad` says why copies to replace are bad, where that is known.
+        `bad` says why copies to replace are bad, where that is known. `registration` tells the
+        disks' journals of the sample, and the index once every copy has its name.
         """
+        self._registration = registration
         self.mirror = mirror
         self.written_bytes = 0
         self._digest = digest
@@ -176,13 +212,17 @@ class MirrorWrite:
         self._reserve_bytes = reserve_bytes
         self._modified_ns = modified_ns
         summer = BlockSummer()
-        self._slots = [Slot(member, digest, summer, bad.get(member)) for member in members]
+        self._slots = [
+            Slot(member, digest, summer, bad.get(member), registration) for member in members
+        ]
         self._failed: set[Slot] = set()
         self._reserved = on_disk(length or 0, mirror.block_bytes)
         mirror.reserved.add(self._reserved, 1)
         self._holds_reservation = True
         mirror.writes += 1
         self._ended = False
+        #: Whether any copy may have its name.
+        self._naming = False
 
     async def prepare(self) -> None:
         """Have room on every disk before the body is asked for, unless the body is small.
@@ -206,8 +246,11 @@ class MirrorWrite:
         Raises `Unavailable`.
         """
         digest = self._digest
+        self._naming = True
         named = await self._everywhere(lambda slot: slot.publish(digest))
         self._end()
+        if self._registration is not None:
+            self._registration.done()
         for slot in self._slots:
             slot.copy.keep()
             slot.member.corrupt.discard(digest)
@@ -220,6 +263,8 @@ class MirrorWrite:
         any other for `DISCARD_SECONDS` at most.
         """
         self.release()
+        if self._registration is not None and not self._ended:
+            self._registration.given_up(named=self._naming)
         used = [] if self._ended else [slot for slot in self._slots if slot.used]
         self._end()
         waited_for = [slot for slot in used if not slot.busy]

@@ -244,6 +244,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def start_over(engine, start, **keys):
     """A Stor over `engine`, without samples in memory, when it has seen that S3 can be used."""
-    stor = start(s3_enabled=True, s3_credentials=engine.credentials, cache_bytes=0, **keys)
+    # Tests put samples on its disks while it runs.
+    keys = {"index": False, "cache_bytes": 0} | keys
+    stor = start(s3_enabled=True, s3_credentials=engine.credentials, **keys)
     poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
     return stor

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import signal
 
 import attrs
 import pytest
@@ -11,6 +12,10 @@ from tests.engines.ceph import Ceph
 from tests.engines.memcached import Memcached
 from tests.engines.swift import Swift
 from tests.integration.process import Stor
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background like that, and every program would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Each takes many seconds to start.
 ENGINES = {"swift", "ceph"}
@@ -64,8 +69,8 @@ def start_in_module(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stor(start_in_module):
-    """One Stor for all the tests of a file, which leave each other alone."""
-    return start_in_module()
+    """One Stor for all the tests of a file, which leave each other alone and put files on disks."""
+    return start_in_module(index=False)
 
 
 @pytest.fixture(scope="session")

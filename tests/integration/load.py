@@ -344,7 +344,7 @@ class Audit:
     def _check_file(self, root, name, staging):
         path = f"{root}/{name}"
         if name.startswith(".stor/"):
-            allowed = [".stor/disk.json", ".stor/lock", ".stor/repair/"]
+            allowed = [".stor/disk.json", ".stor/index/", ".stor/lock", ".stor/repair/"]
             allowed += [".stor/tmp/"] if staging else []
             assert name.startswith(tuple(allowed)), f"{path} is left over"
             return

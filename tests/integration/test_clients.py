@@ -150,7 +150,7 @@ class TestCurlStores:
             timeout=30,
             check=True,
         )
-        told = ended.stdout.decode().splitlines()[1::2]
+        told = [line for line in ended.stdout.decode().splitlines() if line[:1].isdigit()]
         assert told == ["201 1", "201 0", "201 0", "201 0", "201 0"]
 
     def test_a_multipart_form_is_not_the_file(self, stor, file):
@@ -243,7 +243,8 @@ class TestCurlFetches:
     )
     def test_exactly(self, stor, options, size):
         content = bytes(size)
-        sha = stor.place(content, stor.roots[:2])
+        assert stor.put(content).status in (200, 201)
+        sha = sha_of(content)
         ended = curl(*options, stor.url(sha))
         assert (ended.status, ended.code, ended.errors) == (0, 200, [])
         assert ended.body == content

@@ -44,7 +44,7 @@ class Crowd:
 
 @pytest.fixture
 def stor(start):
-    return start(cache_bytes=32 * MIB)
+    return start(index=False, cache_bytes=32 * MIB)
 
 
 def p99_of_gets(stor, sha, n=1000):

@@ -44,7 +44,8 @@ class Refusal:
 @pytest.fixture(scope="module")
 def servers(start_in_module):
     """One Stor that takes up to 1 MB and holds a sample of 100 MB, and one without a limit."""
-    limited, unlimited = start_in_module(max_upload_bytes=1_000_000), start_in_module()
+    limited = start_in_module(index=False, max_upload_bytes=1_000_000)
+    unlimited = start_in_module(index=False)
     hasher = hashlib.sha256()
     for _ in range(100):
         hasher.update(bytes(1_000_000))

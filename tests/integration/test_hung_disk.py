@@ -84,7 +84,7 @@ class Scene:
         others = [mounts.tmpfs(f"{name}-disk{number}", mib=2048) for number in (1, 2, 3)]
         self.sets = [[self.disk, others[0]], others[1:]]
         pairs = [[str(disk) for disk in of_set] for of_set in self.sets]
-        self.stor = start(storage_pairs=pairs, require_mount=True)
+        self.stor = start(index=False, storage_pairs=pairs, require_mount=True)
 
     def place(self, position, content):
         return self.stor.place(content, [disk.point for disk in self.sets[position]])

@@ -193,7 +193,7 @@ class TestTwoStorsOnTheSameDisks:
 class TestASetTakenOut:
     @pytest.fixture
     def stor(self, start):
-        stor = start(sets=(2, 2, 2))
+        stor = start(index=False, sets=(2, 2, 2))
         self.pairs = [[str(root) for root in stor.roots[n : n + 2]] for n in (0, 2, 4)]
         stor.place(b"a sample", self.pairs[1])
         # That there are samples is seen by the next probe.
@@ -211,7 +211,7 @@ class TestASetTakenOut:
     def test_it_is_said_at_the_reload_and_at_every_start(self, stor):
         one, with_sample, empty = self.pairs
         assert stor.get(sha_of(b"a sample")).status == 200
-        stor.reload(storage_pairs=[one])
+        stor.reload(index=False, storage_pairs=[one])
         assert stor.get(sha_of(b"a sample")).status == 404
         for _ in ("after the reload", "after a restart"):
             for root in with_sample:
@@ -219,24 +219,24 @@ class TestASetTakenOut:
             assert not [line for line in warnings(stor) if line.startswith(tuple(empty))]
             stor.stop()
             stor.start()
-        stor.reload(storage_pairs=[one, with_sample])
+        stor.reload(index=False, storage_pairs=[one, with_sample])
         assert warnings(stor) == []
         assert stor.get(sha_of(b"a sample")).status == 200
 
     def test_what_may_be_forgotten_is_named_no_more(self, stor):
-        stor.reload(storage_pairs=[self.pairs[0]])
+        stor.reload(index=False, storage_pairs=[self.pairs[0]])
         file = stor.directory / "stor-state/disks.json"
         disks = json.loads(file.read_bytes())
         for root in self.pairs[1]:
             del disks["disks"][root]
         file.write_text(json.dumps(disks))
-        stor.reload(storage_pairs=[self.pairs[0]])
+        stor.reload(index=False, storage_pairs=[self.pairs[0]])
         assert warnings(stor) == []
         assert set(self.pairs[1]).isdisjoint(remembered(stor))
 
     def test_a_disk_that_another_one_has_all_samples_of_is_not_missed(self, stor):
         (kept, left_out), *others = self.pairs[1], self.pairs[0], self.pairs[2]
-        stor.reload(storage_pairs=[[kept], *others])
+        stor.reload(index=False, storage_pairs=[[kept], *others])
         assert warnings(stor) == []
         assert stor.get(sha_of(b"a sample")).status == 200
         shutil.rmtree(left_out)

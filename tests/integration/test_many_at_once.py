@@ -163,7 +163,7 @@ def test_a_burst_of_connections_does_not_wait(start):
 
 @pytest.mark.alone
 def test_idle_connections_do_not_hinder_a_get(start):
-    stor = start()
+    stor = start(index=False)
     sha = stor.place(os.urandom(65536), stor.roots[:2])
     stor.get(sha)
     alone = seconds_of_gets(stor, sha)

@@ -67,7 +67,7 @@ def place_far_and_wide(stor, samples):
 class TestDuringALoad:
     @pytest.mark.parametrize("trouble", ["killed", "hung"])
     def test_it_costs_no_error_and_little_time(self, memcached, start, trouble):
-        stor = start(sets=SETS, memcached_servers=[address(memcached)])
+        stor = start(index=False, sets=SETS, memcached_servers=[address(memcached)])
         shas = iter(place_far_and_wide(stor, 4000))
         client = Client(lambda: stor.get(next(shas)), 0.002)
         try:
@@ -90,7 +90,7 @@ class TestDuringALoad:
     def test_garbage_is_as_if_nothing_was_there(self, start):
         server = Nonsense()
         try:
-            stor = start(sets=SETS, memcached_servers=[address(server)])
+            stor = start(index=False, sets=SETS, memcached_servers=[address(server)])
             for sha in place_far_and_wide(stor, 100):
                 assert stor.get(sha).status == 200
             assert stor.get(sha_of(b"nobody has it")).status == 404
@@ -112,7 +112,7 @@ def lookups(stor):
 @pytest.mark.parametrize("shared", [True, False], ids=["with memcached", "without"])
 def test_what_another_process_has_stored_is_found_at_once_with_memcached(memcached, start, shared):
     servers = {"memcached_servers": [address(memcached)] if shared else []}
-    stor = start(sets=SETS, **servers)
+    stor = start(index=False, sets=SETS, **servers)
     shas = []
     for number in range(200):
         content = b"%d" % number
@@ -130,7 +130,7 @@ def test_what_another_process_has_stored_is_found_at_once_with_memcached(memcach
 
 
 def test_a_place_where_the_sample_is_not_any_more_costs_a_lookup_only(memcached, start):
-    stor = start(sets=SETS, memcached_servers=[address(memcached)])
+    stor = start(index=False, sets=SETS, memcached_servers=[address(memcached)])
     content = os.urandom(300_000)
     assert stor.put(content).status == 201
     (path,) = stor.copies(sha_of(content))

@@ -117,7 +117,7 @@ def test_eight_big_uploads_at_once(start, tmp_path, block):
 
 
 def test_clients_that_stop_reading(start, big_file, figures):
-    stor = start()
+    stor = start(index=False)
     for root in stor.roots[:2]:
         path = root / sample_path(big_file.sha)
         path.parent.mkdir(parents=True)

@@ -94,7 +94,9 @@ def agree(listener, stor):
 
 def test_every_name_arrives_and_both_count_the_same(start, listen, ceph):
     listener, bucket = listen(), ceph.new_bucket()
-    stor = start(sets=[2], statsite=listener.keys, cache_bytes=0, **s3_keys(ceph, bucket))
+    stor = start(
+        index=False, sets=[2], statsite=listener.keys, cache_bytes=0, **s3_keys(ceph, bucket)
+    )
     poll(lambda: stor.get("status").status == 200, what="an available S3")
     only_in_s3 = put(ceph, bucket, b"only in S3")
     assert stor.put(HELLO).status == 201

@@ -52,7 +52,7 @@ class Scene:
         self.disks = [disk for of_set in self.sets for disk in of_set]
         self.empty = mounts.tmpfs("empty")
         pairs = [[str(disk) for disk in of_set] for of_set in self.sets]
-        self.stor = start(storage_pairs=pairs, require_mount=True)
+        self.stor = start(index=False, storage_pairs=pairs, require_mount=True)
         self.contents = [os.urandom(1000 + s % 2 * 300_000) for s in SETS]
         for content, of_set in zip(self.contents, self.sets, strict=True):
             self.stor.place(content, [disk.point for disk in of_set])
@@ -284,7 +284,7 @@ class TestTheFirstRequestAfterwards:
 
     @pytest.fixture
     def stor(self, pair, start):
-        return start(storage_pairs=[[str(disk) for disk in pair]], require_mount=True)
+        return start(index=False, storage_pairs=[[str(disk) for disk in pair]], require_mount=True)
 
     def test_to_read_a_sample(self, pair, stor):
         sha = stor.place(b"a sample")
@@ -315,7 +315,7 @@ class TestMountPointsOnAnotherDisk:
             for s in range(4)
         ]
         pairs = [[str(disk) for disk in of_set] for of_set in sets]
-        stor = start_in_module(storage_pairs=pairs, require_mount=True)
+        stor = start_in_module(index=False, storage_pairs=pairs, require_mount=True)
         sha = stor.place(b"in every set", stor.roots)
         *away, _ = [disk for of_set in sets for disk in of_set]
         for disk in away:

@@ -22,7 +22,7 @@ SIZES = {"small": 5000, "large": MIB}
 def stor(start_in_module):
     if os.geteuid() != 0:
         pytest.fail("giving files to another user needs root: run this test as root", pytrace=False)
-    return start_in_module(sets=(2,), wrapper=UNPRIVILEGED)
+    return start_in_module(index=False, sets=(2,), wrapper=UNPRIVILEGED)
 
 
 def give_away(path, mode):

@@ -90,7 +90,7 @@ def flip(path, places, size=BYTES):
 @pytest.fixture(scope="module")
 def pair(start_in_module):
     """A Stor with one pair of disks."""
-    stor = start_in_module(sets=(2,))
+    stor = start_in_module(index=False, sets=(2,))
     yield stor
     stor.kill()  # its log has the damage
 

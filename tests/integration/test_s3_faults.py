@@ -367,6 +367,7 @@ def test_s3_that_takes_no_connections_is_503(start):
             waiting.setblocking(False)
             waiting.connect_ex(address)
             stor = start(
+                index=False,
                 s3_enabled=True,
                 s3_credentials={
                     **{"access_key": "a", "secret_key": "s"},

@@ -51,7 +51,7 @@ def bucket(engine):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["http", "https"])
 def stor(request, engine, bucket, start_in_module):
-    stor = start_in_module(**s3_keys(engine, bucket, tls=request.param))
+    stor = start_in_module(index=False, **s3_keys(engine, bucket, tls=request.param))
     poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
     return stor
 
@@ -99,7 +99,7 @@ class TestAWrongCopy:
     @pytest.fixture
     def stor(self, engine, bucket, start):
         """One that has every reason to complain."""
-        stor = start(**s3_keys(engine, bucket), lookup_order=["s3", "disk"])
+        stor = start(index=False, **s3_keys(engine, bucket), lookup_order=["s3", "disk"])
         poll(lambda: stor.get("status").body == b"OK\n", what="an available S3")
         yield stor
         stor.kill()
@@ -133,7 +133,7 @@ class TestAWrongCopy:
     ids=["secret", "user", "bucket"],
 )
 def test_a_wrong_configuration_is_503_and_says_so(engine, bucket, start, credentials, said):
-    stor = start(**s3_keys(engine, bucket, **credentials))
+    stor = start(index=False, **s3_keys(engine, bucket, **credentials))
     poll(lambda: f"({said})" in stor.get("status").text, what="a status that says why")
     sha = stor.place(b"on the disks")
     response = stor.get(sha_of(CONTENTS[2]))

@@ -20,7 +20,7 @@ SHA = sha_of(LARGE)
 
 @pytest.fixture
 def stor(start):
-    stor = start(sets=(2,))
+    stor = start(index=False, sets=(2,))
     stor.place(LARGE)
     prove(stor)
     return stor

@@ -209,7 +209,7 @@ class TestDisks:
         assert stor.put(CONTENT).status == 503
 
     def test_with_a_root_missing_the_other_set_serves_and_takes(self, start):
-        stor = start()
+        stor = start(index=False)
         missing, rest, *other = stor.roots
         on_the_rest_of_the_pair = stor.place(b"one copy is left", [missing, rest])
         on_the_other_set = stor.place(b"two copies", other)

@@ -88,7 +88,7 @@ def test_idle_connections_do_not_hold_it_up(start):
 
 
 def test_what_is_in_flight_is_finished(start, threads):
-    stor = start()
+    stor = start(index=False)
     stored = clients(stor, 4, seed=1)
     for client in stored:
         stor.place(client.content, stor.roots[2:])
@@ -116,7 +116,7 @@ def test_what_is_in_flight_is_finished(start, threads):
 
 
 def test_the_last_byte_reaches_a_client_that_reads_late(start):
-    stor, content = start(), os.urandom(256 * 1024)
+    stor, content = start(index=False), os.urandom(256 * 1024)
     sha = stor.place(content)
     with stor.connect(receive_buffer_bytes=4096) as sock:
         sock.sendall(request_bytes("GET", f"/{sha}"))
@@ -152,7 +152,7 @@ def test_a_request_that_had_begun_is_answered(start):
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept connections", "new connections"])
 def test_a_request_that_was_sent_before_the_signal_is_answered(start, kept):
-    stor, content = start(), b"a sample"
+    stor, content = start(index=False), b"a sample"
     sha = stor.place(content)
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(stor.connect()) for _ in range(20 * kept)]

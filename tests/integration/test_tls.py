@@ -38,7 +38,7 @@ class Secure:
             f":privateKey={self.certificate.key_file}:certKey={self.certificate.file}"
         )
         self.listen = [endpoint(plain_port), secure]
-        self.stor = start(port=plain_port, listen=self.listen, **keys)
+        self.stor = start(index=False, port=plain_port, listen=self.listen, **keys)
 
     def curl(self, name, *arguments):
         """curl that verifies the certificate, as the user who may store."""

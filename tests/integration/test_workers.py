@@ -48,7 +48,7 @@ def several(start):
     """A Stor of one writer and two readers, all of which answer."""
 
     def begin(**keys):
-        stor = start(**{"workers": WORKERS} | keys)
+        stor = start(**{"workers": WORKERS, "index": False} | keys)
         poll(lambda: set(stor.children) == {WRITER, *READERS}, 30, "all processes")
         poll(lambda: status_of(stor)["warnings"] == [], 30, "all processes answering")
         return stor
@@ -180,7 +180,7 @@ def test_pipelined_requests_of_all_kinds_keep_their_order(start_in_module, seed)
 
 def module_stor(start_in_module, made=[]):  # noqa: B006 - one for all tests that leave it alone
     if not made or not made[0].running:
-        made[:] = [start_in_module(workers=WORKERS)]
+        made[:] = [start_in_module(workers=WORKERS, index=False)]
         poll(lambda: status_of(made[0])["warnings"] == [], 30, "all processes answering")
     return made[0]
 

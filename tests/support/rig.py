@@ -3,6 +3,7 @@
 import base64
 import random
 import time
+from collections import deque
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from stor.mirror.health import Health
 from stor.mirror.member import DiskPools, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
+from stor.mirror.names import Names
 from stor.mirror.scout import Scouts
 from stor.store import Store
 from tests.support.files import FaultyFiles
@@ -41,6 +43,10 @@ AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decod
 
 #: What a clock shows that began when the host did.
 MONOTONIC_SECONDS = 1000.0
+
+#: The indexes of rigs that may still be asked; those of earlier ones give their memory back.
+_OPEN = deque()
+_MOST_OPEN = 10
 
 #: The digest of a content; large ones are asked for again and again.
 digest_of = lru_cache(maxsize=8)(Digest.of)
@@ -76,6 +82,9 @@ class Rig:
         cache_bytes=0,
         seed=0,
         clock=None,
+        knows=True,
+        learner=lambda name: InlinePool(),
+        extend_segments=8,
     ):
         self.clock = clock or Clock()
         if clock is None:
@@ -98,7 +107,9 @@ class Rig:
                 meter = self.metrics.figures.disk(str(root))
                 three = workers(label) if workers else (worker(), worker(), InlinePool())
                 own = DiskPools(*three, commits(disk) if commits else Alone(disk, three[1]))
-                members.append(Member(disk, health, own, self.clock, known_disks, meter))
+                members.append(
+                    Member(disk, health, own, self.clock, known_disks, meter, keeps_names=knows)
+                )
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
         self.mirrors = Mirrors(
@@ -109,6 +120,7 @@ class Rig:
             clock=self.clock,
             now_ns=lambda: int(self.wall_seconds() * 1e9),
             rng=random.Random(seed),
+            names=_index(self.clock, learner, extend_segments) if knows else None,
         )
         self.probe()
         known_disks.patient = False
@@ -198,6 +210,19 @@ class Rig:
         return sorted(p for root in self.roots for p in root.glob(".stor/tmp/*"))
 
 
+def _index(clock, learner, extend_segments):
+    pace = lambda: lambda reads: None  # noqa: E731 - nothing rests in a test
+    _OPEN.append(Names(clock, learner, pace=pace, extend_segments=extend_segments))
+    close_indexes(_MOST_OPEN)
+    return _OPEN[-1]
+
+
+def close_indexes(most=0):
+    """Leave no more memory than this to others; some tests count descriptors."""
+    while len(_OPEN) > most:
+        _OPEN.popleft().stop()
+
+
 class FaultyRig(Rig):
     """A Rig whose disks fail and hang on demand.
 
@@ -211,7 +236,8 @@ class FaultyRig(Rig):
         self._hanging = {}
         self._scout = HangingPool()
         if threads:
-            options = {"workers": self._hanging_workers, "scout": self._scout, **options}
+            pools = {"workers": self._hanging_workers, "learner": self._hanging_worker}
+            options = {"scout": self._scout, **pools, **options}
         super().__init__(path, sets, files=self._files, **options)
 
     def hang(self, label, n=0):
@@ -229,8 +255,11 @@ class FaultyRig(Rig):
         return self.disks.setdefault(label, self._kind(label, self.log))
 
     def _hanging_workers(self, label):
-        worker = self._hanging.setdefault(label, HangingPool())
+        worker = self._hanging_worker(label)
         return worker, worker, worker
+
+    def _hanging_worker(self, name):
+        return self._hanging.setdefault(name, HangingPool())
 
 
 def request_bytes(method, path, headers=(), body=None, version="HTTP/1.1"):
