@@ -170,5 +170,6 @@ class TestStart:
 
     def _start(self, stor):
         start = Start.of(stor)
-        stor.stop()
+        # After a clean end it would be seen that there are more files by now, and these be walked.
+        stor.kill()
         return start
