@@ -505,3 +505,16 @@ def test_what_a_base_was_made_of_is_known_after_a_start(host):
     assert ask(rig, digest_of(b"after the base")) == b"+"
     assert ask(rig, ABSENT) == b"-"
     assert len(listed(rig, bytes(32), 100)) == len(KEPT) + 1
+
+
+def test_names_that_are_learnt_faster_than_a_table_is_made_do_not_pile_up(host):
+    contents = [b"%d" % number for number in range(2200)]
+    started(host, contents)
+    rig = started(host, recent_limit=100)
+    Deferred.fromCoroutine(rig.mirrors.probe())
+    for _ in range(20):
+        rig.clock.advance(0)
+        assert rig.mirrors.names.recent <= 2 * 100 + 500
+    learnt(rig)
+    assert {ask(rig, digest_of(content)) for content in contents} == {b"+"}
+    assert ask(rig, ABSENT) == b"-"

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -43,6 +44,9 @@ RECENT_NAMES = 200_000
 
 #: A base is made anew for half a million records, which a start reads in some seconds.
 EXTEND_SEGMENTS = 8
+
+#: How often it is looked for room when too many names wait for the table.
+_ROOM_SECONDS = 0.1
 
 #: How many names are learnt in one turn of the reactor.
 _NAMES_A_TURN = 500
@@ -161,6 +165,7 @@ class Names:
         self._sets: dict[Mirror, tuple[str, int]] = {}
         self._mirror_of: dict[int, Mirror] = {}
         self._merging = False
+        self._next_table = 0.0
         self._stopped = False
         #: How many samples are on their way to a mirror's disks, and the number of the last that
         #: was. With another configuration the same disks are another mirror.
@@ -331,12 +336,10 @@ class Names:
                 self._look_after(member, mirror)
             self._weigh(mirror)
         behind = any(state.in_base and not state.running for state in self._states.values())
-        if (behind or self._index.recent_names > self._recent_limit) and not self._merging:
-            self._merging = True
-            making = Deferred.fromCoroutine(self._make_table())
-            making.addErrback(lambda failure: self.log.failure("Making the table", failure))
-        elif not self._merging:
+        if not self._merging:
             self._index.settle()
+        if behind or self._index.recent_names > self._recent_limit:
+            self._begin_table()
 
     async def end(self) -> None:
         """Note on every disk how it was left, so that it is seen whether others change it then.
@@ -345,7 +348,7 @@ class Names:
         """
         members = [member for mirror in self._mirrors for member in mirror.members]
         noting = [
-            self._in_thread(member.root, _ended, member, member.names)
+            self._in_thread(member.root, _on, member, member.names.end)
             for member in members
             if member.names is not None and member.names.written and member.writable
         ]
@@ -473,7 +476,10 @@ class Names:
         if state.learnt is not names:
             for segment in range(names.base.covered + 1, names.journal.end.segment + 1):
                 await self._take(
-                    await self._in_thread(member.root, _segment, member, names, segment), mirror
+                    await self._in_thread(
+                        member.root, _on, member, partial(names.journal.segment, segment)
+                    ),
+                    mirror,
                 )
             state.in_base = names.base.entries > 0
             state.learnt = names
@@ -487,6 +493,10 @@ class Names:
                 if record.kind is not Kind.LEFT:
                     self._add(record.sha, mirror)
             await deferLater(self._clock, 0)
+            if self._index.recent_names > self._recent_limit:
+                self._begin_table()
+            while self._merging and self._index.recent_names > 2 * self._recent_limit:
+                await deferLater(self._clock, _ROOM_SECONDS)  # they take much memory until then
 
     async def _walk(self, member: Member, mirror: Mirror, names: DiskNames) -> None:
         """Walk the disk on from where an earlier walk has come to."""
@@ -506,12 +516,12 @@ class Names:
                 raise NotKnown("another disk is there than was walked")
         if not member.health.sound:
             raise NotKnown(member.health.fault or "the disk was not to be read meanwhile")
-        await self._in_thread(member.root, _walked, member, names)
+        await self._in_thread(member.root, _on, member, partial(names.walked, None))
         self.log.info("{root}: all names are known", root=member.root)
 
     async def _keep(self, member: Member, names: DiskNames) -> None:
         """Note how long the journal is."""
-        await self._in_thread(member.root, _kept, member, names)
+        await self._in_thread(member.root, _on, member, names.keep)
 
     async def _extend(self, member: Member, names: DiskNames) -> None:
         """Take into a disk's base what its journal has gained."""
@@ -520,6 +530,12 @@ class Names:
             merge = Merge(DiskSource(member.root, names.uuid, device), self._keys)
             await self._in_thread(member.root, merge.wait)
             await self._in_thread(member.root, _extended, member, names)
+
+    def _begin_table(self) -> None:
+        if not self._merging and self._next_table <= self._clock.seconds():
+            self._merging = True
+            making = Deferred.fromCoroutine(self._make_table())
+            making.addErrback(lambda failure: self.log.failure("Making the table", failure))
 
     async def _make_table(self) -> None:
         """Make a table of the one in use, of recent names, and of bases that are in none."""
@@ -540,6 +556,7 @@ class Names:
                     state.in_base = False
         except (MergeFailed, TableDamaged, OSError, Busy) as error:
             self.log.warn("The table of names: {error}", error=str(error))
+            self._next_table = self._clock.seconds() + RETRY_SECONDS
         finally:
             self._merging = False
         for mirror in self._mirrors:
@@ -555,30 +572,16 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
     return next(batches, None)
 
 
-def _segment(member: Member, names: DiskNames, segment: int) -> list[Record]:
+def _on(member: Member, act: Callable[[int], T]) -> T:
+    """What is done on a disk, given its root."""
     with member.disk.entered() as root_fd:
-        return names.journal.segment(segment, root_fd)
+        return act(root_fd)
 
 
 def _found(member: Member, names: DiskNames, batch: Batch, number: int) -> None:
     with member.disk.entered() as root_fd:
         names.found(batch.samples, number, time.time_ns(), root_fd)
         names.walked(batch.cursor, root_fd)
-
-
-def _walked(member: Member, names: DiskNames) -> None:
-    with member.disk.entered() as root_fd:
-        names.walked(None, root_fd)
-
-
-def _kept(member: Member, names: DiskNames) -> None:
-    with member.disk.entered() as root_fd:
-        names.keep(root_fd)
-
-
-def _ended(member: Member, names: DiskNames) -> None:
-    with member.disk.entered() as root_fd:
-        names.end(root_fd)
 
 
 def _extended(member: Member, names: DiskNames) -> None:

@@ -84,7 +84,7 @@ class Rig:
         clock=None,
         knows=True,
         learner=lambda name: InlinePool(),
-        extend_segments=8,
+        **indexing,
     ):
         self.clock = clock or Clock()
         if clock is None:
@@ -120,7 +120,7 @@ class Rig:
             clock=self.clock,
             now_ns=lambda: int(self.wall_seconds() * 1e9),
             rng=random.Random(seed),
-            names=_index(self.clock, learner, extend_segments) if knows else None,
+            names=_index(self.clock, learner, indexing) if knows else None,
         )
         self.probe()
         known_disks.patient = False
@@ -210,9 +210,9 @@ class Rig:
         return sorted(p for root in self.roots for p in root.glob(".stor/tmp/*"))
 
 
-def _index(clock, learner, extend_segments):
+def _index(clock, learner, indexing):
     pace = lambda: lambda reads: None  # noqa: E731 - nothing rests in a test
-    _OPEN.append(Names(clock, learner, pace=pace, extend_segments=extend_segments))
+    _OPEN.append(Names(clock, learner, pace=pace, **indexing))
     close_indexes(_MOST_OPEN)
     return _OPEN[-1]
 
