@@ -3,6 +3,7 @@
 import base64
 import errno
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -164,7 +165,31 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
-class Client:
+class Samples(ABC):
+    """Samples that are small enough for memory, by way of `send` and `receive`."""
+
+    async def put(self, content: bytes) -> Digest:
+        """Store `content`; its name."""
+        digest = Digest.of(content)
+        await self.send(digest, Bytes(content))
+        return digest
+
+    async def get(self, digest: Digest) -> bytes:
+        """The sample, verified."""
+        whole = Whole(digest)
+        await self.receive(digest, whole)
+        return whole.content
+
+    @abstractmethod
+    async def send(self, digest: Digest, body: Body) -> bool:
+        """Store a body under its name; whether it is new."""
+
+    @abstractmethod
+    async def receive(self, digest: Digest, sink: Sink) -> None:
+        """Receive a sample."""
+
+
+class Client(Samples):
     """A Stor at a URL. Everything is tried again that another attempt can mend.
 
     What may still succeed (503, a connection that is refused or breaks, no answer) is tried again
@@ -216,18 +241,6 @@ class Client:
         self._good_answers = 0
         self._failing_since: float | None = None
 
-    async def put(self, content: bytes) -> Digest:
-        """Store `content`; its name."""
-        digest = Digest.of(content)
-        await self.send(digest, Bytes(content))
-        return digest
-
-    async def get(self, digest: Digest) -> bytes:
-        """The sample, verified."""
-        whole = Whole(digest)
-        await self.receive(digest, whole)
-        return whole.content
-
     async def send(self, digest: Digest, body: Body) -> bool:
         """Store a body under its name; whether it is new. Raises what `body` does."""
         return await self._until_done(lambda: self._send(digest, body))
@@ -239,7 +252,7 @@ class Client:
     async def batch(self, digests: Sequence[Digest], sink: Sink) -> bool:
         """Receive samples as one TAR; `False` where the server does not know that.
 
-        Tried once: whatever has not come, for whichever reason, is to be received by itself.
+        Tried once: the caller receives by itself whatever has not come.
         Raises what `sink` does.
         """
         if self._stopped:

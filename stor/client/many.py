@@ -1,4 +1,4 @@
-"""Many at a time: what is to be done, how it ended, and a bounded number of workers."""
+"""Many files at a time: their outcomes, a feed of work, and a bounded number of workers."""
 
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -86,7 +86,7 @@ class Feed(Generic[T]):
 async def side_by_side(
     workers: int, work: Callable[[], Awaitable[None]], stop: Callable[[], None]
 ) -> None:
-    """Run `work` so many times at once; when one fails, `stop` has the others end as well.
+    """Run `work` in each of `workers`; when one fails, `stop` has the others end as well.
 
     All have ended when it returns. Raises what the first of them did.
     """

@@ -5,32 +5,19 @@ from collections.abc import Sequence
 from stor.client.api import (
     MISSING,
     STORED,
-    Bytes,
     ContentMismatch,
     NotStored,
-    Whole,
+    Samples,
 )
 from stor.client.transfer import Body, Sink
 from stor.digest import Digest
 
 
-class MemoryClient:
+class MemoryClient(Samples):
     """What `Client` does, without a server: everything is kept in `samples`, and nothing fails."""
 
     def __init__(self) -> None:
         self.samples: dict[Digest, bytes] = {}
-
-    async def put(self, content: bytes) -> Digest:
-        """See `Client.put`."""
-        digest = Digest.of(content)
-        await self.send(digest, Bytes(content))
-        return digest
-
-    async def get(self, digest: Digest) -> bytes:
-        """See `Client.get`."""
-        whole = Whole(digest)
-        await self.receive(digest, whole)
-        return whole.content
 
     async def send(self, digest: Digest, body: Body) -> bool:
         """See `Client.send`."""

@@ -51,11 +51,11 @@ class Progress:
         self._next = reactor.callLater(_DRAWN_SECONDS, self._draw)
 
     def done(self, count: int) -> None:
-        """So many more files are done with."""
+        """`count` more files are done."""
         self._files += count
 
     def moved(self, count: int) -> None:
-        """So many more bytes are done with."""
+        """`count` more bytes are done."""
         self._bytes += count
 
     def clear(self) -> None:

@@ -366,7 +366,7 @@ def _not_allowed(request: StorRequest) -> Answer:
 
 
 def _names_no_file(request: StorRequest) -> bool:
-    """Whether what is to be stored has no name, or one in a directory: no misspelt sha."""
+    """Whether the path names no sample: it is empty or has several parts. No misspelt sha."""
     name = request.name
     if name in PAGES:
         return name == ""

@@ -1,6 +1,7 @@
 """One request body on its way into the store."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -121,7 +122,7 @@ class Uploads:
         return Upload(self, head, flow)
 
 
-class Intake:
+class Intake(ABC):
     """A request's body as it comes: pieces that wait to be taken.
 
     While too many wait, the socket is not read.
@@ -138,9 +139,9 @@ class Intake:
         self._more: Deferred[None] | None = None
 
     @property
+    @abstractmethod
     def _crowded(self) -> bool:
         """Whether too much waits."""
-        raise NotImplementedError
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body."""

@@ -247,7 +247,7 @@ class Names:
             )
 
     def worth_an_audit(self) -> bool:
-        """Whether a "no" that is about to be given is to be checked against the disks."""
+        """Whether to check the "no" that is about to be given against the disks."""
         now = self._clock.seconds()
         if now < self._next_audit or self.broken is not None:
             return False

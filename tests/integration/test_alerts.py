@@ -37,7 +37,7 @@ def once(minute, step=1):
 
 @attrs.frozen
 class Case:
-    """What Prometheus has scraped, and what an alert is to be like after `minutes`.
+    """What Prometheus has scraped, and what an alert looks like after `minutes`.
 
     `summary` is `None` when it does not fire.
     """
@@ -76,7 +76,7 @@ def counter(name, labels, minute):
 
 
 def requests(good, bad):
-    """The answers to requests for samples, so many a minute."""
+    """The answers to requests for samples, by the minute."""
     return {
         f'stor_http_requests_total{{{HOST}, route="sample", method="get", status="{status}"}}': (
             growing(each)
