@@ -2,6 +2,7 @@
 
 import errno
 from array import array
+from contextlib import suppress
 from typing import Protocol
 
 import attrs
@@ -18,6 +19,12 @@ SUMS_ATTRIBUTE = "user.stor.sums"
 
 #: A larger block is checked before it is read a second time, to be given in parts.
 _WHOLE_BYTES = 512 * 1024
+
+#: A smaller one is read in pieces that stay in the processor's cache until they are checked.
+_CHECK_BYTES = 128 * 1024
+
+#: So much is checked before it is sent, in one go: what a pipe takes.
+_AHEAD_BYTES = 1024 * 1024
 
 #: How far back something may still be on its way to a client: more than a socket's buffers hold.
 _ON_ITS_WAY_BYTES = 64 * 1024 * 1024
@@ -172,8 +179,7 @@ class OpenCopy:
         checked = end if self.proven else offset
         while splice_pipe.flush() and offset < end:
             if offset >= checked:
-                begin, checked = self._sums().block(offset)
-                self._check_block(begin, checked)
+                checked = self._check_ahead(offset, min(end, offset + _AHEAD_BYTES))
             try:
                 moved = self.files.splice(fd, min(end, checked) - offset, offset, splice_pipe.inlet)
             except OSError as error:
@@ -249,14 +255,29 @@ class OpenCopy:
                 raise Changed(f"{self.copy.path}: was changed while it was being sent")
         return data[offset - first :][:length]
 
+    def _check_ahead(self, begin: int, end: int) -> int:
+        """Where the blocks end that are right: that of `begin`, and those after it, up to `end`.
+
+        What is wrong with a later one is said when it is its turn. Raises `Damaged`, `OSError`.
+        """
+        first, checked = self._sums().block(begin)
+        self._check_block(first, checked)
+        with suppress(Damaged, OSError):
+            for block in self._sums().blocks(checked, end):
+                self._check_block(*block)
+                checked = block[1]
+        return checked
+
     def _check_block(self, begin: int, end: int) -> "_CheckedBlock":
         """Compare a block with its sum, in pieces. Raises `Damaged`, `OSError`."""
         whole, pieces = 0, array("I")
-        for at in range(begin, end, PIECE_BYTES):
-            size = min(PIECE_BYTES, end - at)
+        large = end - begin > _WHOLE_BYTES
+        piece_bytes = PIECE_BYTES if large else _CHECK_BYTES
+        for at in range(begin, end, piece_bytes):
+            size = min(piece_bytes, end - at)
             data = read_exactly(self.files, self._opened(), size, at)
             whole = crc32c(data, whole)
-            if end - begin > _WHOLE_BYTES:
+            if large:
                 pieces.append(crc32c(data))
         self._compare(begin, end, whole)
         self._block = _CheckedBlock(begin, pieces)
