@@ -6,7 +6,7 @@ import pytest
 
 from stor.digest import Digest
 from stor.http.channel import LINGER_IDLE_SECONDS
-from stor.http.site import LAST_REQUEST_SECONDS
+from stor.http.pace import LAST_REQUEST_SECONDS
 from tests.support.http import (
     AUTHORIZED,
     CHUNKED,
@@ -91,9 +91,13 @@ def test_a_download_finishes_with_all_its_bytes(rig):
     connection.send(request_bytes("GET", f"/{Digest.of(LARGE)}"))
     drained = ended(rig.site.drain())
     assert not drained()
-    take_all(connection, 100_000)
+    connection.taking = True
+    connection.settle()
+    assert not drained()
+    connection.wait(LAST_REQUEST_SECONDS)
     (response,) = connection.responses()
     assert response.body == LARGE
+    assert connection.closed
     assert drained()
 
 
@@ -109,9 +113,8 @@ def test_the_last_bytes_are_sent_before_the_connection_ends(rig, size):
     assert not drained()
     connection.wait(30)
     assert not connection.closed
-    connection.take()
-    assert connection.closed
-    assert connection.responses()[0].complete
+    take_all(connection)
+    assert all(response.complete for response in connection.responses())
     assert drained()
 
 
@@ -164,15 +167,44 @@ def test_an_answer_that_waits_for_a_disk_says_that_the_connection_ends(tmp_path)
     assert drained()
 
 
-def test_what_is_pipelined_behind_the_last_answer_is_not_begun(rig):
+def test_what_is_pipelined_behind_the_last_answer_is_not_begun(tmp_path):
+    worker = HeldPool()
+    rig = Rig(tmp_path, sets=(1,), worker=lambda: worker)
     connection = rig.connect()
-    connection.stop_taking()
     upload = request_bytes("POST", f"/{SHA}", [AUTHORIZED], HELLO)
     connection.send(request_bytes("GET", f"/{Digest.of(LARGE)}") + upload)
     rig.site.drain()
-    take_all(connection)
+    worker.release()
+    connection.settle()
     assert len(connection.responses()) == 1
+    assert connection.closed
     assert rig.copies(HELLO) == []
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_a_request_behind_an_answer_that_did_not_say_the_connection_ends_is_answered(
+    rig, pipelined
+):
+    """Its client cannot know: the head of the answer left before the end was asked for."""
+    connection = rig.connect()
+    connection.stop_taking()
+    connection.send(request_bytes("GET", f"/{Digest.of(LARGE)}"))
+    upload = request_bytes("POST", f"/{SHA}", [AUTHORIZED], HELLO)
+    if pipelined:
+        connection.send(upload)
+    drained = ended(rig.site.drain())
+    connection.taking = True
+    connection.settle()
+    connection.wait(LAST_REQUEST_SECONDS * 0.9)
+    if not pipelined:
+        connection.send(upload)
+    download, stored = connection.responses()
+    assert download.body == LARGE
+    assert "connection" not in download.headers
+    assert stored.headers["connection"] == "close"
+    assert_stored(rig, HELLO, stored)
+    assert connection.closed
+    assert drained()
 
 
 def test_a_connection_that_comes_late_is_answered_and_closed(rig):

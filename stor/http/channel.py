@@ -28,7 +28,14 @@ from zope.interface import implementer
 
 from stor.http.answer import Answer
 from stor.http.fast_path import FastPath
-from stor.http.pace import HEAD_SECONDS, WINDOW_BYTES, WINDOW_SECONDS, Buffers, Pace
+from stor.http.pace import (
+    HEAD_SECONDS,
+    LAST_REQUEST_SECONDS,
+    WINDOW_BYTES,
+    WINDOW_SECONDS,
+    Buffers,
+    Pace,
+)
 from stor.http.parser import Parser
 from stor.http.request import ALWAYS_ANSWERED, SERVER, StorRequest, name_of, path_of
 
@@ -441,6 +448,8 @@ class StorChannel(Parser):
         """The client has taken the whole answer."""
         super().requestDone(request)
         if self.persistent:
+            if self.site.draining:
+                self.setTimeout(LAST_REQUEST_SECONDS)
             self.parse_soon()
             self._end_when_served()
 

@@ -4,6 +4,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+#: How long a connection without a request is left open when the service ends: a request that is on
+#: its way is answered, where closing would cut it.
+LAST_REQUEST_SECONDS = 0.5
+
 #: The headers of a request are complete this long after its first byte.
 HEAD_SECONDS = 30.0
 

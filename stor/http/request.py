@@ -202,6 +202,12 @@ class StorRequest(Request):
         super().connectionLost(reason)
         self.abandon()
 
+    def write(self, data: bytes) -> None:
+        """Send a part of the answer, after its head, which says whether the connection goes on."""
+        if not (self.startedWriting or self.gone or self.channel.persistent):
+            self.setHeader(b"Connection", b"close")
+        super().write(data)
+
     def finish(self) -> None:
         """The answer is complete."""
         super().finish()
@@ -239,8 +245,6 @@ class StorRequest(Request):
         self.responseHeaders = Headers()
         self.setHeader(b"Server", SERVER)
         self.setHeader(b"Date", datetimeToString())
-        if not self.gone and not self.channel.persistent:
-            self.setHeader(b"Connection", b"close")
         self.setResponseCode(status)
         for name, value in headers.items():
             self.setHeader(name.encode(), value.encode())

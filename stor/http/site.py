@@ -14,7 +14,7 @@ from stor.http.access import Observer
 from stor.http.answer import Answer, answer_to
 from stor.http.channel import TURNED_AWAY_SECONDS, Elsewhere, StorChannel, Wait
 from stor.http.fast_path import FastPath
-from stor.http.pace import Buffers
+from stor.http.pace import LAST_REQUEST_SECONDS, Buffers
 from stor.http.request import Reception, StorRequest
 from stor.shared import Count
 
@@ -31,10 +31,6 @@ LOOKED_AT = 100
 
 #: A refused client that still sends when the service ends.
 LAST_LINGER_SECONDS = 1.0
-
-#: How long a connection without a request is left open when the service ends: a request that is on
-#: its way is answered, where closing would cut it.
-LAST_REQUEST_SECONDS = 0.5
 
 _log = Logger()
 
@@ -109,7 +105,9 @@ class StorSite(Site):
                 channel.setTimeout(LAST_REQUEST_SECONDS)
             elif channel.lingering:
                 channel.end_within(LAST_LINGER_SECONDS)
-            else:
+            elif not (channel.requests and channel.requests[0].startedWriting):
+                # An answer that has begun did not say that its connection ends: the client may send
+                # another request, and the answer to that says so.
                 channel.persistent = False
         self._drained = Deferred()
         if not self.channels:
