@@ -232,8 +232,7 @@ class App:
             self.overview,
             SplicePipes(MAX_SPLICE_PIPES),
         )
-        self.api.read_auth = chosen.read_auth
-        self.api.public_listing = chosen.public_listing
+        self._set_access(chosen)
 
     def resource(self) -> IResource:
         """What a Site serves."""
@@ -284,8 +283,7 @@ class App:
         self._uploads.authenticator = self._authenticator(chosen)
         self._uploads.max_upload_bytes = chosen.max_upload_bytes
         self._uploads.max_uploads = chosen.max_uploads
-        self.api.read_auth = chosen.read_auth
-        self.api.public_listing = chosen.public_listing
+        self._set_access(chosen)
         self._set_statsd(chosen.statsite)
 
     async def start(self) -> None:
@@ -446,6 +444,11 @@ class App:
             workers = self._resolving, self._statsd_worker
             self._statsd = Statsd(statsite, self._reactor, *workers)
         self.metrics.statsd = self._statsd
+
+    def _set_access(self, chosen: Config) -> None:
+        self.api.read_auth = chosen.read_auth
+        self.api.public_listing = chosen.public_listing
+        self.api.status_auth = chosen.status_auth
 
     def _set_tiers(self, chosen: Config) -> None:
         store = self.store

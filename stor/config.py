@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from types import MappingProxyType
 from typing import Any
 
@@ -77,6 +77,8 @@ class Config:
     htpasswd: Htpasswd | None = None
     read_auth: bool = False
     public_listing: bool = False
+    status_auth: bool = False
+    trusted_proxies: tuple[str, ...] = ()
     index: bool = True
     s3: S3 | None = None
     s3_write: str = "never"
@@ -171,6 +173,8 @@ class _Reader(Reader):
             **self._basic_auth(),
             "read_auth": self.boolean("read_auth", False),
             "public_listing": self.boolean("public_listing", False),
+            "status_auth": self.boolean("status_auth", False),
+            "trusted_proxies": self._trusted_proxies(),
             "index": self.boolean("index", True),
             "s3": self._s3(s3_write),
             "s3_write": s3_write,
@@ -342,6 +346,18 @@ class _Reader(Reader):
                 found.append((address[0], address[1] or 11211))
         return tuple(found)
 
+    def _trusted_proxies(self) -> tuple[str, ...]:
+        expected = 'a list of addresses, networks such as "10.0.0.0/8", and "unix"'
+        given = self.data.get("trusted_proxies", [])
+        if not isinstance(given, list):
+            self.fault("trusted_proxies", expected, given)
+            return ()
+        for index, one in enumerate(given):
+            if not (one == "unix" or (isinstance(one, str) and _is_network(one))):
+                expected = 'an address, a network such as "10.0.0.0/8", or "unix"'
+                self.fault(f"trusted_proxies[{index}]", expected, one)
+        return tuple(map(str, given))
+
     def _statsite(self) -> Statsite | None:
         value = self.data.get("statsite")
         if value is None:
@@ -380,6 +396,8 @@ _KEYS = (
     "basic_auth",
     "read_auth",
     "public_listing",
+    "status_auth",
+    "trusted_proxies",
     "index",
     "s3_enabled",
     "s3_credentials",
@@ -426,6 +444,14 @@ def _is_ipv6(text: str) -> bool:
         return IPv6Address(text).scope_id is None
     except ValueError:
         return False
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:  # also one with bits set behind its prefix
+        return False
+    return True
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

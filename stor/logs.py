@@ -5,12 +5,14 @@ import io
 import json
 import os
 import select
+import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
 from threading import Condition, Thread
 from typing import Any, TextIO
 
@@ -21,13 +23,16 @@ from twisted.logger import (
     eventAsText,
     formatEvent,
     formatEventAsClassicLogText,
+    formatTime,
 )
 from zope.interface import implementer
 
 from stor.paths import printable
 
-#: How long a line may wait for others.
+#: How long a line may wait for others, and how many bytes of them: to wake the thread that writes
+#: takes as long as to make some lines.
 FLUSH_SECONDS = 0.1
+FLUSH_BYTES = 64 * 1024
 
 #: How many bytes of lines wait for whoever reads them; more are dropped.
 WAITING_BYTES = 1024 * 1024
@@ -48,10 +53,10 @@ _PRIORITIES = {
 }
 
 #: What a line for programs has beside its text, where an event has it.
-_FIELDS = (
-    *("peer", "method", "path", "status", "sent_bytes", "received_bytes", "milliseconds"),
-    *("outcome", "source", "root", "digest", "error"),
-)
+_FIELDS = ("root", "digest", "error")
+
+#: Who says when it begins what is of no use to an operator: "Starting factory", "reactor class".
+_LIBRARY = ("twisted.", "log_legacy")
 
 
 class LogStream(io.TextIOBase):
@@ -59,7 +64,9 @@ class LogStream(io.TextIOBase):
 
     What does not fit into `limit_bytes` while the reader stands still is dropped and counted, and
     so is all once the reader is gone (EPIPE). Each `write` is written whole, or not at all. When
-    the reader goes on, it is told how many lines it has missed.
+    the reader goes on, it is told how many lines it has missed. Other processes may write to the
+    same pipe: lines stay whole, as long as they are no longer than a pipe takes in one piece
+    (pipe(7), PIPE_BUF); a file takes all at once.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class LogStream(io.TextIOBase):
         The thread begins with the first line.
         """
         self._fd = fd
+        self._piece_bytes = None if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
         self._notice = notice
         self._told_of_lines = 0
         self._limit_bytes = limit_bytes
@@ -119,7 +127,7 @@ class LogStream(io.TextIOBase):
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._waiting))
                 data = self._waiting[0]
-            written = self._send(data)
+            written = all(map(self._send, _pieces(data, self._piece_bytes)))
             with self._changed:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(data)
@@ -155,7 +163,7 @@ def take_standard_output(
     """
     try:
         sys.stdout.flush()
-        line_of = line_format(log_format, environment, sys.stdout) or _text_line
+        line_of = line_format(log_format, environment, sys.stdout)
         stream = LogStream(sys.stdout.fileno(), lambda number: line_of(_missed(number)))
     except (OSError, ValueError, AttributeError):
         return None
@@ -169,8 +177,7 @@ class LineObserver:
     """Writes each event to a stream as one line, a traceback as several in the journal.
 
     What is no warning may wait here for a moment: a line a request is not worth a system call
-    each. Lines are written whole, no more at once than a pipe takes in one piece (pipe(7),
-    PIPE_BUF): other processes may write to the same one.
+    each. What Twisted says of its own comings and goings is left out.
     """
 
     def __init__(
@@ -178,56 +185,82 @@ class LineObserver:
         stream: TextIO,
         line_of: Callable[[LogEvent], str],
         call_later: Callable[[float, Callable[[], object]], object] | None = None,
+        wall_seconds: Callable[[], float] = time.time,
     ) -> None:
         """`call_later` is the reactor's; without it nothing waits."""
         self._stream = stream
         self._line_of = line_of
+        self._wall_seconds = wall_seconds
+        self._second, self._stamp = -1, ""
+        #: Whether lines have more of an event than its text.
+        self.has_fields = line_of is json_line
         self._call_later = call_later
         self._flushes = False
         self._waiting: list[str] = []
         self._size = 0
-        self._plain = line_of is journal_line
         self._observes = False
 
     def __call__(self, event: LogEvent) -> None:
         """See `twisted.logger.ILogObserver`."""
         self._observes = True
+        urgent = event.get("log_level") is not INFO
+        if not urgent and event.get("log_namespace", "").startswith(_LIBRARY):
+            return
         line = self._line_of(event)
         if line:
-            self._write(line, urgent=event.get("log_level") is not INFO)
+            self._write(line, urgent=urgent)
 
-    def say(self, text: str) -> bool:
-        """Write an event of level info that is this text alone, if that is what a line has of it.
+    def say(self, logger: str, text: str, fields: str = "") -> bool:
+        """Write what an event of level info would be, without making one, which takes long.
 
-        `False`, and nothing is written, when lines have more of an event, or when twistd was told
-        to log elsewhere and no event ever came here: then the event has to be made.
+        `text` is one printable line; `fields` are members of a JSON object, with a comma before
+        each. `False`, and nothing is written, when twistd was told to log elsewhere and no event
+        ever came here: then the event has to be made.
         """
-        says = self._plain and self._observes
-        if says:
-            self._write(_prefixed(text, _PRIORITIES[INFO]), urgent=False)
-        return says
+        if not self._observes:
+            return False
+        if self._line_of is journal_line:
+            line = f"<6>{text}\n"
+        else:
+            now = self._wall_seconds()
+            if int(now) != self._second:
+                self._second = int(now)
+                self._stamp = self._stamp_of(self._second)
+            if self.has_fields:
+                line = (
+                    f'{{"time": "{self._stamp}.{int(now * 1000) % 1000:03d}+00:00", "level": "info"'
+                    f', "logger": "{logger}", "message": {quoted(text)}{fields}}}\n'
+                )
+            else:
+                line = f"{self._stamp} [{logger}#info] {text}\n"
+        self._write(line, urgent=False)
+        return True
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            self._stream.write("".join(self._waiting))
+            self._stream.flush()
+            self._waiting.clear()
+            self._size = 0
+
+    def _stamp_of(self, second: int) -> str:
+        if self.has_fields:
+            return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return formatTime(second)
 
     def _write(self, lines: str, *, urgent: bool) -> None:
-        if self._size + len(lines) > select.PIPE_BUF:
-            self._flush()
         self._waiting.append(lines)
         self._size += len(lines)
-        if urgent or self._call_later is None:
-            self._flush()
+        if urgent or self._call_later is None or self._size >= FLUSH_BYTES:
+            self.flush()
         elif not self._flushes:
             self._flushes = True
             self._call_later(FLUSH_SECONDS, self._flush_in_time)
 
     def _flush_in_time(self) -> None:
         self._flushes = False
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._stream.write("".join(self._waiting))
-            self._stream.flush()
-            self._waiting.clear()
-            self._size = 0
+        self.flush()
 
 
 def observer_for(
@@ -235,22 +268,35 @@ def observer_for(
     environment: Mapping[str, str],
     stream: TextIO,
     call_later: Callable[[float, Callable[[], object]], object] | None = None,
-) -> LineObserver | None:
+) -> LineObserver:
     """The observer for a configured format, or for the journal when `stream` goes there.
 
-    `None` stands for what the command line of twistd says.
+    What waits at the end of the process is written.
     """
-    lines = line_format(log_format, environment, stream)
-    return None if lines is None else LineObserver(stream, lines, call_later)
+    observer = LineObserver(stream, line_format(log_format, environment, stream), call_later)
+    atexit.register(observer.flush)
+    return observer
 
 
 def line_format(
     log_format: str | None, environment: Mapping[str, str], stream: TextIO
-) -> Callable[[LogEvent], str] | None:
-    """What makes a line of an event; `None` stands for twistd's own."""
-    if log_format is None and _is_journal(environment, stream):
+) -> Callable[[LogEvent], str]:
+    """What makes a line of an event."""
+    if log_format is None and is_journal(environment, stream):
         log_format = "journal"
-    return {"journal": journal_line, "json": json_line}.get(log_format or "text")
+    return {"journal": journal_line, "json": json_line}.get(log_format or "text", text_line)
+
+
+def _pieces(data: bytes, most_bytes: int | None) -> Iterator[bytes]:
+    """Whole lines, together at most this much, unless one alone is longer."""
+    begin = 0
+    while begin < len(data):
+        end = len(data)
+        if most_bytes is not None and end - begin > most_bytes:
+            end = data.rfind(b"\n", begin, begin + most_bytes) + 1
+            end = end or data.find(b"\n", begin) + 1 or len(data)
+        yield data[begin:end]
+        begin = end
 
 
 def _missed(number: int) -> LogEvent:
@@ -264,7 +310,8 @@ def _missed(number: int) -> LogEvent:
     }
 
 
-def _text_line(event: LogEvent) -> str:
+def text_line(event: LogEvent) -> str:
+    """The event as twistd writes it."""
     return formatEventAsClassicLogText(event) or ""
 
 
@@ -296,10 +343,13 @@ def _text(event: LogEvent) -> str:
     return formatEvent(event)
 
 
-def _is_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
-    """Whether `stream` is connected to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
+def is_journal(environment: Mapping[str, str], stream: TextIO | None = None) -> bool:
+    """Whether `stream` is connected to the journal (systemd.exec(5), $JOURNAL_STREAM).
+
+    By default standard output.
+    """
     try:
-        status = os.fstat(stream.fileno())
-    except (OSError, ValueError):
+        status = os.fstat((stream or sys.stdout).fileno())
+    except (OSError, ValueError, AttributeError):
         return False
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

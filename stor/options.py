@@ -37,6 +37,13 @@ class Options(UsageOptions):
         nowhere = output.st_rdev == os.stat(os.devnull).st_rdev
         return not nowhere and twistd.get("logfile") in (None, "-")
 
+    @property
+    def logs_here(self) -> bool:
+        """Whether twistd was told to stay in the foreground and to log nowhere else."""
+        twistd = getattr(self, "parent", None) or {}
+        foreground = bool(twistd.get("nodaemon")) and not twistd.get("logger")
+        return foreground and self.logs_to_output
+
     def opt_listen(self, endpoint: str) -> None:
         """Listen on this Twisted endpoint, such as tcp:8080; instead of the configured ones."""
         self["listen"].append(endpoint)

@@ -10,6 +10,7 @@ from stor.config import Config
 from stor.garbage import settle_down
 from stor.http.access import AccessLog, Afterwards, together
 from stor.http.fast_path import FastPath
+from stor.http.proxies import Proxies
 from stor.http.site import StorSite
 from stor.logs import LineObserver
 from stor.shared import Count
@@ -37,8 +38,7 @@ class Server:
         self._app = app
         self._reactor = reactor
         api, metrics = app.api, app.metrics
-        access = AccessLog() if log is None else AccessLog(log.say)
-        observers = together(access, metrics.served, app.rates.served)
+        observers = together(AccessLog(log), metrics.served, app.rates.served)
         self._served = served = Afterwards(reactor.callLater, observers)
         fast_path = FastPath(app.store.hot, api.hot_head, time.time, served)
         self.site = StorSite(
@@ -50,6 +50,7 @@ class Server:
             chosen.max_connections,
             connections,
         )
+        self._heed(chosen)
         metrics.figures.connections = lambda: len(self.site.channels)
         self._ports = Ports(self.site, reactor)
 
@@ -76,6 +77,12 @@ class Server:
         """Answer as another configuration says."""
         await self._app.reconfigure(chosen)
         self.site.max_connections = chosen.max_connections
+        self._heed(chosen)
+
+    def _heed(self, chosen: Config) -> None:
+        self.site.proxies = Proxies(chosen.trusted_proxies)
+        if self.site.fast_path is not None:
+            self.site.fast_path.proxies = self.site.proxies
 
     async def stop(self) -> None:
         """Take no more connections, and let what runs finish."""

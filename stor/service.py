@@ -17,7 +17,7 @@ from stor.app import App
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
 from stor.gauges import LogGauges
-from stor.logs import LogStream, observer_for, take_standard_output
+from stor.logs import LineObserver, LogStream, is_journal, observer_for, take_standard_output
 from stor.notify import Notifier
 from stor.options import Options, configuration
 from stor.paths import printable
@@ -70,7 +70,10 @@ class StorService(Service):
         self._reloading: Deferred[None] | None = None
         # A hung disk holds up the look at its path, and nothing else.
         self._loading = ThreadPool(Outcomes(reactor), "configuration", 1)
-        self._observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
+        self._observer: LineObserver | None = None
+        log_format = chosen.log_format
+        if log_format in ("json", "journal") or options.logs_here or is_journal(os.environ):
+            self._observer = observer_for(log_format, os.environ, sys.stdout, reactor.callLater)
         #: What answers: this process, or others.
         self._server: Server | Parent
         if chosen.workers == 1:

@@ -614,6 +614,29 @@ CHECKS = (
         (_CHOOSER,),
     ),
     Mutation(
+        "trust in proxies alone for who the client is",
+        "stor/http/proxies.py",
+        "if not forwarded or not self.trust(peer):",
+        "if not forwarded:",
+        ("tests/test_access.py::test_the_client_behind_proxies",),
+    ),
+    Mutation(
+        "no client may write a line of the log",
+        "stor/http/access.py",
+        "return quote(text[:_WORD_BYTES], safe=_WORD_CHARACTERS)",
+        'return text[:_WORD_BYTES].decode("latin-1")',
+        ("tests/test_access.py::test_what_a_client_sent_is_one_word_of_the_log",),
+    ),
+    Mutation(
+        "no stranger sees where disks are mounted",
+        "stor/http/api.py",
+        'answer = answer if request.asked_as != "-" else _discreet(answer)',
+        "answer = answer",
+        (
+            "tests/test_http_status.py::test_with_status_auth_no_stranger_is_told_where_a_disk_is_mounted",
+        ),
+    ),
+    Mutation(
         "no name over an existing one",
         "stor/disk/syscalls.py",
         "        os.link(f",

@@ -3,7 +3,13 @@
 import pytest
 from twisted.internet.task import Clock
 
-from stor.http.access import Afterwards, Served
+from stor.http.access import Afterwards, RequestIds, Served, word
+from stor.http.proxies import Proxies, network_of
+from tests.support.rig import AUTHORIZATION, Rig, digest_of
+
+CONTENT = b"content" * 100
+NAME = str(digest_of(CONTENT))
+WRONG = "Basic Ym9iOnNlY3JldA=="  # bob:secret
 
 
 @pytest.fixture
@@ -39,3 +45,120 @@ def test_at_the_end_none_is_left_untold(clock, told):
     assert told == [served("/a")]
     clock.advance(0)
     assert len(told) == 1
+
+
+@pytest.fixture
+def rig(tmp_path):
+    rig = Rig(tmp_path, cache_bytes=1_000_000)
+    rig.put(CONTENT)
+    return rig
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (("GET", f"/{NAME}", []), (200, "-", "-")),
+        (("GET", f"/{NAME}", [("Range", "bytes=0-9")]), (206, "-", "bytes=0-9")),
+        (("GET", f"/{NAME}", [("Range", "a b" * 1000)]), (200, "-", word(b"a b" * 1000))),
+        # Nobody has looked whether he is bob.
+        (("GET", f"/{NAME}", [("Authorization", WRONG)]), (200, "-", "-")),
+        (("POST", f"/{NAME}", [("Authorization", WRONG)], CONTENT), (401, "bob", "-")),
+        (("POST", f"/{NAME}", [("Authorization", "Basic c2VjcmV0")], CONTENT), (401, "-", "-")),
+        (("POST", f"/{NAME}", [("Authorization", AUTHORIZATION)], CONTENT), (200, "writer", "-")),
+        (("POST", "/x", [("Authorization", WRONG)], CONTENT), (412, "-", "-")),
+    ],
+)
+def test_who_asked_for_what(rig, request_, expected):
+    rig.request(*request_)
+    last = rig.served[-1]
+    assert (last.status, last.user, last.part) == expected
+    assert "secret" not in repr(last)
+
+
+def test_an_upload_names_the_disks_that_have_it(rig):
+    content = b"another"
+    for status in (201, 200):
+        assert rig.put(content).status == status
+        copies = rig.copies(content)
+        assert sorted(rig.served[-1].storage.split(",")) == [str(c.parents[3]) for c in copies]
+
+
+@pytest.mark.parametrize("headers", [[], [("Cookie", "the ordinary way")]])
+def test_a_request_has_a_name_of_its_own(rig, headers):
+    rig.get(NAME)
+    names = [rig.get(NAME, headers).headers["x-request-id"] for _ in range(3)]
+    assert [served.request_id for served in rig.served[-3:]] == names
+    assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize("name", ["f3", "0191d5c4-7a2e-7c3b", "Root=1-67891233:a/b+c=", "x" * 64])
+def test_a_name_that_came_with_a_request_is_kept(rig, name):
+    for path in (f"/{NAME}", "/status", "/malformed"):
+        assert rig.request("GET", path, [("X-Request-ID", name)]).headers["x-request-id"] == name
+        assert rig.served[-1].request_id == name
+
+
+@pytest.mark.parametrize("name", [b"", b"x" * 65, b"a b", b"a\x1b[31m", b'"', b"\xc3\xa9", b"a,b"])
+def test_one_that_could_mislead_readers_of_the_log_is_not(name):
+    assert RequestIds().given(name) not in ("", name.decode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "-"),
+        (b"", "-"),
+        (b"bob", "bob"),
+        (b"a b\n<0>c", "a%20b%0A%3C0%3Ec"),
+        ("bj\u00f6rn".encode(), "bj%C3%B6rn"),
+        (b'"\\', "%22%5C"),
+        (b"%41", "%2541"),
+        (b"x" * 1000, "x" * 64),
+    ],
+)
+def test_what_a_client_sent_is_one_word_of_the_log(text, expected):
+    assert word(text) == expected
+
+
+PROXIES = ["192.0.2.1", "10.0.0.0/8", "2001:db8::/32"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("192.0.2.1", [], "192.0.2.1"),
+        ("192.0.2.1", ["198.51.100.7"], "198.51.100.7"),
+        ("::ffff:192.0.2.1", ["198.51.100.7"], "198.51.100.7"),
+        ("192.0.2.2", ["198.51.100.7"], "192.0.2.2"),
+        # What stands before the last stranger, he may have written himself.
+        ("192.0.2.1", ["127.0.0.1, 198.51.100.7"], "198.51.100.7"),
+        ("192.0.2.1", ["127.0.0.1", "198.51.100.7, 10.1.2.3"], "198.51.100.7"),
+        ("192.0.2.1", ["10.1.2.3, 10.9.9.9"], "10.1.2.3"),
+        ("2001:db8::5", ["2001:db9::1"], "2001:db9::1"),
+        ("192.0.2.1", ["[2001:db9::1]:4711"], "2001:db9::1"),
+        ("192.0.2.1", ["198.51.100.7:4711"], "198.51.100.7"),
+        ("192.0.2.1", ["198.51.100.7, unknown"], "192.0.2.1"),
+        ("192.0.2.1", ["198.51.100.7, , 10.0.0.1"], "10.0.0.1"),
+        ("-", ["198.51.100.7"], "-"),
+    ],
+)
+def test_the_client_behind_proxies(peer, forwarded, expected):
+    assert Proxies(PROXIES).client(peer, forwarded) == expected
+    assert Proxies().client(peer, forwarded) == peer
+
+
+def test_a_unix_socket_is_trusted_by_its_name():
+    assert Proxies(["unix"]).client("-", ["198.51.100.7"]) == "198.51.100.7"
+    assert Proxies(["unix"]).client("192.0.2.1", ["198.51.100.7"]) == "192.0.2.1"
+    assert network_of("::ffff:10.0.0.0/104") == network_of("10.0.0.0/8")
+
+
+@pytest.mark.parametrize("headers", [[], [("Cookie", "the ordinary way")]])
+@pytest.mark.parametrize(("trusted", "expected"), [(True, "203.0.113.9"), (False, None)])
+def test_the_log_and_the_limits_on_passwords_know_the_client(rig, headers, trusted, expected):
+    rig.get(NAME)
+    peer = rig.served[-1].peer
+    proxies = Proxies([peer] if trusted else [])
+    rig.site.proxies = rig.site.fast_path.proxies = proxies
+    rig.get(NAME, [*headers, ("X-Forwarded-For", "127.0.0.1, 203.0.113.9")])
+    assert rig.served[-1].peer == (expected or peer)

@@ -72,6 +72,9 @@ def test_what_is_not_given_has_its_default():
         ),
         ({"read_auth": True}, "read_auth", True),
         ({"public_listing": True}, "public_listing", True),
+        ({"status_auth": True}, "status_auth", True),
+        ({"trusted_proxies": ["::1", "unix"]}, "trusted_proxies", ("::1", "unix")),
+        ({"trusted_proxies": ["10.0.0.0/8"]}, "trusted_proxies", ("10.0.0.0/8",)),
         ({"index": False}, "index", False),
         ({"memcached_servers": ["a", "b:1"]}, "memcached_servers", (("a", 11211), ("b", 1))),
         (
@@ -178,6 +181,19 @@ FAULTS = [
     ),
     ({"read_auth": "yes"}, 'read_auth: expected true or false, found "yes"'),
     ({"public_listing": "no"}, 'public_listing: expected true or false, found "no"'),
+    (
+        {"trusted_proxies": "::1"},
+        "trusted_proxies: expected a list of addresses, networks such as "
+        '"10.0.0.0/8", and "unix", found "::1"',
+    ),
+    *(
+        (
+            {"trusted_proxies": ["::1", wrong]},
+            'trusted_proxies[1]: expected an address, a network such as "10.0.0.0/8", or "unix", '
+            f"found {shown}",
+        )
+        for wrong, shown in [("proxy1", '"proxy1"'), ("10.0.0.1/8", '"10.0.0.1/8"'), (7, "7")]
+    ),
     ({"index": "no"}, 'index: expected true or false, found "no"'),
     ({"s3_enabled": "yes"}, 's3_enabled: expected true or false, found "yes"'),
     (

@@ -192,6 +192,7 @@ def test_a_sample_comes_with_every_header(rig, size):
     assert response.body == content
     headers = dict(response.headers)
     imf_fixdate(headers.pop("date"))
+    assert headers.pop("x-request-id") == rig.served[-1].request_id
     assert imf_fixdate(headers.pop("last-modified")) <= rig.wall_seconds()
     digest = base64.b64encode(Digest.of(content).raw).decode()
     assert headers == {

@@ -11,7 +11,7 @@ from stor import __version__
 from tests.support.files import FaultyFiles, RecordingFiles
 from tests.support.http import Disks, no_bug_logged
 from tests.support.pools import HeldPool
-from tests.support.rig import Rig
+from tests.support.rig import AUTHORIZATION, Rig
 
 JSON = [("Accept", "application/json")]
 
@@ -55,6 +55,45 @@ def test_a_root_whose_path_is_no_text_is_one_as_any_other(tmp_path):
     for response in (rig.request("GET", "/status"), rig.get(b"one"), rig.put(b"new")):
         assert response.status == 503
         assert shown.removesuffix("set0/disk0") in response.body.decode()
+
+
+PAGES = [("/", "text/html"), ("/", "*/*"), ("/status", "*/*"), ("/metrics", "*/*")]
+
+
+@pytest.mark.parametrize(("target", "accept"), [*PAGES, ("/status", "application/json")])
+def test_with_status_auth_the_pages_are_for_users(tmp_path, target, accept):
+    rig = Rig(tmp_path)
+    rig.api.status_auth = True
+    for authorization, status in ((None, 401), ("Basic Ym9iOng=", 401), (AUTHORIZATION, 200)):
+        headers = [("Accept", accept)]
+        if authorization is not None:
+            headers.append(("Authorization", authorization))
+        response = rig.request("GET", target, headers)
+        assert response.status == status
+        assert ("www-authenticate" in response.headers) == (status == 401)
+        assert status == 200 or str(tmp_path) not in response.text
+
+
+@pytest.mark.parametrize("damage", [False, True])
+@pytest.mark.parametrize(
+    ("status_auth", "read_auth"), [(True, False), (True, True), (False, False)]
+)
+def test_with_status_auth_no_stranger_is_told_where_a_disk_is_mounted(
+    tmp_path, damage, status_auth, read_auth
+):
+    rig = Rig(tmp_path, sets=(1,))
+    rig.put(b"content")
+    if damage:
+        rig.copies(b"content")[0].write_bytes(b"damaged")
+    else:
+        shutil.rmtree(rig.roots[0])
+        rig.probe()
+    rig.api.status_auth, rig.api.read_auth = status_auth, read_auth
+    response = rig.get(b"content", [("Authorization", AUTHORIZATION)])
+    assert response.status == (500 if damage else 503)
+    assert response.headers.get("retry-after") == (None if damage else "15")
+    # With `read_auth` somebody has looked who that is.
+    assert (str(tmp_path) in response.text) == (read_auth or not status_auth)
 
 
 @pytest.mark.parametrize("gone", [[0], [3], [0, 1], [1, 2], [0, 1, 2, 3]])

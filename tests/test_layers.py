@@ -93,6 +93,7 @@ ORDER = [
     "store",
     "http.answer",
     "http.access",
+    "http.proxies",
     "http.rates",
     "http.accounts",
     "http.auth",

@@ -9,12 +9,26 @@ import tempfile
 from contextlib import suppress
 
 import pytest
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, formatEvent
 
 from stor.http.access import AccessLog, Served
-from stor.logs import LineObserver, LogStream, journal_line, json_line, observer_for
+from stor.logs import (
+    FLUSH_BYTES,
+    LineObserver,
+    LogStream,
+    is_journal,
+    journal_line,
+    json_line,
+    line_format,
+    text_line,
+)
 
-SERVED = Served("192.0.2.1", "GET", "/x", 206, 10, 0, 0.0125, "cut", "/mnt/data1")
+SERVED = Served(
+    *("192.0.2.1", "GET", "/x", 206, 10, 0, 0.0125, "cut", "sample", "/mnt/data1"),
+    user="bob",
+    part="bytes=0-9",
+    request_id="5-a",
+)
 
 
 def logged(line_of, write):
@@ -58,70 +72,133 @@ def test_a_program_gets_one_object_an_event():
     assert (found["level"], found["message"], found["root"]) == ("warn", "/mnt/a is away", "/mnt/a")
 
 
+def access_line(line_of):
+    """The line of a request, from an observer that has seen an event before."""
+    stream = io.StringIO()
+    observer = LineObserver(stream, line_of, wall_seconds=lambda: 1_800_000_000.25)
+    Logger(namespace="stor.test", observer=observer).info("first")
+    AccessLog(observer)(SERVED)
+    _, line = stream.getvalue().splitlines()
+    return line
+
+
+TEXT = (
+    "192.0.2.1 bob GET /x 206 10 B sent, 0 B received, 12.5 ms, cut, /mnt/data1, "
+    "range bytes=0-9, id 5-a"
+)
+
+
 def test_a_request_is_one_line():
+    assert access_line(journal_line) == f"<6>{TEXT}"
+    assert access_line(text_line).endswith(f" [stor.http.access.AccessLog#info] {TEXT}")
+    found = json.loads(access_line(json_line))
+    assert found == {
+        "time": "2027-01-15T08:00:00.250+00:00",
+        "level": "info",
+        "logger": "stor.http.access.AccessLog",
+        "message": "GET /x",
+        "peer": "192.0.2.1",
+        "user": "bob",
+        "method": "GET",
+        "path": "/x",
+        "status": 206,
+        "sent_bytes": 10,
+        "received_bytes": 0,
+        "milliseconds": 12.5,
+        "outcome": "cut",
+        "storage": "/mnt/data1",
+        "range": "bytes=0-9",
+        "request_id": "5-a",
+    }
+
+
+@pytest.mark.parametrize("line_of", [journal_line, text_line, json_line])
+def test_the_line_of_a_request_is_as_that_of_an_event(line_of):
+    """What is written without an event reads like what is written with one."""
+    stream = io.StringIO()
+    observer = LineObserver(stream, line_of)
+    event = {"log_time": 7.5, "log_level": LogLevel.info, "log_format": "x", "log_namespace": "a.b"}
+    observer(event | {"log_system": "a.b#info"})
+    observer = LineObserver(stream, line_of, wall_seconds=lambda: 7.5)
+    observer(event | {"log_format": ""})
+    observer.say("a.b", "x")
+    first, *_, last = stream.getvalue().splitlines()
+    assert first == last
+
+
+def test_where_the_log_goes_elsewhere_a_request_is_an_event():
+    stream, events = io.StringIO(), []
+
     class Access(AccessLog):
-        log = None
+        log = Logger(namespace="stor.test", observer=events.append)
 
+    Access(LineObserver(stream, journal_line))(SERVED)
+    assert [formatEvent(event) for event in events] == [TEXT]
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("namespace", ["twisted.scripts._twistd_unix.UnixAppLogger", "log_legacy"])
+def test_what_twisted_says_of_itself_is_left_out_unless_it_is_a_warning(namespace):
     def write(log):
-        access = Access()
-        access.log = log
-        access(SERVED)
+        log = Logger(namespace=namespace, observer=log.observer)
+        log.info("reactor class: epoll")
+        log.warn("trouble")
 
-    assert logged(journal_line, write).count("\n") == 1
-    found = json.loads(logged(json_line, write))
-    assert (found["status"], found["sent_bytes"], found["milliseconds"]) == (206, 10, 12.5)
-    assert (found["outcome"], found["source"]) == ("cut", "/mnt/data1")
-
-
-def test_a_request_is_the_same_line_without_an_event():
-    stream = io.StringIO()
-    observer = LineObserver(stream, journal_line)
-    log = Logger(namespace="stor.test", observer=observer)
-    log.info("{line}", line="first")
-    AccessLog(observer.say)(SERVED)
-    assert stream.getvalue().splitlines() == [
-        "<6>first",
-        "<6>192.0.2.1 GET /x 206 10 B sent, 0 B received, 12.5 ms, cut, /mnt/data1",
-    ]
-
-
-def test_what_has_more_than_its_text_or_goes_elsewhere_needs_an_event():
-    stream = io.StringIO()
-    assert not LineObserver(stream, journal_line).say("twistd logs elsewhere")
-    observer = LineObserver(stream, json_line)
-    Logger(namespace="stor.test", observer=observer).info("{line}", line="first")
-    assert not observer.say("fields are missing")
-    assert stream.getvalue().count("\n") == 1
+    assert logged(journal_line, write) == "<4>trouble\n"
 
 
 def test_the_journal_is_recognised():
     with tempfile.TemporaryFile("w") as stream, tempfile.TemporaryFile("w") as other:
         status = os.fstat(stream.fileno())
         environment = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        assert observer_for(None, environment, stream) is not None
-        assert observer_for("text", environment, stream) is None
-        assert observer_for(None, environment, other) is None
-        assert observer_for(None, {}, stream) is None
-        assert observer_for(None, environment, io.StringIO()) is None
-        assert observer_for("json", {}, other) is not None
+        assert is_journal(environment, stream)
+        assert line_format(None, environment, stream) is journal_line
+        assert line_format("text", environment, stream) is text_line
+        assert not is_journal(environment, other)
+        assert not is_journal({}, stream)
+        assert not is_journal(environment, io.StringIO())
+        assert line_format("json", environment, stream) is json_line
 
 
-def test_lines_are_written_whole_and_no_more_at_once_than_a_pipe_takes():
-    """Several processes write to one pipe: what is written in one piece is not mixed."""
-    written = []
+def test_lines_wait_for_others_but_not_behind_a_warning():
+    written, due = [], []
 
-    class Pipe(io.StringIO):
+    class Stream(io.StringIO):
         def write(self, text):
             written.append(text)
 
-    observer = LineObserver(Pipe(), lambda event: event["line"], lambda seconds, call: None)
-    lines = [f"{n} {'x' * (n * 37 % 900)}\n" for n in range(100)]
-    for line in lines:
+    later = lambda seconds, call: due.append(call)  # noqa: E731
+    observer = LineObserver(Stream(), lambda event: event["line"], later)
+    line = "x" * 99 + "\n"
+    for _ in range(2 * FLUSH_BYTES // 100):
         observer({"line": line, "log_level": LogLevel.info})
+    assert len(written) == 1
+    assert len(written[0]) >= FLUSH_BYTES
+    (flush,) = due
+    flush()
+    assert "".join(written) == line * (2 * FLUSH_BYTES // 100)
+    observer({"line": "last\n", "log_level": LogLevel.info})
     observer({"line": "urgent\n", "log_level": LogLevel.error})
-    assert "".join(written) == "".join([*lines, "urgent\n"])
-    assert all(text.endswith("\n") and len(text) <= select.PIPE_BUF for text in written)
-    assert len(written) < len(lines) / 3
+    assert written[2:] == ["last\nurgent\n"]
+
+
+def test_a_pipe_gets_whole_lines_in_pieces_that_it_takes_at_once(pipe):
+    """Several processes write to one pipe: what is written in one piece is not mixed."""
+    os.set_blocking(pipe[0], False)
+    # Packets (pipe2(2), O_DIRECT): each read gives what one write has written.
+    fcntl.fcntl(pipe[1], fcntl.F_SETFL, os.O_DIRECT)
+    fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 1024 * 1024)
+    lines = [f"{n} {'x' * (n * 37 % 900)}\n" for n in range(100)]
+    stream = LogStream(pipe[1], missed)
+    stream.write("".join(lines))
+    stream.end(10)
+    pieces = []
+    with suppress(BlockingIOError):
+        while True:
+            pieces.append(os.read(pipe[0], 65536).decode())
+    assert "".join(pieces) == "".join(lines)
+    assert all(piece.endswith("\n") for piece in pieces)
+    assert len(pieces) < len(lines) / 3
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from stor.threads import Busy
 class Answer:
     """A whole response. `headers` come on top of Content-Type and Content-Length.
 
-    `causes` say why it is no better one, a word each, for what counts them.
+    `causes` say why it is no better one, a word each, for what counts them, and `storage` where the
+    sample is, for the log.
     """
 
     status: int
@@ -32,6 +33,7 @@ class Answer:
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] = attrs.field(factory=dict)
     causes: tuple[str, ...] = ()
+    storage: str | None = None
 
     @property
     def fields(self) -> dict[str, str]:
@@ -54,7 +56,14 @@ class Answer:
     @classmethod
     def paths(cls, status: int, paths: list[str]) -> "Answer":
         """Where a sample is, as a JSON array."""
-        return cls(status, json.dumps(paths).encode() + b"\n", "application/json")
+        body = json.dumps(paths).encode() + b"\n"
+        storage = ",".join(_root_of(path) for path in paths)
+        return cls(status, body, "application/json", storage=storage)
+
+
+def _root_of(path: str) -> str:
+    """The storage of a copy: its path without the sample's three directories and name."""
+    return path.rsplit("/", 4)[0] if path.startswith("/") else path
 
 
 #: The one table from failures to status codes. A malformed sha is 412 where a body is put.

@@ -83,6 +83,8 @@ class Api:
         self.read_auth = False
         #: Whether everybody may list the samples, which tells strangers what there is.
         self.public_listing = False
+        #: Whether the pages are for users alone, and what names a disk with them.
+        self.status_auth = False
         self.lists = Lists()
         self.ahead = Ahead()
 
@@ -134,6 +136,7 @@ class Api:
         return _run(self._root(request))
 
     async def _root(self, request: StorRequest) -> bytes:
+        await self._may_see(request)
         if wants_page(_list(request, b"accept")):
             status, moment = self._overview.status(), self._overview.moment()
             now = self._wall_seconds()
@@ -147,6 +150,7 @@ class Api:
         return _run(self._status(request))
 
     async def _status(self, request: StorRequest) -> bytes:
+        await self._may_see(request)
         status = self._overview.status()
         problems = ["stopping"] if self.stopping else status.problems
         code = 503 if problems else 200
@@ -176,6 +180,7 @@ class Api:
         return _run(self._metrics(request))
 
     async def _metrics(self, request: StorRequest) -> bytes:
+        await self._may_see(request)
         figures = self._overview.exposition()
         headers = {"Cache-Control": "no-store"}
         return request.apply(Answer(200, figures, CONTENT_TYPE, headers))
@@ -251,6 +256,8 @@ class Api:
         if request.startedWriting:
             request.abort()
             return b""
+        if answer is not None and answer.status >= 500 and self.status_auth:
+            answer = answer if request.asked_as != "-" else _discreet(answer)
         return request.apply(answer or INTERNAL_ERROR)
 
     async def _get(self, request: StorRequest) -> bytes:
@@ -274,16 +281,20 @@ class Api:
                 return b""
         part = request.getHeader(b"range") is not None
         content = await self._store.open(digest, part=part)
-        request.source, request.storage = content.place, content.storage
+        request.storage = content.storage
         return await self._send(request, content)
 
     async def _may_read(self, request: StorRequest) -> None:
         if self.read_auth:
             await self._authenticate(request)
 
+    async def _may_see(self, request: StorRequest) -> None:
+        if self.status_auth:
+            await self._authenticate(request)
+
     async def _authenticate(self, request: StorRequest) -> None:
         authorization = request.getHeader(b"authorization")
-        await self._uploads.authenticator.check(authorization, request.address)
+        await self._uploads.authenticator.check(authorization, request.address, request.tried)
 
     def hot_head(self, sample: HotSample) -> bytes | None:
         """What stands after the Date in the head of a 200 with a whole sample.
@@ -357,6 +368,14 @@ def _allowed(request: StorRequest) -> tuple[str, ...]:
     if request.name in _LISTS:
         return ("POST",)
     return _READING if request.name in PAGES else _READING + _STORING
+
+
+def _discreet(answer: Answer) -> Answer:
+    """The answer without its reason, which may name disks."""
+    line = "no good copy of this sample is left"
+    if answer.status == 503:
+        line = "a storage that could hold this sample does not answer: try again"
+    return attrs.evolve(answer, body=f"{line}\n".encode())
 
 
 def _not_allowed(request: StorRequest) -> Answer:

@@ -106,10 +106,16 @@ class Authenticator:
         #: Who was right where; guesses from there do not hold them up.
         self._passed: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
-    async def check(self, authorization: bytes | None, address: str) -> None:
+    async def check(
+        self,
+        authorization: bytes | None,
+        address: str,
+        tried: Callable[[bytes], None] = lambda user: None,
+    ) -> None:
         """Let the value of an `Authorization` header from an address pass.
 
-        Raises `Unauthorized`, `Unavailable`, `Busy`.
+        `tried` is told as whom, before it is known whether that is right. Raises `Unauthorized`,
+        `Unavailable`, `Busy`.
         """
         if authorization is None:
             raise Unauthorized("unauthorized: a user and a password are needed (Basic)")
@@ -121,6 +127,7 @@ class Authenticator:
         user, colon, password = given.partition(b":")
         if scheme.lower() != b"basic" or not colon:
             raise Unauthorized("unauthorized: wrong user or password")
+        tried(user)
         seal, address = self._seal(given), _network(address)
         one = address, seal
         if one in self._passed and await self._remember(user, seal):

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from twisted.web.http import datetimeToString
 
 from stor.hot import HotSample, HotSamples
-from stor.http.access import Observer, Served
+from stor.http.access import Observer, RequestIds, Served
+from stor.http.proxies import Proxies
 
 #: `<method> /<64 digits> HTTP/1.1`.
 _METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
@@ -26,6 +27,7 @@ _IGNORED = frozenset(
     b"host user-agent accept accept-encoding accept-language referer cache-control pragma via "
     b"x-forwarded-for x-forwarded-proto x-real-ip".split()
 )
+_FORWARDED = re.compile(rb"^x-forwarded-for:[ \t]*([^\r]*)", re.IGNORECASE | re.MULTILINE)
 _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e][\x20-\x7e]*)?")
 
 #: How many bytes of header blocks known to be plain or not are kept: clients send
@@ -48,6 +50,9 @@ class FastPath:
         `wall_seconds` is the wall clock, for Date.
         """
         self.enabled = True
+        #: Whose word is taken for who the client is.
+        self.proxies = Proxies()
+        self._request_ids = RequestIds()
         self._hot = hot
         self._head_of = head_of
         self._wall_seconds = wall_seconds
@@ -80,12 +85,13 @@ class FastPath:
         head = self._head_of(sample)
         if head is None:
             return None
-        content, source = (sample.content, sample.place) if method == "GET" else (b"", "-")
-        size, storage = len(content), sample.storage
-        self._served(
-            Served(peer, method, f"/{name}", 200, size, 0, 0.0, "done", source, "sample", storage)
-        )
-        return self._dated(server), head, content
+        content = sample.content if method == "GET" else b""
+        if self.proxies.trust(peer):
+            peer = self.proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
+        number = self._request_ids.next()
+        of_sample = ("done", "sample", sample.storage, (), "-", "-", number)
+        self._served(Served(peer, method, f"/{name}", 200, len(content), 0, 0.0, *of_sample))
+        return self._dated(server), b"X-Request-Id: %b\r\n" % number.encode(), head, content
 
     def _is_plain(self, block: bytes) -> bool:
         if len(block) > _HEAD_BYTES:

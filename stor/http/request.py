@@ -17,9 +17,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from stor import __version__
-from stor.http.access import Served
+from stor.http.access import Served, word
 from stor.http.answer import INTERNAL_ERROR, Answer
 from stor.http.pace import Buffers
+from stor.http.proxies import NO_ADDRESS
 from stor.http.upload import Head
 from stor.zero_copy import SplicePipe, SplicePipes
 
@@ -95,9 +96,12 @@ class StorRequest(Request):
         self._unwanted_bytes = 0
         self._length: int | None = 0
         self._awaits_continue = False
-        #: Where the sample came from, and on which storage that is, for who is told of it.
-        self.source = "-"
+        #: Where the sample came from, or is now: a disk's root, roots with commas, or S3.
         self.storage: str | None = None
+        #: As whom the client has asked, once somebody has looked.
+        self.asked_as = "-"
+        #: What this request is called in the log, and in those of its client and of proxies.
+        self.request_id = "-"
         self._causes: tuple[str, ...] = ()
         self._begun_seconds = 0.0
         self._received_bytes = 0
@@ -126,7 +130,10 @@ class StorRequest(Request):
         self.content = BytesIO()
         self.site = self.channel.site
         self._begun_seconds = self.site.clock.seconds()
-        self._peer = getattr(self.channel.getPeer(), "host", "-")
+        peer = getattr(self.channel.getPeer(), "host", NO_ADDRESS)
+        forwarded = self.requestHeaders.getRawHeaders("X-Forwarded-For", [])
+        self._peer = self.site.proxies.client(peer, forwarded)
+        self.request_id = self.site.request_ids.given(self.getHeader(b"x-request-id"))
         self._told = False
         self.complete = length == 0
         self._length = length
@@ -152,7 +159,13 @@ class StorRequest(Request):
 
     def head(self) -> Head:
         """What an upload needs to know."""
-        return Head(self.name, self.getHeader(b"authorization"), self._length, self._peer)
+        return Head(
+            self.name, self.getHeader(b"authorization"), self._length, self._peer, self.tried
+        )
+
+    def tried(self, user: bytes) -> None:
+        """Somebody has looked as whom the client asks; it may be refused yet."""
+        self.asked_as = word(user)
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802
         """A piece of the body, in the order of the wire."""
@@ -238,6 +251,8 @@ class StorRequest(Request):
         """Set status and headers for an answer; its body, still to be written."""
         self.set_head(answer.status, answer.fields)
         self._causes = answer.causes
+        if answer.storage is not None:
+            self.storage = answer.storage
         return answer.body
 
     def set_head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -245,6 +260,7 @@ class StorRequest(Request):
         self.responseHeaders = Headers()
         self.setHeader(b"Server", SERVER)
         self.setHeader(b"Date", datetimeToString())
+        self.setHeader(b"X-Request-ID", self.request_id.encode("ascii"))
         self.setResponseCode(status)
         for name, value in headers.items():
             self.setHeader(name.encode(), value.encode())
@@ -304,10 +320,12 @@ class StorRequest(Request):
                 self._received_bytes,
                 self.site.clock.seconds() - self._begun_seconds,
                 outcome,
-                self.source,
                 route_of(self.name),
                 self.storage,
                 self._causes,
+                self.asked_as,
+                word(self.getHeader(b"range")),
+                self.request_id,
             )
         )
 

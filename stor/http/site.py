@@ -10,11 +10,12 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from stor.http.access import Observer
+from stor.http.access import Observer, RequestIds
 from stor.http.answer import Answer, answer_to
 from stor.http.channel import TURNED_AWAY_SECONDS, Elsewhere, StorChannel, Wait
 from stor.http.fast_path import FastPath
 from stor.http.pace import LAST_REQUEST_SECONDS, Buffers
+from stor.http.proxies import Proxies
 from stor.http.request import Reception, StorRequest
 from stor.shared import Count
 
@@ -41,6 +42,8 @@ class StorSite(Site):
     # Not the factory of `twisted.web`, which would offer HTTP/2 if it could: all of this is
     # HTTP/1.1.
     protocol = StorChannel
+    # Twisted would say that it starts and stops.
+    noisy = False
     requestFactory = StorRequest
 
     def __init__(
@@ -66,6 +69,9 @@ class StorSite(Site):
         self.fast_path = fast_path
         self.elsewhere = elsewhere
         self.max_connections = max_connections
+        #: Whose word is taken for who the client is.
+        self.proxies = Proxies()
+        self.request_ids = RequestIds()
         self.channels: set[StorChannel] = set()
         self.buffers = Buffers(reactor.seconds)
         # Those that count no more, the oldest first.

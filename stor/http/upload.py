@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -62,13 +62,14 @@ class Flow(Protocol):
 class Head:
     """What is known before the body: the path's last part, credentials, and length in bytes.
 
-    `address` is where the request comes from.
+    `address` is where the request comes from; `tried` is told as whom somebody asks.
     """
 
     name: str
     authorization: bytes | None
     length: int | None
     address: str
+    tried: Callable[[bytes], None] = lambda user: None
 
 
 class ClientGone(Exception):
@@ -235,7 +236,7 @@ class Upload(Intake):
     async def _run(self) -> Answer:
         head, uploads = self._head, self._uploads
         digest = Digest.parse(head.name)
-        await uploads.authenticator.check(head.authorization, head.address)
+        await uploads.authenticator.check(head.authorization, head.address, head.tried)
         incoming = uploads.store.expect(digest, head.length)
         try:
             stored = await incoming.stored()

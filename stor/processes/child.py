@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 
 from stor.app import App, Storages, Writer
@@ -163,9 +163,7 @@ class Child:
         reactor, memory = self._reactor, self._memory
         stream = take_standard_output(chosen.log_format, os.environ)
         observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
-        globalLogBeginner.beginLoggingTo(
-            [observer or textFileLogObserver(sys.stdout)], redirectStandardIO=False
-        )
+        globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
         count = memory.count(self._process)
         self._app = app = App(
             chosen,

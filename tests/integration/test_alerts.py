@@ -333,6 +333,20 @@ CASES = [
         WHERE,
     ),
     Case(
+        "StorLogLinesDropped",
+        "some a day ago",
+        counter("stor_log_lines_dropped_total", HOST, 10),
+        1450,
+    ),
+    Case(
+        "StorLogLinesDropped",
+        "some now",
+        counter("stor_log_lines_dropped_total", HOST, 10),
+        15,
+        "host has dropped log lines: whoever reads them is too slow, or gone",
+        labels=WHERE,
+    ),
+    Case(
         "StorS3CopiesAgeing",
         "are sent in minutes",
         {f"stor_s3_copies_oldest_age_seconds{{{HOST}}}": steady(300)},
