@@ -46,11 +46,12 @@ from stor.mirror.group_commit import (
     unwritten_bytes,
 )
 from stor.mirror.health import Health, Picture
-from stor.mirror.member import PROBE_INTERVAL_SECONDS, DiskPools, Member
+from stor.mirror.member import PROBE_INTERVAL_SECONDS, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.names import Names
 from stor.mirror.outbox import Outbox
+from stor.mirror.pools import DiskPools
 from stor.mirror.scout import Scouts
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
@@ -413,6 +414,7 @@ class App:
             self._looking.stop()
         if self.mirrors.names is not None:
             await self.mirrors.names.end()
+            await self._remember_disks()
         for member in self._members.values():
             member.stop()
         self._scout_worker.stop()

@@ -55,6 +55,8 @@ _DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_w
 _UPKEEP = "tests/test_durable_upkeep.py"
 _GROUPS = "tests/test_group_commit.py"
 _NAMES = "tests/test_names.py"
+_LOST_FILE = "tests/test_lost_index.py"
+_LOST = f"{_LOST_FILE}::test_no_sample_is_404_that_the_other_disk_has"
 _NOTED = f"{_NAMES}::test_what_is_known_is_noted_durably_and_in_order"
 _MOUNT = "tests/test_disk.py::test_a_disk_on_the_wrong_file_system_is_neither_read_nor_written"
 _LOOKED = (
@@ -881,7 +883,7 @@ INDEX = (
     Mutation(
         "a journal that is shorter than it was is not believed",
         "stor/disk/names.py",
-        "if journal.end < proof.journal:",
+        "if journal.end < least:",
         "if False:",
         (f"{_NAMES}::test_a_disk_that_was_set_back_is_walked_anew",),
     ),
@@ -891,6 +893,27 @@ INDEX = (
         "if used != proof.inodes:",
         "if False:",
         (f"{_NAMES}::test_files_that_came_or_went_after_a_clean_end_have_the_disk_walked",),
+    ),
+    Mutation(
+        "what is known of a journal in the state directory",
+        "stor/disk/names.py",
+        "least = max(proof.journal, least or proof.journal)",
+        "least = proof.journal",
+        (_LOST,),
+    ),
+    Mutation(
+        "a disk that has lost its index is compared with its set",
+        "stor/disk/names.py",
+        "    if not new:\n        mark_complete",
+        "    if False:\n        mark_complete",
+        (_LOST,),
+    ),
+    Mutation(
+        "a disk that has lost its index and is not written proves nothing",
+        "stor/mirror/member.py",
+        "self._doubted = not new",
+        "self._doubted = False",
+        (f"{_LOST_FILE}::test_a_disk_that_has_lost_its_index_and_is_not_written_proves_nothing",),
     ),
     Mutation(
         "an upload tells the index before it is acknowledged",

@@ -62,6 +62,7 @@ ORDER = [
     "mirror.health",
     "mirror.corrupt",
     "mirror.group_commit",
+    "mirror.pools",
     "mirror.member",
     "mirror.mirror",
     "mirror.names",

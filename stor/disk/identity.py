@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from types import MappingProxyType
 import attrs
 
 from stor.disk.disk import OWN_DIRECTORY, Disk, DiskAway, replacing, write_all
+from stor.disk.journal import Position
 
 MARKER_PATH = f"{OWN_DIRECTORY}/disk.json"
 #: What a Stor holds while it uses the disk; it has no content.
@@ -102,15 +103,15 @@ def write_marker(disk: Disk, marker: Marker, *, probing: bool = False) -> None:
             disk.sync_directory(directory, root_fd)
 
 
-def mark_complete(disk: Disk, proof: tuple[str, ...]) -> Marker:
-    """Note in a disk's marker that it is complete: the marker. Raises `BadMarker`, `OSError`.
+def mark_complete(disk: Disk, proof: tuple[str, ...], uuids: Collection[str]) -> Marker:
+    """Note in a disk's marker what proves that it is complete, nothing if it is not: the marker.
 
-    Raises `DiskAway`, also when it is another disk than those of the `proof`.
+    Raises `BadMarker`, `OSError`; `DiskAway`, also when it is a disk with none of these `uuids`.
     """
     with disk.entered() as root_fd:
         marker = read_marker(disk, root_fd)
-    if marker is None or marker.uuid not in proof:
-        raise DiskAway(f"{disk.root}: another disk is there than was compared")
+    if marker is None or marker.uuid not in uuids:
+        raise DiskAway(f"{disk.root}: another disk is there than before")
     marker = attrs.evolve(marker, complete=proof)
     write_marker(disk, marker)
     return marker
@@ -185,17 +186,25 @@ class DiskLock:
 
 @attrs.frozen
 class Remembered:
-    """What the state directory knows of a disk: its UUID, and whether it had samples."""
+    """What the state directory knows of a disk: its UUID, and whether it had samples.
+
+    `journal` is how far its journal had come; `None`: nobody has noted that.
+    """
 
     uuid: str
     samples: bool
+    journal: Position | None = None
 
 
 def parse_remembered(data: bytes) -> dict[str, Remembered]:
     """The disks in a file of the state directory, by their roots. Raises `ValueError`."""
     try:
         return {
-            str(root): Remembered(str(uuid.UUID(disk["uuid"])), disk["samples"] is not False)
+            str(root): Remembered(
+                str(uuid.UUID(disk["uuid"])),
+                disk["samples"] is not False,
+                None if disk.get("journal") is None else Position(*map(int, disk["journal"])),
+            )
             for root, disk in json.loads(data)["disks"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -243,6 +252,8 @@ class KnownDisks:
         #: The roots where samples were seen.
         self._samples = {root for root, disk in remembered.items() if disk.samples}
         self._uuids = {r: disk.uuid for r, disk in remembered.items() if r in self._set_of}
+        #: How far the journals of disks have come, by their UUIDs.
+        self._journals = {disk.uuid: disk.journal for disk in remembered.values() if disk.journal}
         self._set_uuids: dict[tuple[str, ...], str] = {}
         #: The roots whose disks were looked at, and whether the disk was new: empty, unmarked.
         self._heard: dict[str, bool] = {}
@@ -274,8 +285,19 @@ class KnownDisks:
     def remembered(self) -> dict[str, Remembered]:
         """What the next process is to know: also of disks that are not configured any more."""
         left_out = {root: disk for root, disk in self._before.items() if root not in self._set_of}
-        known = {r: Remembered(u, r in self._samples) for r, u in self._uuids.items()}
+        known = {
+            root: Remembered(uuid, root in self._samples, self._journals.get(uuid))
+            for root, uuid in self._uuids.items()
+        }
         return left_out | known
+
+    def journal(self, uuid: str) -> Position | None:
+        """How far the journal of a disk has come at least; `None`: unknown."""
+        return self._journals.get(uuid)
+
+    def came_to(self, uuid: str, journal: Position) -> None:
+        """The journal of a disk has come this far; a new one has begun if that is less."""
+        self._journals[uuid] = journal
 
     def left_out(self) -> list[str]:
         """The roots that were taken out of the configuration with samples that only they hold."""

@@ -10,6 +10,7 @@ import attrs
 from stor.disk.base import Base
 from stor.disk.disk import INDEX_DIRECTORY, Disk, write_all
 from stor.disk.errnos import Fault, fault_of
+from stor.disk.identity import mark_complete
 from stor.disk.journal import Journal, Kind, Position, Record
 from stor.disk.walk import WalkedSample
 
@@ -85,14 +86,20 @@ class DiskNames:
         self.journal = journal
         #: How far the disk was walked; `None`: every name on it is known.
         self.cursor: str | None = ""
+        #: What was found of others at the disk, while no Stor ran.
+        self.strange: str | None = None
         self._kept: Proof | None = None
         self._keeping = Lock()
 
     @classmethod
-    def open(cls, disk: Disk, uuid: str, root_fd: int) -> "DiskNames":
+    def open(
+        cls, disk: Disk, uuid: str, root_fd: int, least: Position | None = None
+    ) -> "DiskNames":
         """What the disk with this UUID knows. Writes nothing.
 
-        Raises `BadProof` when that may be less than was known once, `OSError`.
+        `least` is how far its journal had come, as is known elsewhere. Where files were made or
+        removed since Stor ended, what is known holds, and the disk is walked for what is not.
+        Raises `BadProof` when less is known than was once, `OSError`.
         """
         proof = _read(disk, root_fd)
         base = Base.open(disk, uuid, root_fd)
@@ -105,18 +112,20 @@ class DiskNames:
             raise BadProof(f"{disk.root}: its names were never all looked at")
         if proof.uuid != uuid:
             raise BadProof(f"{disk.root}/{PROOF_PATH} is another disk's, {proof.uuid}")
-        if journal.end < proof.journal:
+        least = max(proof.journal, least or proof.journal)
+        if journal.end < least:
             raise BadProof(
                 f"{disk.root}/{INDEX_DIRECTORY}: the journal ends at {tuple(journal.end)}, it had "
-                f"come to {tuple(proof.journal)}: the disk was set back"
+                f"come to {tuple(least)}: the disk was set back"
             )
+        names.cursor, names._kept = proof.cursor, proof
         used = None if proof.inodes is None else used_inodes(disk, root_fd)
         if used != proof.inodes:
-            raise BadProof(
+            names.cursor = ""
+            names.strange = (
                 f"{disk.root}: {used} inodes are in use, {proof.inodes} were when Stor ended: "
                 "files were made or removed meanwhile"
             )
-        names.cursor, names._kept = proof.cursor, proof
         return names
 
     @classmethod
@@ -248,20 +257,25 @@ def used_inodes(disk: Disk, root_fd: int) -> int | None:
     return room.f_files - room.f_ffree if room.f_files else None
 
 
-def open_names(disk: Disk, uuid: str, writable: bool) -> DiskNames:
-    """What a disk knows; it is written from now on if it is `writable`.
+def open_names(disk: Disk, uuid: str, least: Position | None, writable: bool) -> DiskNames:
+    """What a disk knows; it is written from now on if it is `writable`. `least`: see there.
 
     Raises `BadProof`, `DiskAway`, `OSError`.
     """
     with disk.entered() as root_fd:
-        names = DiskNames.open(disk, uuid, root_fd)
+        names = DiskNames.open(disk, uuid, root_fd, least)
         if writable:
             names.begin(root_fd)
         return names
 
 
-def begin_names(disk: Disk, uuid: str) -> DiskNames:
-    """Have a disk's names learnt anew. Raises `DiskAway`, `OSError`."""
+def begin_names(disk: Disk, uuid: str, new: bool) -> DiskNames:
+    """Have a disk's names learnt anew. Raises `DiskAway`, `BadMarker`, `OSError`.
+
+    One that is not `new` is not complete, before anything is forgotten which shows that.
+    """
+    if not new:
+        mark_complete(disk, (), (uuid,))
     with disk.entered() as root_fd:
         return DiskNames.anew(disk, uuid, root_fd)
 

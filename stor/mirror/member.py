@@ -31,10 +31,11 @@ from stor.disk.probe import Probe, probe, sweep, try_writing
 from stor.disk.verified import Mark
 from stor.errors import Damaged
 from stor.mirror.corrupt import CorruptCopies
-from stor.mirror.group_commit import Commits, Step
+from stor.mirror.group_commit import Step
 from stor.mirror.health import Health, Picture, State
+from stor.mirror.pools import DiskPools
 from stor.prometheus import DiskMeter
-from stor.threads import Busy, Pool, Unanswered, within
+from stor.threads import Busy, Unanswered, within
 from stor.zero_copy import SplicePipe
 
 T = TypeVar("T")
@@ -66,21 +67,6 @@ SLOW_SECONDS = 1.0
 #: A disk with one for longer seems to hang, and gets no new samples where others can. Less than
 #: an upload waits to hear whether its sample is there already: it is itself not sent there.
 HANGS_SECONDS = 4.0
-
-
-@attrs.frozen
-class DiskPools:
-    """A disk's own threads: a hung disk takes these and no others."""
-
-    readers: Pool
-    writers: Pool
-    prober: Pool
-    commits: Commits
-
-    def stop(self) -> None:
-        """Let the threads end once they are idle."""
-        for worker in (self.readers, self.writers, self.prober, self.commits):
-            worker.stop()
 
 
 class Member:
@@ -124,6 +110,8 @@ class Member:
         self.keeps_names = keeps_names
         #: What the disk knows of its names, from when its marker was read first.
         self.names: DiskNames | None = None
+        #: Whether the proof that it is complete does not hold, and that cannot be noted there.
+        self._doubted = False
         self._probing = False
         self._probe_due: IDelayedCall | None = None
         self._said: tuple[object, ...] = ()
@@ -151,7 +139,7 @@ class Member:
     @property
     def complete(self) -> bool:
         """Whether it is proved that the disk lacks no sample of its mirror."""
-        return self.known_disks.complete(self.root)
+        return self.known_disks.complete(self.root) and not self._doubted
 
     @property
     def trusted(self) -> bool:
@@ -264,8 +252,9 @@ class Member:
         Raises `DiskAway`, `BadMarker`, `OSError`.
         """
         # In the thread that also probes: two writers of a marker would meet.
-        marker = await self._workers.prober.run(mark_complete, self.disk, proof)
+        marker = await self._workers.prober.run(mark_complete, self.disk, proof, proof)
         self.health.marker = marker
+        self._doubted = False
         self.known_disks.marked(self.root, marker)
 
     def check(self, digest: Digest, length: int | None, seconds: float) -> Deferred[Copy | None]:
@@ -410,7 +399,8 @@ class Member:
         if judgement.refusal is not None:
             raise DiskAway(judgement.refusal)
         disk.identify(found.device)
-        if found.marker is None:
+        new = found.marker is None
+        if new:
             self.known_disks.left(self.root)
         found = await self._keep(found, writable=writable and not found.held)
         if not self.health.readable:  # nothing is asked of it before its notes are known
@@ -418,7 +408,9 @@ class Member:
         if writable and not found.held and found.refused is None:
             found = await self._write_to(found, judgement.marker)
         if self.keeps_names and found.marker is not None:
-            found = await self._know_names(found, found.marker.uuid)
+            found = await self._know_names(found, found.marker, new=new)
+            if self.names is not None and self.names.written:
+                known_disks.came_to(self.names.uuid, self.names.journal.durable)
         if self.known_disks is not known_disks:  # another configuration, which judges anew
             await self._probe()
             return
@@ -444,9 +436,12 @@ class Member:
             return attrs.evolve(found, refused=refused)
         return found
 
-    async def _know_names(self, found: Probe, uuid: str) -> Probe:
-        """Open the disk's journal before anything is written there; what that has shown."""
-        names = self.names
+    async def _know_names(self, found: Probe, marker: Marker, *, new: bool) -> Probe:
+        """Open the disk's journal before anything is written there; what that has shown.
+
+        One that is not `new` and has lost what it knew may have lost samples, too.
+        """
+        names, uuid = self.names, marker.uuid
         writable = self.health.writable and not (found.held or found.refused or found.failing)
         right = names is not None and names.uuid == uuid and names.damage is None
         run, disk = self._workers.prober.run, self.disk
@@ -457,13 +452,21 @@ class Member:
         self.names = None
         try:
             try:
-                self.names = await run(open_names, disk, uuid, writable)
+                names = await run(open_names, disk, uuid, self.known_disks.journal(uuid), writable)
             except BadProof as error:
                 self.log.info("{reason}: its names are walked", reason=str(error))
+                self._doubted = not new
                 if writable:
-                    self.names = await run(begin_names, disk, uuid)
+                    names = await run(begin_names, disk, uuid, new)
+                    if not new:
+                        marker = attrs.evolve(marker, complete=())
+                        self.known_disks.marked(self.root, marker)
+                        found = attrs.evolve(found, marker=marker)
                 else:
-                    self.names = DiskNames.unwritten(disk, uuid)
+                    names = DiskNames.unwritten(disk, uuid)
+            if names.strange is not None:
+                self.log.info("{strange}: its names are walked", strange=names.strange)
+            self.names = names
         except OSError as error:
             if fault_of(error) is Fault.PROCESS:
                 raise

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -27,10 +28,11 @@ from stor.logs import LogStream
 from stor.metrics import Metrics
 from stor.mirror.group_commit import Alone
 from stor.mirror.health import Health
-from stor.mirror.member import DiskPools, Member
+from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.names import Names
+from stor.mirror.pools import DiskPools
 from stor.mirror.scout import Scouts
 from stor.store import Store
 from tests.support.files import FaultyFiles
@@ -58,7 +60,8 @@ class Rig:
     `files(label)` makes a disk's system calls, `worker()` its workers for reading and writing, or
     `workers(label)` those for reading, writing and probing; `commits(disk)` is what commits its
     uploads. `read_only` are the roots' positions `(set, disk)` that the configuration does not let
-    be written; `forbidden_device` is the one that means "not mounted".
+    be written; `forbidden_device` is the one that means "not mounted"; `remembered` is what the
+    state directory knows of the disks.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Rig:
         seed=0,
         clock=None,
         knows=True,
+        remembered=MappingProxyType({}),
         learner=lambda name: InlinePool(),
         **indexing,
     ):
@@ -95,7 +99,7 @@ class Rig:
         roots = [
             [path / f"set{s}" / f"disk{d}" for d in range(disks)] for s, disks in enumerate(sets)
         ]
-        known_disks = KnownDisks([[str(root) for root in of_set] for of_set in roots])
+        known_disks = KnownDisks([[str(root) for root in of_set] for of_set in roots], remembered)
         mirrors = []
         for s, of_set in enumerate(roots):
             members = []
