@@ -85,7 +85,7 @@ def seconds(function: Callable[[], object]) -> float:
 def table(total: int, directory: Path) -> Figures:
     """Stor's own."""
     figures = Figures("table", total)
-    recent_fd, fds = Recent.create(), [create("one"), create("other")]
+    recent_fd, fds = Recent.create(bytes(32)), [create("one"), create("other")]
     recent = Recent(recent_fd)
     plan = Plan(recent_fd, fds[0], 0, 0, 1, 1, UUIDS)
     share = -(-total // len(UUIDS))

@@ -34,6 +34,7 @@ from stor.http.auth import Attempts, Authenticator
 from stor.http.rates import Rates
 from stor.http.status import Overview, Snapshot
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
+from stor.index.index import Index, Shared
 from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
@@ -46,6 +47,7 @@ from stor.mirror.group_commit import (
     unwritten_bytes,
 )
 from stor.mirror.health import Health, Picture
+from stor.mirror.learning import LearningNames
 from stor.mirror.member import PROBE_INTERVAL_SECONDS, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
@@ -112,9 +114,11 @@ class Storages:
 class Writer:
     """The process that looks after the storages, as one that only reads tells it what it meets.
 
-    A sample that lacks a good copy, a disk with errors, block sums that a copy lacks.
+    A sample that lacks a good copy, a disk with errors, block sums that a copy lacks. `reader` is
+    the number of this one among those that read.
     """
 
+    reader: int
     mend: Callable[[Digest, Mirror], None]
     probe_soon: Callable[[str], None]
     keep_sums: Callable[[MadeSums], None]
@@ -142,12 +146,15 @@ class App:
         self,
         chosen: Config,
         reactor: Any,
+        shared: Shared,
         *,
         writer: Writer | None = None,
         others: Callable[[], Sequence[Snapshot]] = lambda: (),
         absent: Callable[[], list[str]] = list,
     ) -> None:
-        """With a `writer` this process only reads.
+        """With a `writer` this process only reads. The memory `shared` stays the caller's.
+
+        Raises `TableDamaged`, `RecentDamaged`, `OSError`: it cannot be used.
 
         `others` are other processes, and `absent` says which are not there.
         """
@@ -188,20 +195,7 @@ class App:
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
         fleet = self._fleet(chosen, [])
-        self.mirrors = Mirrors(
-            fleet.mirrors,
-            fleet.known_disks,
-            scouts=Scouts(self._scout_worker, SCOUTS, reactor),
-            reserve_bytes=chosen.reserve_bytes,
-            clock=reactor,
-            now_ns=time.time_ns,
-            rng=random.Random(),
-            report=None if writer is None else writer.mend,
-            names=Names(reactor, lambda name: ThreadPool(outcomes, name, 1))
-            if self._writes
-            else None,
-            indexed=chosen.index,
-        )
+        self.mirrors = self._mirrors(chosen, fleet, shared)
         self.store = Store(self.mirrors, self.ready, self.metrics)
         self.store.notices = self._notices
         self._disk_puts = self.store.puts
@@ -336,6 +330,29 @@ class App:
             self.log.warn("{path}: {error}; it is made anew", path=path, error=str(error))
             return {}
 
+    def _mirrors(self, chosen: Config, fleet: Fleet, shared: Shared) -> Mirrors:
+        names: Names
+        learning = None
+        if self._writer is None:
+            names = learning = LearningNames(
+                shared, self._reactor, lambda name: ThreadPool(self._outcomes, name, 1)
+            )
+        else:
+            names = Names(Index(shared, shared.keys, self._writer.reader), self._writer.mend)
+        return Mirrors(
+            fleet.mirrors,
+            fleet.known_disks,
+            scouts=Scouts(self._scout_worker, SCOUTS, self._reactor),
+            reserve_bytes=chosen.reserve_bytes,
+            clock=self._reactor,
+            now_ns=time.time_ns,
+            rng=random.Random(),
+            report=None if self._writer is None else self._writer.mend,
+            names=names,
+            learning=learning,
+            indexed=chosen.index,
+        )
+
     async def _take_up_disks(self, chosen: Config) -> None:
         """Know for another configuration what is known; what was left out can be forgotten."""
         known, saved = self.mirrors.known_disks.remembered(), self._remembered
@@ -384,8 +401,14 @@ class App:
             picture = storages.disks.get(member.root)
             if picture is not None:
                 member.hear(picture)
+        self.mirrors.heard()
         if self.store.bucket is not None:
             self.store.bucket.hear(storages.s3_fault)
+
+    def catch_up(self) -> None:
+        """Know what another process has learnt of the disks' names."""
+        if self.mirrors.names is not None:
+            self.mirrors.names.catch_up()
 
     def probe_soon(self, root: str) -> None:
         """Another process has had an error of a disk."""
@@ -412,8 +435,8 @@ class App:
         """
         if self._looking.running:
             self._looking.stop()
-        if self.mirrors.names is not None:
-            await self.mirrors.names.end()
+        if self.mirrors.learning is not None:
+            await self.mirrors.learning.end()
             await self._remember_disks()
         for member in self._members.values():
             member.stop()

@@ -83,7 +83,7 @@ class DiskGauges:
         )
 
     def _of_index(self) -> Iterator[Metric]:
-        names = self._mirrors.names
+        names = self._mirrors.learning
         if names is None:
             return
         samples = GaugeMetricFamily(
@@ -102,7 +102,6 @@ class DiskGauges:
             names.recent,
         )
         yield GaugeMetricFamily("stor_index_table_bytes", "Size of the table.", names.table_bytes)
-        yield CounterMetricFamily("stor_index_lookups", "Look-ups.", names.lookups_total)
         yield CounterMetricFamily(
             "stor_index_audits", "Misses that were checked against the disks.", names.audits_total
         )
@@ -197,6 +196,10 @@ class WorkGauges:
         yield jobs
 
     def _of_memory(self) -> Iterator[Metric]:
+        lookups = CounterMetricFamily("stor_index_lookups", "Look-ups in the index.")
+        if self._mirrors.names is not None:
+            lookups.add_metric([], self._mirrors.names.lookups_total)
+        yield lookups
         hot = self._store.hot
         yield CounterMetricFamily("stor_hot_hits", "Samples that were in memory.", hot.hits)
         yield CounterMetricFamily("stor_hot_misses", "Samples that were not.", hot.misses)

@@ -17,6 +17,7 @@ from stor.app import App
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
 from stor.gauges import LogGauges
+from stor.index.index import Shared
 from stor.logs import LineObserver, LogStream, is_journal, observer_for, take_standard_output
 from stor.notify import Notifier
 from stor.options import Options, configuration
@@ -77,7 +78,7 @@ class StorService(Service):
         #: What answers: this process, or others.
         self._server: Server | Parent
         if chosen.workers == 1:
-            app = App(chosen, reactor)
+            app = App(chosen, reactor, Shared.create())
             if stream is not None:
                 app.metrics.figures.watch(LogGauges(stream))
             self._server = Server(app, reactor, chosen, self._observer)

@@ -166,7 +166,7 @@ class Store:
 
         `None`: a set has no complete disk that can be read.
         """
-        names = self._mirrors.names
+        names = self._mirrors.learning
         if names is None or self.puts is not self._disk_puts:
             return None
         return await names.listed(begin, limit)

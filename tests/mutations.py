@@ -468,7 +468,7 @@ CHECKS = (
         "            pass\n",
         (
             "tests/test_corruption.py"
-            "::test_two_bad_copies_are_an_error_until_it_is_posted_again[middle bit-3145728]",
+            "::test_two_bad_copies_are_an_error_until_it_is_posted_again[3145728-middle bit]",
         ),
     ),
     Mutation(
@@ -875,7 +875,7 @@ INDEX = (
     ),
     Mutation(
         "no sample is struck from the index while it may be arriving",
-        "stor/mirror/names.py",
+        "stor/mirror/learning.py",
         "self.broken is not None or not self.quiet(mirror, since):\n            return",
         "self.broken is not None:\n            return",
         (f"{_NAMES}::test_a_sample_that_arrives_while_its_disks_are_asked_is_not_struck",),
@@ -923,8 +923,18 @@ INDEX = (
         (f"{_NAMES}::test_what_is_stored_afterwards_is_known_at_once_and_what_fails_is_not",),
     ),
     Mutation(
+        "a writer believes the index of no set before it has learnt it",
+        "stor/mirror/learning.py",
+        "            index.set_complete(number, False)\n",
+        "            pass\n",
+        (
+            "tests/test_shared_names.py"
+            "::test_what_came_to_the_disks_between_two_writers_is_not_denied",
+        ),
+    ),
+    Mutation(
         "a set is known when every disk that is there is",
-        "stor/mirror/names.py",
+        "stor/mirror/learning.py",
         "and all(map(self._knows, present))",
         "",
         (f"{_NAMES}::test_a_directory_that_cannot_be_read_leaves_its_set_unknown_until_it_can",),
@@ -1052,10 +1062,13 @@ class Trials:
 _CACHES = shutil.ignore_patterns("__pycache__", ".hypothesis")
 
 
-def main(parts: list[str]) -> int:
-    """Try every mutation, or those with one of `parts` in its name; 0 when all are noticed."""
+def main(words: list[str]) -> int:
+    """Try every mutation with one of the `words` in its name or its file, or all without any.
+
+    0 when a test notices each of them.
+    """
     begun = time.monotonic()
-    chosen = [m for m in MUTATIONS if not parts or any(part in m.name for part in parts)]
+    chosen = [m for m in MUTATIONS if not words or any(w in m.name or w in m.file for w in words)]
     with tempfile.TemporaryDirectory() as path:
         trials = Trials(Path(path))
         unmutated = tuple(dict.fromkeys(test for m in chosen for test in m.tests))

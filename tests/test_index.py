@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
     def come_or_go(self, reader):
         if reader in self.readers:
             self.readers.pop(reader).close()
-            self.writer.leave(reader)
+            self.shared.leave(reader)
         else:
             self.readers[reader] = Index(self.shared, KEYS, reader)
 

@@ -30,7 +30,7 @@ def held(set_number, first, end):
 def test_it_takes_up_to_7_bytes_a_name_and_denies_none(soak, figures):
     total = 3 * 10**8 if soak else 10**7
     share = total // 20
-    recent_fd, fds = Recent.create(), [create("one"), create("other")]
+    recent_fd, fds = Recent.create(bytes(32)), [create("one"), create("other")]
     recent = Recent(recent_fd)
     plan = Plan(recent_fd, fds[0], 0, 0, 1, 1, SETS)
     build(plan, KEYS, [held(number, number * share, (number + 1) * share) for number in range(20)])

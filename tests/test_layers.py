@@ -66,6 +66,7 @@ ORDER = [
     "mirror.member",
     "mirror.mirror",
     "mirror.names",
+    "mirror.learning",
     "mirror.chooser",
     "mirror.write",
     "mirror.repair",
@@ -259,7 +260,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
     assert {name: read for name, read in wall.items() if read} == {
         "app": ["time_ns"],  # when a sample was stored
         "disk.journal": ["time_ns"],  # when a segment was begun
-        "mirror.names": ["time_ns"],  # when a name was recorded
+        "mirror.learning": ["time_ns"],  # when a name was recorded
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
         "logs": ["time"],  # when lines were dropped
         "server": ["time"],  # Date

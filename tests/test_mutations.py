@@ -1,6 +1,8 @@
 """The mutations that prove the tests can be made: `python -m tests.mutations` makes them."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
@@ -18,6 +20,15 @@ def test_every_mutation_has_its_place_and_is_python(mutation):
         file, _, names = test.partition("::")
         name = names.rpartition("::")[2]
         assert f"def {name.partition('[')[0]}" in (REPOSITORY / file).read_text()
+
+
+def test_every_test_that_is_named_is_there():
+    tests = {test for mutation in MUTATIONS for test in mutation.tests}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *sorted(tests)]
+    collected = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert collected.returncode == 0, collected.stdout + collected.stderr
 
 
 def functions(source):

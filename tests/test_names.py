@@ -309,14 +309,14 @@ def test_a_sample_that_arrives_while_its_disks_are_asked_is_not_struck(host):
     names, mirror = rig.mirrors.names, rig.mirrors.mirrors[0]
     digest = digest_of(b"content")
     names.stored(digest, mirror)
-    asked = names.numbers.next
+    asked = names.next_number
     arriving = names.expect(digest, mirror, Kind.STORED)
     names.lost(digest, mirror, asked)
     assert ask(rig, digest) == b"+"
     arriving.done()
     names.lost(digest, mirror, asked)
     assert ask(rig, digest) == b"+"
-    names.lost(digest, mirror, names.numbers.next)
+    names.lost(digest, mirror, names.next_number)
     assert ask(rig, digest) == b"-"
 
 
@@ -445,7 +445,7 @@ def test_an_upload_that_ends_on_a_set_left_out_is_known_when_the_set_is_back(hos
     back = Mirror(mirrors[0].members)
     rig.mirrors.reconfigure([back, mirrors[1]], known_disks, 0)
     learnt(rig)
-    assert not rig.mirrors.names.quiet(back, rig.mirrors.names.numbers.next)
+    assert not rig.mirrors.names.quiet(back, rig.mirrors.names.next_number)
     arriving.done()
     assert rig.mirrors.names.find(digest).holders == (back,)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stor.index.recent import Recent, RecentDamaged, applied, named
+from stor.index.recent import Recent, RecentDamaged, applied, named, reader_offset
 from tests.conformance import descriptors
 from tests.support.index import UUID, sha
 
@@ -29,7 +29,7 @@ def no_descriptor_is_left():
 @contextmanager
 def processes(readers=1):
     """The writer, and some that read."""
-    fd = Recent.create()
+    fd = Recent.create(bytes(32))
     known = [Recent(fd), *(Recent(fd, number) for number in range(readers))]
     try:
         yield fd, *known
@@ -135,7 +135,7 @@ def test_a_table_counts_as_used_once_every_living_reader_has_said_so():
         other.uses(2, 0)
         assert writer.confirmed(1)
         assert not writer.confirmed(2)
-        writer.leave(0)
+        os.pwrite(fd, bytes(8), reader_offset(0))
         assert writer.confirmed(2)
         begun = Recent(fd, 255)
         assert not writer.confirmed(2)
@@ -168,7 +168,7 @@ def test_a_record_that_is_not_whole_is_not_believed(place):
 
 
 def test_memory_of_another_version_is_refused():
-    fd = Recent.create()
+    fd = Recent.create(bytes(32))
     os.pwrite(fd, struct.pack("=Q", 1), 0)
     with pytest.raises(RecentDamaged, match="another version"):
         Recent(fd)

@@ -37,7 +37,7 @@ class Memory:
 
     def __init__(self, keys=KEYS, least_bits=0):
         self.keys, self.least_bits = keys, least_bits
-        self.recent_fd = Recent.create()
+        self.recent_fd = Recent.create(bytes(32))
         self.recent = Recent(self.recent_fd)
         self.fds = [create("old"), create("new")]
         self.table = None

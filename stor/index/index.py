@@ -14,7 +14,7 @@ from stor.disk.syscalls import Syscalls
 from stor.index import memory
 from stor.index import table as table_file
 from stor.index.merge import DiskSource, Plan
-from stor.index.recent import Recent, applied
+from stor.index.recent import SECRET_OFFSET, Recent, applied, reader_offset
 from stor.index.table import SECRET_BYTES, SETS_LIMIT, Contents, Keys, Table, TableDamaged
 
 #: How often a table that is replaced meanwhile is looked for again.
@@ -32,10 +32,22 @@ class Shared:
     table_fds: tuple[int, int]
 
     @classmethod
-    def create(cls) -> "Shared":
-        """New memory, which knows nothing. Raises `OSError`."""
+    def create(cls, secret: bytes | None = None) -> "Shared":
+        """New memory, which knows nothing but the host's secret. Raises `OSError`.
+
+        Without a secret it has one that lives as long as the memory.
+        """
         tables = memory.create("stor-table"), memory.create("stor-table")
-        return cls(Recent.create(), tables)
+        return cls(Recent.create(secret or secrets.token_bytes(SECRET_BYTES)), tables)
+
+    @property
+    def keys(self) -> Keys:
+        """What names are called on this host."""
+        return Keys(os.pread(self.recent_fd, SECRET_BYTES, SECRET_OFFSET))
+
+    def leave(self, reader: int) -> None:
+        """The process with this number, which has read, has ended: nothing is kept for it."""
+        os.pwrite(self.recent_fd, bytes(8), reader_offset(reader))
 
     def close(self) -> None:
         """Close the descriptors. The memory is gone with the last of them."""
@@ -76,11 +88,15 @@ class Index:
 
         Raises `TableDamaged`, `RecentDamaged`, `OSError`.
         """
-        if self._recent.refresh():
-            self._follow()
+        self.refresh()
         sets = () if self._table is None else self._table.sets_of(sha)
         events = self._recent.events(sha)
         return Places(applied(events, sets) if events else sets, self._complete)
+
+    def refresh(self) -> None:
+        """Know what is new. Raises `TableDamaged`, `RecentDamaged`, `OSError`."""
+        if self._recent.refresh():
+            self._follow()
 
     @property
     def sets(self) -> Sequence[str]:
@@ -211,10 +227,6 @@ class IndexWriter(Index):
         if (set_number in self._recent.complete) != complete:
             self._recent.set_complete(set_number, complete)
             self._follow()
-
-    def leave(self, reader: int) -> None:
-        """A process that reads has ended."""
-        self._recent.leave(reader)
 
     def load(self) -> Contents:
         """Bring the table that was kept into memory; blocks, in any thread; then `install` it.

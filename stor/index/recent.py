@@ -25,6 +25,8 @@ _READER_WORDS = 8
 _KNOWS_NOTHING = 1
 
 _HEADER_BYTES = 65536
+#: Where the secret of the host is in the header.
+SECRET_OFFSET = 32768
 
 #: sha, a number, set, kind.
 _RECORD = struct.Struct("<32sQHH")
@@ -181,11 +183,12 @@ class Recent:
         self.refresh()
 
     @staticmethod
-    def create() -> int:
+    def create(secret: bytes) -> int:
         """The memory of an empty log, as a descriptor that child processes may inherit."""
         fd = memory.create("stor-recent")
         os.ftruncate(fd, _HEADER_BYTES)
         os.pwrite(fd, _MAGIC.to_bytes(8, "little"), 0)
+        os.pwrite(fd, secret, SECRET_OFFSET)
         return fd
 
     def close(self) -> None:
@@ -247,10 +250,6 @@ class Recent:
         self._log.unmap(recent)
         if self._reader is not None:
             self._words[_READER_WORDS + self._reader] = generation + 1
-
-    def leave(self, reader: int) -> None:
-        """A reader has ended; for whoever knows. Its number may be used again."""
-        self._words[_READER_WORDS + reader] = 0
 
     # What follows is for the writer.
 
@@ -324,6 +323,11 @@ class Recent:
             if data is not None and data[3] in (Event.HELD, Event.LEFT):
                 kept.add(number, data[0], data[2], data[3] == Event.HELD)
         return kept
+
+
+def reader_offset(reader: int) -> int:
+    """Where in the memory a reader says what it knows: one word, 0 when there is none."""
+    return 8 * (_READER_WORDS + reader)
 
 
 def named(fd: int, first: int, end: int) -> Iterator[Named]:

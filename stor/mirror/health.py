@@ -62,6 +62,7 @@ class Picture:
     failing: frozenset[Hashable]
     since: float
     unwritable_since: float
+    marker: Marker | None = None
     complete: bool = False
     noted: frozenset[Digest] = frozenset()
 
@@ -186,12 +187,13 @@ class Health:
             frozenset(self._failing),
             self.since,
             self._unwritable_since,
+            self.marker,
         )
 
     def take_over(self, picture: Picture) -> None:
         """Know what another process knows, and nothing else."""
         self._faults = picture.faults
-        self._held, self.device = picture.held, picture.device
+        self._held, self.device, self.marker = picture.held, picture.device, picture.marker
         self.errors_total = picture.errors_total
         self._failing = set(picture.failing)
         self.since, self._unwritable_since = picture.since, picture.unwritable_since

@@ -14,6 +14,7 @@ from stor.disk.identity import KnownDisks
 from stor.disk.journal import Kind
 from stor.errors import NoRoom, Unavailable
 from stor.mirror.chooser import Chooser
+from stor.mirror.learning import LearningNames
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror, Survey
 from stor.mirror.names import Names
@@ -43,22 +44,23 @@ class Mirrors:
         rng: random.Random,
         report: Callable[[Digest, Mirror], None] | None = None,
         names: Names | None = None,
+        learning: LearningNames | None = None,
         indexed: bool = True,
     ) -> None:
         """`indexed`: samples are looked for where `names` has them, else on every disk.
 
-        `report` is told of samples that lack a good copy where another process mends them.
-
-        This one then neither probes nor repairs, and has no `names`.
+        `learning` is the same in the process that writes. In another one, which neither probes nor
+        repairs, `report` is told of samples that lack a good copy.
         """
         self.mirrors = tuple(mirrors)
         self.clock = clock
         self.scouts = scouts
-        self.repairs = Repairs(clock, reserve_bytes, names)
+        self.repairs = Repairs(clock, reserve_bytes, learning)
         self.rebuilds = Rebuilds(self.repairs, known_disks, clock)
         self._report = report or self.repairs.report
-        #: What all mirrors hold, in the process that writes.
+        #: What all mirrors hold.
         self.names = names
+        self.learning = learning
         self._index = names if indexed else None
         #: Where samples that S3 has yet to get are noted, if it gets any.
         self.outbox: Outbox | None = None
@@ -122,9 +124,15 @@ class Mirrors:
             self.rebuilds.resume(mirror)
         self._resume_names()
 
+    def heard(self) -> None:
+        """Another process has told how the disks are: the index knows which set each is in."""
+        self._resume_names()
+
     def _resume_names(self) -> None:
-        if self.names is not None:
-            self.names.resume(self.mirrors)
+        if self.learning is not None:
+            self.learning.resume(self.mirrors)
+        elif self.names is not None:
+            self.names.follow(self.mirrors)
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
@@ -133,8 +141,8 @@ class Mirrors:
 
     def denied(self, digest: Digest) -> None:
         """Nobody has a sample, as the index has it: see now and then whether that is right."""
-        names = self._index
-        if names is None:
+        names = self.learning
+        if names is None or self._index is None:
             return
         known = names.find(digest)
         unasked = [m for m in self.mirrors if m not in known.unsure and m not in known.holders]
@@ -142,8 +150,8 @@ class Mirrors:
             auditing = Deferred.fromCoroutine(self._audit(digest, unasked, names))
             auditing.addErrback(lambda failure: self.log.failure("Auditing the index", failure))
 
-    async def _audit(self, digest: Digest, mirrors: Sequence[Mirror], names: Names) -> None:
-        since = names.numbers.next
+    async def _audit(self, digest: Digest, mirrors: Sequence[Mirror], names: LearningNames) -> None:
+        since = names.next_number
         suspects: list[Mirror] = []
         search = Search(
             mirrors,
@@ -228,7 +236,7 @@ class Mirrors:
         self, mirror: Mirror, members: Sequence[Member], digest: Digest, length: int | None
     ) -> MirrorWrite:
         """A write on some disks of a mirror."""
-        names = self.names
+        names = self.learning
         return MirrorWrite(
             mirror,
             members,

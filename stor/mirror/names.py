@@ -1,71 +1,15 @@
-"""What all disks hold, as the process that writes knows it: which mirror has a sample, if any."""
+"""Which mirrors have a sample, if any: the index, as every process of a Stor goes by it."""
 
-import random
-import secrets
-import time
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from functools import partial
-from itertools import islice
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Callable, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disk.base import Entry
-from stor.disk.disk import DiskAway
-from stor.disk.journal import Kind, Record
-from stor.disk.names import DiskNames
-from stor.disk.walk import Batch, HalfTheTime, first_samples, walk
-from stor.index import merge as merging
-from stor.index.index import IndexWriter, Shared
-from stor.index.merge import DiskSource, Merge, MergeFailed
+from stor.index.index import Index
 from stor.index.recent import RecentDamaged
-from stor.index.sequence import GAP
-from stor.index.sequence import Sequence as Numbers
-from stor.index.table import SECRET_BYTES, Keys, TableDamaged
-from stor.mirror.member import Member
+from stor.index.table import TableDamaged
 from stor.mirror.mirror import Mirror
-from stor.threads import Busy, Pool, settle, settle_within
-
-T = TypeVar("T")
-Args = TypeVarTuple("Args")
-
-#: What could not be learnt of a disk is tried again no earlier.
-RETRY_SECONDS = 60.0
-
-#: A name takes ten times the memory until it is in the table.
-RECENT_NAMES = 200_000
-
-#: A base is made anew for half a million records, which a start reads in some seconds.
-EXTEND_SEGMENTS = 8
-
-#: How often it is looked for room when too many names wait for the table.
-_ROOM_SECONDS = 0.1
-
-#: How many names are learnt in one turn of the reactor.
-_NAMES_A_TURN = 500
-
-#: How many of the lowest directories are walked in one go.
-_BATCH_DIRECTORIES = 64
-
-#: One "no" in about this many seconds is checked against the disks.
-AUDIT_SECONDS = 1.0
-
-#: How long the end of Stor waits for what is noted on the disks.
-END_SECONDS = 2.0
-
-#: How far journals reach back at least.
-KEPT_SECONDS = 7 * 86400
-
-
-class NotKnown(Exception):
-    """Why not all names of a disk could be learnt."""
 
 
 @attrs.frozen
@@ -76,113 +20,35 @@ class Known:
     unsure: tuple[Mirror, ...]
 
 
-class Registration:
-    """A sample on its way into the index, and what its records in the journals say.
-
-    Ends once, with `done` or `given_up`.
-    """
-
-    def __init__(self, names: "Names", digest: Digest, mirror: Mirror, kind: Kind) -> None:
-        self._names = names
-        self._digest = digest
-        self._mirror = mirror
-        self._ended = False
-        self.kind = kind
-        self.time_ns = time.time_ns()
-        self.sequence = names.numbers.begin()
-        names.begun(mirror, self.sequence)
-
-    def done(self) -> None:
-        """Every copy has its name, durably. To be called before anybody is told."""
-        self._end(held=True)
-
-    def given_up(self, *, named: bool) -> None:
-        """Nothing was stored; `named`: but some disk may show the name all the same."""
-        self._end(held=named)
-
-    def _end(self, *, held: bool) -> None:
-        if not self._ended:
-            self._ended = True
-            if held:
-                self._names.stored(self._digest, self._mirror)
-            self._names.ended(self._mirror)
-            self._names.numbers.end(self.sequence)
-
-
-@attrs.define(eq=False)
-class _DiskState:
-    """How far the index knows a disk.
-
-    `learnt` is what the index was told of; `in_base` says that its base is in no table yet.
-    """
-
-    learnt: DiskNames | None = None
-    in_base: bool = False
-    running: bool = False
-    not_before: float = 0.0
-
-
 class Names:
-    """The index of one process, kept in step with the disks.
+    """What all disks hold, by mirrors. It asks no disk.
 
-    Each disk is learnt from its base and its journal; and from a walk, until these are proved to
-    have all its names. Of a mirror that is not wholly known the index says so.
+    In a process that only reads, what is here is all: `stor.mirror.learning` has what the one that
+    writes does to know it. A mirror whose disks were never heard, and every one once the index is
+    `broken`, is not wholly known.
     """
 
     log = Logger()
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        threads: Callable[[str], Pool],
-        recent_limit: int = RECENT_NAMES,
-        pace: Callable[[], Callable[[int], None]] = HalfTheTime,
-        extend_segments: int = EXTEND_SEGMENTS,
-    ) -> None:
-        """`threads` gives a pool of one thread with a name.
-
-        With more names than `recent_limit` since the table was made, a new one is made of them.
-        `pace` makes what paces a walk. A base is extended by `extend_segments` at least.
-        Raises `OSError`: no memory.
-        """
-        self._clock = clock
-        self._threads = threads
-        self._recent_limit = recent_limit
-        self._pace = pace
-        self._extend_segments = extend_segments
-        self._pools: dict[str, Pool] = {}
-        self._keys = Keys(secrets.token_bytes(SECRET_BYTES))
-        self._shared: Shared | None = Shared.create()
-        self._index = IndexWriter(self._shared, self._keys)
-        plan = self._index.plan(0, keep=False)
-        if plan is not None:
-            merging.make(attrs.evolve(plan, least_bits=1), self._keys)
-            self._index.install()
-        #: The numbers of what happens to names.
-        self.numbers = Numbers(0, clean=True)
-        self._states: dict[Member, _DiskState] = {}
+    def __init__(self, index: Index, report: Callable[[Digest, Mirror], None]) -> None:
+        """`report` tells the process that writes of a sample that is not where the index has it."""
+        self._index = index
+        self._report = report
         self._mirrors: tuple[Mirror, ...] = ()
+        #: The set that each mirror's disks belong to, and its number in the index.
         self._sets: dict[Mirror, tuple[str, int]] = {}
         self._mirror_of: dict[int, Mirror] = {}
-        self._merging = False
-        self._next_table = 0.0
-        self._stopped = False
-        #: How many samples are on their way to a mirror's disks, and the number of the last that
-        #: was. With another configuration the same disks are another mirror.
-        self._arriving: defaultdict[tuple[Member, ...], int] = defaultdict(int)
-        self._last_number: dict[tuple[Member, ...], int] = {}
-        self._next_audit = 0.0
         #: Why the index is not used any more, if it is not.
         self.broken: str | None = None
-        #: The mirrors of which a "no" was wrong, and how that showed.
-        self._wrong: dict[Mirror, str] = {}
         self.lookups_total = 0
-        self.audits_total = 0
-        self.wrong_total = 0
-        self.lost_total = 0
+
+    @property
+    def next_number(self) -> int:
+        """The number that what happens next to a name has: see `lost`."""
+        return 0
 
     def find(self, digest: Digest) -> Known:
-        """Where a sample is. Asks no disk."""
+        """Where a sample is."""
         if self.broken is not None:
             return Known((), self._mirrors)
         self.lookups_total += 1
@@ -204,78 +70,21 @@ class Names:
         known = self.find(digest)
         return True if known.holders else None if known.unsure else False
 
-    def expect(self, digest: Digest, mirror: Mirror, kind: Kind) -> Registration:
-        """A sample is about to be put on the disks of a mirror."""
-        return Registration(self, digest, mirror, kind)
-
-    def stored(self, digest: Digest, mirror: Mirror) -> None:
-        """A mirror holds a sample from now on, or may; to be called before anybody is told."""
-        self._add(digest.raw, mirror)
-
-    def begun(self, mirror: Mirror, sequence: int) -> None:
-        """A sample is on its way to a mirror."""
-        self._arriving[mirror.members] += 1
-        self._last_number[mirror.members] = sequence
-
-    def ended(self, mirror: Mirror) -> None:
-        """One sample fewer is on its way to a mirror."""
-        self._arriving[mirror.members] -= 1
-
-    def quiet(self, mirror: Mirror, since: int) -> bool:
-        """Whether nothing was on its way to a mirror since the number `since` was the next one.
-
-        Only then do its disks and the index have to agree.
-        """
-        last = self._last_number.get(mirror.members, -1)
-        return not self._arriving[mirror.members] and last < since
-
     def lost(self, digest: Digest, mirror: Mirror, since: int) -> None:
-        """No disk of a mirror has the sample that the index knows there: strike it.
+        """No disk of a mirror has the sample that the index knows there.
 
-        The disks were asked after the number `since` was the next one.
+        The disks were asked after `next_number` was `since`.
         """
-        number = self._number(mirror)
-        if number is None or self.broken is not None or not self.quiet(mirror, since):
-            return
-        if self._index.remove(digest.raw, number):
-            self.lost_total += 1
-            self.log.warn(
-                "{digest} is on no disk of {mirror}: somebody removed it, or a crash ended its "
-                "upload",
-                digest=str(digest),
-                mirror=mirror,
-            )
+        self._report(digest, mirror)
 
     def worth_an_audit(self) -> bool:
         """Whether to check the "no" that is about to be given against the disks."""
-        now = self._clock.seconds()
-        if now < self._next_audit or self.broken is not None:
-            return False
-        self._next_audit = now + AUDIT_SECONDS * (0.5 + random.random())
-        self.audits_total += 1
-        return True
-
-    def was_wrong(self, digest: Digest, mirror: Mirror, since: int) -> None:
-        """A mirror has a sample of which the index knew nothing: its disks are walked anew.
-
-        The disks were asked after the number `since` was the next one.
-        """
-        if not self.quiet(mirror, since) or mirror in self.find(digest).holders:
-            return
-        self.wrong_total += 1
-        self._wrong[mirror] = f"{digest} was on {mirror}, and the index did not know"
-        self.log.error("{what}: the disks are walked anew", what=self._wrong[mirror])
-        self.stored(digest, mirror)
-        for member in mirror.members:
-            if member.names is not None:
-                member.names.cursor = ""
-        self._weigh(mirror)
+        return False
 
     @property
     def warnings(self) -> list[str]:
         """What an operator is to know, a line each."""
-        wrong = [f"index: {what}: the disks are walked anew" for what in self._wrong.values()]
-        return wrong if self.broken is None else [f"index: not used: {self.broken}", *wrong]
+        return [] if self.broken is None else [f"index: not used: {self.broken}"]
 
     def samples(self, mirror: Mirror) -> int:
         """How many samples of a mirror the index knows."""
@@ -298,105 +107,38 @@ class Names:
         number = self._number(mirror)
         return self.broken is None and number in self._index.find(bytes(32)).complete
 
-    async def listed(self, begin: bytes, limit: int) -> list[tuple[bytes, int]] | None:
-        """The first samples from `begin` on, sorted, `limit` at most, each with its size.
-
-        From base and journal of one disk of each mirror; where none knows all, from the directories
-        of all its disks. `None`: a mirror has no complete disk now.
-        """
-        reading: list[Deferred[Any]] = []
+    def follow(self, mirrors: Sequence[Mirror]) -> None:
+        """These are the mirrors; to be called again when their disks were heard."""
+        for mirror in set(self._mirrors) - set(mirrors):
+            self._left_out(mirror)
+        self._mirrors = tuple(mirrors)
         for mirror in self._mirrors:
-            able = [member for member in mirror.members if member.health.sound]
-            if not any(member.complete for member in able):
-                return None
-            knowing = [m for m in able if m.complete and m.names and m.names.written]
-            if knowing and self.known(mirror):
-                root = knowing[0].root
-                reading.append(self._in_thread(root, _first_entries, knowing[0], begin, limit))
-            else:
-                reading += [
-                    self._in_thread(member.root, first_samples, member.disk, begin, limit)
-                    for member in able
-                ]
-        found: dict[bytes, int] = {}
-        for samples in await settle(reading):
-            if isinstance(samples, Failure):
-                self.log.warn("Samples cannot be listed: {error}", error=str(samples.value))
-                return None
-            found.update((sample.sha, sample.size) for sample in samples)
-        return sorted(found.items())[:limit]
+            self._number(mirror)
 
-    def resume(self, mirrors: Sequence[Mirror]) -> None:
-        """These are the mirrors: learn what is not known of them yet; called every now and then."""
-        self._use(mirrors)
-        if self.broken is not None:
-            return
-        for mirror in self._mirrors:
-            for member in mirror.members:
-                self._look_after(member, mirror)
-            self._weigh(mirror)
-        behind = any(state.in_base and not state.running for state in self._states.values())
-        if not self._merging:
-            self._index.settle()
-        if behind or self._index.recent_names > self._recent_limit:
-            self._begin_table()
-
-    async def end(self) -> None:
-        """Note on every disk how it was left, so that it is seen whether others change it then.
-
-        To be called when nothing is written any more. Takes `END_SECONDS` at most. Never raises.
-        """
-        members = [member for mirror in self._mirrors for member in mirror.members]
-        noting = [
-            self._in_thread(member.root, _on, member, member.names.end)
-            for member in members
-            if member.names is not None and member.names.written and member.writable
-        ]
-        if noting:
-            await settle_within(self._clock, END_SECONDS, noting)
+    def catch_up(self) -> None:
+        """Know what is new: what this process has not confirmed, the one that writes keeps."""
+        if self.broken is None:
+            try:
+                self._index.refresh()
+            except (TableDamaged, RecentDamaged, OSError) as error:
+                self._break(error)
 
     def stop(self) -> None:
-        """Let the threads end once they are idle, and give the memory back."""
-        self.broken = self.broken or "Stor is ending"
-        for pool in self._pools.values():
-            pool.stop()
-        if not self._stopped and not self._merging:
+        """Give the memory back."""
+        if self.broken is None:
+            self.broken = "Stor is ending"
             self._index.close()
-            if self._shared is not None:
-                self._shared.close()
-        self._stopped = True
 
-    def _use(self, mirrors: Sequence[Mirror]) -> None:
-        for mirror in set(self._mirrors) - set(mirrors):
-            _, number = self._sets.pop(mirror, (None, None))
-            if number is not None:
-                self._index.set_complete(number, False)
-                self._mirror_of.pop(number, None)
-            self._wrong.pop(mirror, None)
-            for member in mirror.members:
-                self._states.pop(member, None)
-        self._mirrors = tuple(mirrors)
+    def _left_out(self, mirror: Mirror) -> None:
+        """A mirror is none any more."""
+        self._forget_number(mirror)
 
-    def _look_after(self, member: Member, mirror: Mirror) -> None:
-        """Do for the index of a disk what is due."""
-        names, state = member.names, self._state(member)
-        if names is None or not member.health.readable:
-            return
-        if names.damage is not None:
-            self.log.error("{damage}: the disk is walked anew", damage=names.damage)
-            member.names = None  # the next probe begins anew
-            member.probe_soon()
-            return
-        if state.learnt is not names:
-            self.numbers.exceed(names.highest + GAP)
-        if state.running or state.not_before > self._clock.seconds():
-            return
-        if state.learnt is not names or not names.known:
-            self._run(member, state, self._learn(member, mirror, state, names))
-        elif names.journal.sealed - names.base.covered >= self._extend_segments:
-            self._run(member, state, self._extend(member, names))
-        elif names.outdated:
-            self._run(member, state, self._keep(member, names))
+    def _forget_number(self, mirror: Mirror) -> int | None:
+        """The number that a mirror had, and has no longer."""
+        _, number = self._sets.pop(mirror, (None, None))
+        if number is not None:
+            self._mirror_of.pop(number, None)
+        return number
 
     def _number(self, mirror: Mirror) -> int | None:
         """The number of a mirror in the index; `None` while its disks were never heard."""
@@ -407,193 +149,23 @@ class Names:
             return number
         (uuid,) = sets
         if mirror not in self._mirrors:  # it was left out; another one may have its disks by now
-            return self._index.sets.index(uuid) if uuid in self._index.sets else None
-        if number is not None:  # another set than before
-            self._index.set_complete(number, False)
-            self._mirror_of.pop(number, None)
-        try:
-            number = self._index.number(uuid)
-        except ValueError as error:
-            self._break(error)
-            return None
-        self._sets[mirror] = uuid, number
-        self._mirror_of[number] = mirror
+            return self._number_of(uuid)
+        self._forget_number(mirror)  # another set than before
+        number = self._new_number(uuid)
+        if number is not None:
+            self._sets[mirror] = uuid, number
+            self._mirror_of[number] = mirror
         return number
 
-    def _weigh(self, mirror: Mirror) -> None:
-        """Find out anew whether all names of a mirror are known."""
-        number = self._number(mirror)
-        present = [member for member in mirror.members if member.health.readable]
-        if number is None or not present or self.broken is not None:
-            return  # what was known of one that is away stays known
-        complete = any(m.complete for m in present) and all(map(self._knows, present))
-        self._index.set_complete(number, complete)
-        if complete:
-            self._wrong.pop(mirror, None)
+    def _number_of(self, uuid: str) -> int | None:
+        """The number of a set, if the index knows it."""
+        self.catch_up()
+        return self._index.sets.index(uuid) if uuid in self._index.sets else None
 
-    def _knows(self, member: Member) -> bool:
-        """Whether every name on the disk is in the index."""
-        names, state = member.names, self._state(member)
-        return names is not None and names is state.learnt and names.known and not state.in_base
-
-    def _state(self, member: Member) -> _DiskState:
-        return self._states.setdefault(member, _DiskState())
-
-    def _add(self, sha: bytes, mirror: Mirror) -> None:
-        number = self._number(mirror)
-        if number is not None and self.broken is None:
-            try:
-                self._index.add(sha, number)
-            except (TableDamaged, RecentDamaged, OSError) as error:
-                self._break(error)
+    def _new_number(self, uuid: str) -> int | None:
+        """The number of a set; `None` when it cannot have one yet."""
+        return self._number_of(uuid)
 
     def _break(self, error: Exception) -> None:
         self.broken = str(error)
         self.log.error("The index is not used until Stor starts again: {error}", error=str(error))
-
-    def _run(self, member: Member, state: _DiskState, working: Coroutine[Any, Any, None]) -> None:
-        state.running = True
-
-        def ended(outcome: object) -> None:
-            state.running = False
-            if isinstance(outcome, Failure):
-                state.not_before = self._clock.seconds() + RETRY_SECONDS
-                if outcome.check(DiskAway, Busy, OSError, MergeFailed, NotKnown) is None:
-                    self.log.failure("Learning the names of {root}", outcome, root=member.root)
-                elif not self._stopped:
-                    self.log.warn(
-                        "{root}: not all its names are known yet: {error}",
-                        root=member.root,
-                        error=str(outcome.value),
-                    )
-
-        Deferred.fromCoroutine(working).addBoth(ended)
-
-    async def _learn(
-        self, member: Member, mirror: Mirror, state: _DiskState, names: DiskNames
-    ) -> None:
-        """Tell the index of all names on a disk."""
-        if state.learnt is not names:
-            for segment in range(names.base.covered + 1, names.journal.end.segment + 1):
-                await self._take(
-                    await self._in_thread(
-                        member.root, _on, member, partial(names.journal.segment, segment)
-                    ),
-                    mirror,
-                )
-            state.in_base = names.base.entries > 0
-            state.learnt = names
-        if not names.known:
-            await self._walk(member, mirror, names)
-        self._weigh(mirror)
-
-    async def _take(self, records: Sequence[Record], mirror: Mirror) -> None:
-        for begin in range(0, len(records), _NAMES_A_TURN):
-            for record in records[begin : begin + _NAMES_A_TURN]:
-                if record.kind is not Kind.LEFT:
-                    self._add(record.sha, mirror)
-            await deferLater(self._clock, 0)
-            if self._index.recent_names > self._recent_limit:
-                self._begin_table()
-            while self._merging and self._index.recent_names > 2 * self._recent_limit:
-                await deferLater(self._clock, _ROOM_SECONDS)  # they take much memory until then
-
-    async def _walk(self, member: Member, mirror: Mirror, names: DiskNames) -> None:
-        """Walk the disk on from where an earlier walk has come to."""
-        batches = walk(member.disk, names.cursor or "", self._pace(), _BATCH_DIRECTORIES)
-        while (batch := await self._in_thread(member.root, _next, batches)) is not None:
-            if batch.unreadable:
-                first = batch.unreadable[0]
-                raise NotKnown(f"{first.path}: {first.error.strerror}")
-            number = self.numbers.begin()
-            try:
-                await self._in_thread(member.root, _found, member, names, batch, number)
-            finally:
-                self.numbers.end(number)
-            found = [Record(s.sha, number, s.size, s.inode, 0, Kind.FOUND) for s in batch.samples]
-            await self._take(found, mirror)
-            if names is not member.names:
-                raise NotKnown("another disk is there than was walked")
-        if not member.health.sound:
-            raise NotKnown(member.health.fault or "the disk was not to be read meanwhile")
-        await self._in_thread(member.root, _on, member, partial(names.walked, None))
-        self.log.info("{root}: all names are known", root=member.root)
-
-    async def _keep(self, member: Member, names: DiskNames) -> None:
-        """Note how long the journal is."""
-        await self._in_thread(member.root, _on, member, names.keep)
-
-    async def _extend(self, member: Member, names: DiskNames) -> None:
-        """Take into a disk's base what its journal has gained."""
-        device = member.health.device
-        if device is not None:
-            merge = Merge(DiskSource(member.root, names.uuid, device), self._keys)
-            await self._in_thread(member.root, merge.wait)
-            await self._in_thread(member.root, _extended, member, names)
-
-    def _begin_table(self) -> None:
-        if not self._merging and self._next_table <= self._clock.seconds():
-            self._merging = True
-            making = Deferred.fromCoroutine(self._make_table())
-            making.addErrback(lambda failure: self.log.failure("Making the table", failure))
-
-    async def _make_table(self) -> None:
-        """Make a table of the one in use, of recent names, and of bases that are in none."""
-        try:
-            states, sources = [], []
-            for mirror, (_, number) in self._sets.items():
-                for member in mirror.members:
-                    state, names, device = self._state(member), member.names, member.health.device
-                    if state.in_base and names is state.learnt and names and device is not None:
-                        states.append(state)
-                        sources.append(DiskSource(member.root, names.uuid, device, number))
-            plan = self._index.plan(self.numbers.low, sources, keep=False)
-            if plan is not None:
-                await self._in_thread("table", Merge(plan, self._keys).wait)
-                if self.broken is None:
-                    self._index.install()
-                for state in states:
-                    state.in_base = False
-        except (MergeFailed, TableDamaged, OSError, Busy) as error:
-            self.log.warn("The table of names: {error}", error=str(error))
-            self._next_table = self._clock.seconds() + RETRY_SECONDS
-        finally:
-            self._merging = False
-        for mirror in self._mirrors:
-            self._weigh(mirror)
-
-    def _in_thread(self, name: str, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
-        if name not in self._pools:
-            self._pools[name] = self._threads(f"names {name}")
-        return self._pools[name].run(function, *args)
-
-
-def _next(batches: Iterator[Batch]) -> Batch | None:
-    return next(batches, None)
-
-
-def _on(member: Member, act: Callable[[int], T]) -> T:
-    """What is done on a disk, given its root."""
-    with member.disk.entered() as root_fd:
-        return act(root_fd)
-
-
-def _found(member: Member, names: DiskNames, batch: Batch, number: int) -> None:
-    with member.disk.entered() as root_fd:
-        names.found(batch.samples, number, time.time_ns(), root_fd)
-        names.walked(batch.cursor, root_fd)
-
-
-def _extended(member: Member, names: DiskNames) -> None:
-    before_ns = time.time_ns() - KEPT_SECONDS * 10**9
-    with member.disk.entered() as root_fd:
-        names.reopen_base(root_fd)
-        names.journal.remove(before_ns, names.base.covered, root_fd)
-
-
-def _first_entries(member: Member, begin: bytes, limit: int) -> list[Entry]:
-    names = member.names
-    if names is None:
-        raise DiskAway(f"{member.root}: its names are not known")
-    with member.disk.entered() as root_fd:
-        return list(islice(names.base.entries_from(begin, root_fd, names.journal), limit))

@@ -18,9 +18,9 @@ from stor.disk.journal import Kind
 from stor.disk.notes import forget, note
 from stor.errors import Damaged, StorError, Unavailable
 from stor.mirror.health import State
+from stor.mirror.learning import LearningNames
 from stor.mirror.member import DiskSource, Member
 from stor.mirror.mirror import Mirror
-from stor.mirror.names import Names
 from stor.mirror.write import MirrorWrite
 from stor.threads import Busy, settle
 
@@ -122,7 +122,9 @@ class Repairs:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, reserve_bytes: int, names: Names | None = None) -> None:
+    def __init__(
+        self, clock: IReactorTime, reserve_bytes: int, names: LearningNames | None = None
+    ) -> None:
         self._names = names
         self.mended_total = 0
         self._clock = clock
@@ -364,9 +366,12 @@ class Repairs:
     async def _run(self, mirror: Mirror) -> None:
         while (digest := self._next_due(mirror)) is not None:
             key = (digest, mirror)
+            since = 0 if self._names is None else self._names.next_number
             try:
                 good = await self.make_whole(digest, mirror)
             except Absent:  # a disk of another set than the sample's could not be read for a moment
+                if self._names is not None:
+                    self._names.lost(digest, mirror, since)
                 self._rest(key)
                 self._forget(digest, mirror)
             except Unmendable as error:

@@ -78,7 +78,7 @@ class Search:
         #: The mirrors that hold the sample, as the index has it.
         self._holders: tuple[Mirror, ...] = ()
         if names is not None:
-            self._since = names.numbers.next
+            self._since = names.next_number
             known = names.find(digest)
             self._holders = known.holders
             mirrors = [*known.holders, *known.unsure]

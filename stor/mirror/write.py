@@ -16,9 +16,9 @@ from stor.disk.errnos import Fault, fault_of
 from stor.disk.staged import StagedCopy
 from stor.errors import NoRoom, StorError, Unavailable
 from stor.mirror.group_commit import Step
+from stor.mirror.learning import Registration
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
-from stor.mirror.names import Registration
 from stor.mirror.placement import on_disk
 from stor.threads import settle, settle_within, within
 

@@ -28,6 +28,7 @@ from stor.digest import Digest
 from stor.garbage import settle_down
 from stor.gauges import LogGauges
 from stor.http.status import Snapshot
+from stor.index.index import Shared
 from stor.logs import LogStream, observer_for, take_standard_output
 from stor.mirror.member import PROBE_INTERVAL_SECONDS
 from stor.mirror.mirror import Mirror
@@ -39,9 +40,10 @@ from stor.reactor import Reactor, own_reactor
 from stor.server import Server
 from stor.sockets import CannotListen
 
-#: The first descriptors of such a process: its line to the parent, the memory of all, and then its
-#: lines to others.
-CONTROL_FD, MEMORY_FD, FIRST_LINE_FD = 3, 4, 5
+#: The first descriptors of such a process: its line to the parent, the memory of all, that of the
+#: index, and then its lines to others.
+CONTROL_FD, MEMORY_FD, RECENT_FD, FIRST_LINE_FD = 3, 4, 5, 8
+TABLE_FDS = 6, 7
 
 #: How often the storages' state is told and heard, and how often each says what it has done.
 STORAGES_SECONDS = 0.25
@@ -168,6 +170,7 @@ class Child:
         self._app = app = App(
             chosen,
             reactor,
+            Shared(RECENT_FD, TABLE_FDS),
             writer=None if self._writes else self._writer(),
             others=self._others,
             absent=self._absent,
@@ -229,6 +232,7 @@ class Child:
                 self._memory.tell_storages(storages)
                 self._published, self._published_seconds = storages, now
         else:
+            self._app.catch_up()
             found = self._memory.storages_after(self._storages_number)
             if found is not None:
                 self._storages_number, storages = found
@@ -258,7 +262,7 @@ class Child:
         def mend(digest: Digest, mirror: Mirror) -> None:
             tell(Lacking(digest, tuple(member.root for member in mirror.members)))
 
-        return Writer(mend, lambda root: tell(Trouble(root)), tell)
+        return Writer(self._process - 1, mend, lambda root: tell(Trouble(root)), tell)
 
     def _heard_of(self, found: Found) -> None:
         if self._app is None:

@@ -19,7 +19,18 @@ from twisted.python.failure import Failure
 
 from stor.config import Config
 from stor.errors import Unavailable
-from stor.processes.child import CONTROL_FD, FIRST_LINE_FD, MEMORY_FD, Done, End, Leave, Serve
+from stor.index.index import Shared
+from stor.processes.child import (
+    CONTROL_FD,
+    FIRST_LINE_FD,
+    MEMORY_FD,
+    RECENT_FD,
+    TABLE_FDS,
+    Done,
+    End,
+    Leave,
+    Serve,
+)
 from stor.processes.child import name_of as name_of_process
 from stor.processes.handover import Line, pair
 from stor.processes.listener import OpenedPorts
@@ -166,6 +177,8 @@ class Parent:
         self._speaks = speaks
         self._memory_fd = make_memory(chosen.workers)
         self._memory = Memory(self._memory_fd, chosen.workers)
+        #: What the disks hold: it outlives who has learnt it.
+        self._index = Shared.create()
         # Kept here as well: what is on its way when a process ends, the next one takes.
         lines = [pair() for _ in range(1, chosen.workers)]
         self._lines = [end for line in lines for end in line]
@@ -235,6 +248,8 @@ class Parent:
             files: dict[int, Any] = {0: nothing.fileno(), 1: 1, 2: 2, MEMORY_FD: self._memory_fd}
             if not self._speaks:
                 files |= {1: "r", 2: "r"}
+            files |= {RECENT_FD: self._index.recent_fd}
+            files |= dict(zip(TABLE_FDS, self._index.table_fds, strict=True))
             files |= {FIRST_LINE_FD + n: end for n, end in enumerate(place.ends)}
             child.start(command, self._environment, files)
         child.ended.addCallback(self._child_ended, place, child)
@@ -256,6 +271,8 @@ class Parent:
     def _child_ended(self, how: str, place: Place, child: Child) -> None:
         place.child = None
         self._memory.ended(place.process)
+        if place is not self._writer:
+            self._index.leave(place.process - 1)
         if self._stopping:
             return
         self.log.error(

@@ -48,7 +48,7 @@ def several(start):
     """A Stor of one writer and two readers, all of which answer."""
 
     def begin(**keys):
-        stor = start(**{"workers": WORKERS, "index": False} | keys)
+        stor = start(**{"workers": WORKERS} | keys)
         poll(lambda: set(stor.children) == {WRITER, *READERS}, 30, "all processes")
         poll(lambda: status_of(stor)["warnings"] == [], 30, "all processes answering")
         return stor
@@ -488,7 +488,7 @@ def test_what_a_dead_process_has_counted_stays_counted(several, victims):
 
 
 def test_a_damaged_copy_that_a_reader_meets_is_mended_and_served_by_all(several):
-    stor = several(sets=(2,))
+    stor = several(index=False, sets=(2,))
     content = os.urandom(50_000)
     sha = stor.place(content)
     bad = stor.copies(sha)[0]
@@ -510,7 +510,7 @@ def test_a_damaged_copy_that_a_reader_meets_is_mended_and_served_by_all(several)
 
 def test_block_sums_that_a_reader_makes_the_writer_keeps(several):
     """And whoever is being sent the same copy meanwhile gets all of it."""
-    stor = several(sets=(2,))
+    stor = several(index=False, sets=(2,))
     content = os.urandom(MIB) * 30
     sha = stor.place(content)
     with connected_to(stor, READERS[0]) as sock, connected_to(stor, READERS[0]) as slow:
@@ -530,6 +530,34 @@ def test_block_sums_that_a_reader_makes_the_writer_keeps(several):
         poll(kept, 30, "block sums with both copies")
     assert stor.put(content).status == 200
     assert not any(path for root in stor.roots for path in root.glob(".stor/quarantine/*"))
+
+
+def test_a_reader_goes_by_the_index_and_a_writer_that_is_killed_leaves_it_what_is_known(several):
+    stor = several(cache_bytes=0)
+    poll(lambda: all(one["indexed"] for one in status_of(stor)["sets"]), 10, "all names known")
+    kept, by_hand = os.urandom(1000), os.urandom(1000)
+    assert stor.put(kept).status == 201
+    stor.place(by_hand)
+
+    def answers(name):
+        with connected_to(stor, name) as sock:
+            read = Answers(sock)
+            sock.sendall(get(kept) + get(by_hand))
+            return [read.next() for _ in range(2)]
+
+    for reader in READERS:
+        (first, body), (second, _) = answers(reader)
+        # It has asked no disk for what nobody has stored.
+        assert (first, body, second) == (200, kept, 404)
+    os.kill(stor.children[WRITER], signal.SIGKILL)
+    (first, body), _ = answers(READERS[0])
+    assert (first, body) == (200, kept)
+    poll(lambda: stor.children.get(WRITER), 30, "another writer")
+    poll(lambda: status_of(stor)["warnings"] == [], 30, "all processes answering")
+    poll(lambda: all(one["indexed"] for one in status_of(stor)["sets"]), 10, "all names known")
+    (first, body), _ = answers(READERS[1])
+    assert (first, body) == (200, kept)
+    stor.kill()
 
 
 def test_a_disk_that_is_away_is_away_for_all(several):

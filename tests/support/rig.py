@@ -24,14 +24,15 @@ from stor.http.rates import Rates
 from stor.http.site import StorSite
 from stor.http.status import Overview
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
+from stor.index.index import Shared
 from stor.logs import LogStream
 from stor.metrics import Metrics
 from stor.mirror.group_commit import Alone
 from stor.mirror.health import Health
+from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
-from stor.mirror.names import Names
 from stor.mirror.pools import DiskPools
 from stor.mirror.scout import Scouts
 from stor.store import Store
@@ -88,6 +89,7 @@ class Rig:
         knows=True,
         remembered=MappingProxyType({}),
         learner=lambda name: InlinePool(),
+        shared=None,
         **indexing,
     ):
         self.clock = clock or Clock()
@@ -116,6 +118,7 @@ class Rig:
                 )
             self.members += members
             mirrors.append(Mirror(members, own_file_systems=False))
+        names = _index(self.clock, learner, shared, indexing) if knows else None
         self.mirrors = Mirrors(
             mirrors,
             known_disks,
@@ -124,7 +127,8 @@ class Rig:
             clock=self.clock,
             now_ns=lambda: int(self.wall_seconds() * 1e9),
             rng=random.Random(seed),
-            names=_index(self.clock, learner, indexing) if knows else None,
+            names=names,
+            learning=names,
         )
         self.probe()
         known_disks.patient = False
@@ -214,17 +218,22 @@ class Rig:
         return sorted(p for root in self.roots for p in root.glob(".stor/tmp/*"))
 
 
-def _index(clock, learner, indexing):
+def _index(clock, learner, shared, indexing):
     pace = lambda: lambda reads: None  # noqa: E731 - nothing rests in a test
-    _OPEN.append(Names(clock, learner, pace=pace, **indexing))
+    ours = shared or Shared.create()
+    names = LearningNames(ours, clock, learner, pace=pace, **indexing)
+    _OPEN.append((names, None if shared else ours))
     close_indexes(_MOST_OPEN)
-    return _OPEN[-1]
+    return names
 
 
 def close_indexes(most=0):
     """Leave no more memory than this to others; some tests count descriptors."""
     while len(_OPEN) > most:
-        _OPEN.popleft().stop()
+        names, shared = _OPEN.popleft()
+        names.stop()
+        if shared is not None:
+            shared.close()
 
 
 class FaultyRig(Rig):
