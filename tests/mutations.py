@@ -929,7 +929,7 @@ INDEX = (
         "            pass\n",
         (
             "tests/test_shared_names.py"
-            "::test_what_came_to_the_disks_between_two_writers_is_not_denied",
+            "::test_of_a_set_that_a_new_writer_has_not_heard_nothing_is_denied",
         ),
     ),
     Mutation(

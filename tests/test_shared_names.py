@@ -104,6 +104,17 @@ def test_what_came_to_the_disks_between_two_writers_is_not_denied(host, shared):
         assert answers(names, again, [by_hand]) == {True}
 
 
+def test_of_a_set_that_a_new_writer_has_not_heard_nothing_is_denied(host, shared):
+    rig = learnt(host.start(shared=shared))
+    with reading(shared) as (names, _):
+        assert answers(names, rig, [b"anything"]) == {False}
+        close_indexes()
+        for label in ("set0/disk0", "set0/disk1"):
+            (host.path / label).rename(host.path / label.replace("/", "-"))
+        learnt(host.start(shared=shared))
+        assert answers(names, rig, [b"anything"]) == {None}
+
+
 def test_a_reader_tells_the_writer_of_what_is_not_where_the_index_has_it(host, shared):
     rig = learnt(host.start(shared=shared))
     rig.put(KEPT[0])
