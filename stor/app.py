@@ -4,7 +4,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,17 +16,14 @@ from twisted.web.resource import IResource
 from stor.config import S3, Config, Statsite
 from stor.digest import Digest
 from stor.disk.copy import MadeSums
-from stor.disk.disk import Disk
-from stor.disk.durable import Blocks
 from stor.disk.identity import (
     DISKS_FILE,
-    DiskLock,
-    KnownDisks,
     Remembered,
     encode_remembered,
     parse_remembered,
 )
 from stor.disk.syscalls import Syscalls
+from stor.fleet import Disks, Fleet, Writer, adapt
 from stor.gauges import DiskGauges, WorkGauges
 from stor.http.accounts import Accounts
 from stor.http.api import Api
@@ -39,21 +36,12 @@ from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
 from stor.metrics import Metrics
-from stor.mirror.group_commit import (
-    Alone,
-    Commits,
-    GroupCommit,
-    reports_errors,
-    unwritten_bytes,
-)
-from stor.mirror.health import Health, Picture
+from stor.mirror.health import Picture
 from stor.mirror.learning import LearningNames
-from stor.mirror.member import PROBE_INTERVAL_SECONDS, Member
-from stor.mirror.mirror import Mirror
+from stor.mirror.member import PROBE_INTERVAL_SECONDS
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.names import Names
 from stor.mirror.outbox import Outbox
-from stor.mirror.pools import DiskPools
 from stor.mirror.scout import Scouts
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
@@ -67,23 +55,8 @@ from stor.store import Store
 from stor.threads import Outcomes, ThreadPool, settle, within
 from stor.zero_copy import MAX_SPLICE_PIPES, SplicePipes
 
-#: Threads a disk for reading: enough for its queue to be sorted.
-DISK_READERS = 4
-
-#: Uploads that write to a disk at once. They wait for fsync(2) most of the time, and a journal
-#: brings all that wait to stable storage together; more would be no faster.
-DISK_WRITERS = 16
-
-#: How far uploads take second place to what is answered at once, where the processor is short of
-#: both. With much more, on a host that is busy with other programs, a thread that has the
-#: interpreter's lock could be kept from running for long, and all others with it.
-WRITERS_NICE = 5
-
 #: Threads that look at all disks by turns. Each may be held by a disk that hangs.
 SCOUTS = 4
-
-#: Memory for what the disks know of their last directories: all that two of them can make use of.
-BLOCKS_BYTES = 4 * 1024 * 1024
 
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
@@ -108,33 +81,6 @@ class Storages:
 
     disks: Mapping[str, Picture]
     s3_fault: str | None
-
-
-@attrs.frozen
-class Writer:
-    """The process that looks after the storages, as one that only reads tells it what it meets.
-
-    A sample that lacks a good copy, a disk with errors, block sums that a copy lacks. `reader` is
-    the number of this one among those that read.
-    """
-
-    reader: int
-    mend: Callable[[Digest, Mirror], None]
-    probe_soon: Callable[[str], None]
-    keep_sums: Callable[[MadeSums], None]
-
-
-@attrs.frozen
-class Fleet:
-    """The disks of a configuration."""
-
-    mirrors: list[Mirror]
-    known_disks: KnownDisks
-
-    @property
-    def members(self) -> list[Member]:
-        """Every disk."""
-        return [member for mirror in self.mirrors for member in mirror.members]
 
 
 class App:
@@ -163,7 +109,6 @@ class App:
         self._writer = writer
         self._outcomes = outcomes = Outcomes(reactor)
         self._files = Syscalls()
-        self._blocks = Blocks(BLOCKS_BYTES)
         self._hashing = ThreadPool(outcomes, "hash", os.cpu_count() or 1)
         self._scout_worker = ThreadPool(outcomes, "scout", SCOUTS)
         self._s3_worker = ThreadPool(outcomes, "s3", S3_THREADS)
@@ -184,9 +129,7 @@ class App:
         #: What the requests count, too.
         self.metrics = Metrics()
         self._set_statsd(chosen.statsite)
-        # Every disk that ever was configured: one that comes back has its threads again, and what
-        # is still being written to it.
-        self._members: dict[str, Member] = {}
+        self._disks = Disks(reactor, outcomes, self._files, self.metrics.figures, writer)
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
         self._state = StateDirectory(chosen.state_directory if self._writes else None, self._files)
@@ -194,7 +137,7 @@ class App:
         self._remembered = self._recall_disks()
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
-        fleet = self._fleet(chosen, [])
+        fleet = self._disks.fleet(chosen, [], self._remembered)
         self.mirrors = self._mirrors(chosen, fleet, shared)
         self.store = Store(self.mirrors, self.ready, self.metrics)
         self.store.notices = self._notices
@@ -242,7 +185,7 @@ class App:
         """
         if self._writes:
             await self._take_up_disks(chosen)
-        fleet = self._fleet(chosen, self.mirrors.mirrors)
+        fleet = self._disks.fleet(chosen, self.mirrors.mirrors, self._remembered)
         known_disks = fleet.known_disks
         stay = [
             m for mirror in fleet.mirrors if mirror in self.mirrors.mirrors for m in mirror.members
@@ -255,7 +198,7 @@ class App:
         for member in stay:
             known_disks.heed(member.root, member.health.marker)
         others = [member for member in fleet.members if member not in stay]
-        _adapt(others, chosen, known_disks)
+        adapt(others, chosen, known_disks)
         for patient in (True, False):  # the first look may have to wait for what the others know
             known_disks.patient = patient
             await settle([m.probe() for m in others if patient or not m.health.readable])
@@ -268,7 +211,7 @@ class App:
             Deferred.fromCoroutine(self._look_at(self.store.bucket))
 
     def _put_in_force(self, chosen: Config, fleet: Fleet) -> None:
-        _adapt(fleet.members, chosen, fleet.known_disks)
+        adapt(fleet.members, chosen, fleet.known_disks)
         for mirror in fleet.mirrors:
             mirror.own_file_systems = chosen.require_mount
         self.mirrors.reconfigure(
@@ -318,7 +261,7 @@ class App:
     async def _let_go(self) -> None:
         """Let other Stors have the disks that are in no set any more and that nobody writes to."""
         kept = {member for mirror in self.mirrors.in_use for member in mirror.members}
-        await settle([member.let_go() for member in self._members.values() if member not in kept])
+        await settle([member.let_go() for member in self._disks.members if member not in kept])
 
     def _recall_disks(self) -> dict[str, Remembered]:
         """What the state directory knows of disks; what is no such file there is made anew."""
@@ -438,7 +381,7 @@ class App:
         if self.mirrors.learning is not None:
             await self.mirrors.learning.end()
             await self._remember_disks()
-        for member in self._members.values():
+        for member in self._disks.members:
             member.stop()
         self._scout_worker.stop()
         if self.mirrors.names is not None:
@@ -533,70 +476,3 @@ class App:
         workers = self._password_worker, self._htpasswd_worker
         accounts = Accounts(chosen.htpasswd, *workers, self._reactor)
         return Authenticator(known, self._attempts, accounts)
-
-    def _fleet(self, chosen: Config, known: "list[Mirror] | tuple[Mirror, ...]") -> Fleet:
-        known_disks = KnownDisks(chosen.sets, self._remembered)
-        mirrors = {tuple(m.root for m in mirror.members): mirror for mirror in known}
-
-        def member(root: str) -> Member:
-            if root not in self._members:
-                self._members[root] = self._member(root, chosen, known_disks)
-            return self._members[root]
-
-        return Fleet(
-            [
-                mirrors.get(roots)
-                or Mirror(
-                    [member(root) for root in roots],
-                    own_file_systems=chosen.require_mount,
-                )
-                for roots in chosen.sets
-            ],
-            known_disks,
-        )
-
-    def _member(self, root: str, chosen: Config, known_disks: KnownDisks) -> Member:
-        reactor, outcomes = self._reactor, self._outcomes
-        writable = bool(chosen.writable.search(root))
-        health = Health(reactor.seconds, writable)
-        health.reserve_bytes = chosen.reserve_bytes
-        device = _forbidden_device(chosen)
-        disk = Disk(root, self._files, device, self._blocks, keeps_sums=self._writes)
-        writers = ThreadPool(outcomes, f"write {root}", DISK_WRITERS, nice=WRITERS_NICE)
-        alone = Alone(disk, writers)
-        commits: Commits = alone
-        if reports_errors():
-            threads = ThreadPool(outcomes, f"commit {root}", 2, nice=WRITERS_NICE)
-            commits = GroupCommit(alone, threads, unwritten_bytes, outcomes)
-        workers = DiskPools(
-            readers=ThreadPool(outcomes, f"read {root}", DISK_READERS),
-            writers=writers,
-            prober=ThreadPool(outcomes, f"probe {root}", 1),
-            commits=commits,
-        )
-        return Member(
-            disk,
-            health,
-            workers,
-            reactor,
-            known_disks,
-            self.metrics.figures.disk(root),
-            None if self._writer is None else self._writer.probe_soon,
-            DiskLock(disk) if self._writes else None,
-            None if self._writer is None else self._writer.keep_sums,
-            keeps_names=self._writes,
-        )
-
-
-def _adapt(members: Iterable[Member], chosen: Config, known_disks: KnownDisks) -> None:
-    """Tell disks what a configuration says of them."""
-    for member in members:
-        member.known_disks = known_disks
-        member.disk.forbidden_device = _forbidden_device(chosen)
-        member.health.writable = bool(chosen.writable.search(member.root))
-        member.health.reserve_bytes = chosen.reserve_bytes
-
-
-def _forbidden_device(chosen: Config) -> int | None:
-    """The file system that no disk is on, with `require_mount`."""
-    return os.stat("/").st_dev if chosen.require_mount else None

@@ -679,8 +679,8 @@ CHECKS = (
     ),
     Mutation(
         "lock of every disk that a Stor writes",
-        "stor/app.py",
-        "            DiskLock(disk) if self._writes else None,\n",
+        "stor/fleet.py",
+        "            DiskLock(disk) if self._writer is None else None,\n",
         "            None,\n",
         (
             "tests/integration/test_known_disks.py::TestTwoStorsOnTheSameDisks"

@@ -116,6 +116,7 @@ ORDER = [
     "options",
     "sockets",
     "gauges",
+    "fleet",
     "app",
     "server",
     "processes.handover",

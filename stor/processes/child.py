@@ -21,10 +21,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 
-from stor.app import App, Storages, Writer
+from stor.app import App, Storages
 from stor.config import Config
 from stor.descriptors import raise_limit
 from stor.digest import Digest
+from stor.fleet import Writer
 from stor.garbage import settle_down
 from stor.gauges import LogGauges
 from stor.http.status import Snapshot

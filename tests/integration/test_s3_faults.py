@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from stor.app import DISK_READERS, DISK_WRITERS, S3_THREADS
+from stor.app import S3_THREADS
 from stor.config import S3
 from stor.digest import Digest
+from stor.fleet import DISK_READERS, DISK_WRITERS
 from stor.s3.client import S3Client, S3Failed
 from tests.engines.certificate import Certificate
 from tests.integration.bad_engine import BadEngine, start_over
