@@ -1,7 +1,7 @@
 # twistd -noy stor.tac, with the configuration named by $CONFIG_FILE.
 from twisted.application.service import Application
 
-from stor.service import Options, makeService
+from stor.starting import Options, makeService
 
 application = Application("stor")
 makeService(Options()).setServiceParent(application)

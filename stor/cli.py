@@ -9,6 +9,7 @@ from contextlib import suppress
 from stor import __version__
 from stor.client import command
 from stor.config import Config, ConfigError, load
+from stor.descriptors import hold_standard
 from stor.disk.disk import Disk, DiskAway
 from stor.disk.identity import (
     DISKS_FILE,
@@ -29,6 +30,7 @@ from stor.state import StateDirectory
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when it did what it was asked, 1 when it could not, 2 for a wrong call."""
+    hold_standard()
     parser = argparse.ArgumentParser(
         prog="stor", description="Store and fetch files; look after a Stor's disks."
     )

@@ -125,6 +125,7 @@ ORDER = [
     "processes.child",
     "processes.parent",
     "service",
+    "starting",
     "client.transfer",
     "client.api",
     "client.memory",

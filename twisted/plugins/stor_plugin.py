@@ -2,4 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-stor = ServiceMaker("Stor", "stor.service", "Keep and serve files by SHA-256 over HTTP.", "stor")
+stor = ServiceMaker("Stor", "stor.starting", "Keep and serve files by SHA-256 over HTTP.", "stor")
