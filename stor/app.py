@@ -25,6 +25,7 @@ from stor.disk.identity import (
 from stor.disk.syscalls import Syscalls
 from stor.fleet import Disks, Fleet, Writer, adapt
 from stor.gauges import DiskGauges, WorkGauges
+from stor.growth import Growth
 from stor.http.accounts import Accounts
 from stor.http.api import Api
 from stor.http.auth import Attempts, Authenticator
@@ -162,7 +163,11 @@ class App:
         self.rates = Rates(reactor.seconds)
         figures = self.metrics.figures
         #: What is said of the whole.
-        self.overview = Overview(self.store, self._uploads, self.rates, figures, others, absent)
+        self.overview = Overview(
+            *(self.store, self._uploads, self.rates, figures, others, absent),
+            growth=Growth(reactor.seconds) if self._writes else None,
+            host=socket.gethostname(),
+        )
         self.api = Api(
             self.store,
             self._uploads,
@@ -257,6 +262,7 @@ class App:
         await settle(probes)
         await self._let_go()
         await self._remember_disks()
+        self.overview.look()
 
     async def _let_go(self) -> None:
         """Let other Stors have the disks that are in no set any more and that nobody writes to."""

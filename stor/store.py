@@ -301,6 +301,7 @@ class Store:
             "total_bytes": health.room.total_bytes,
             "free_bytes": health.room.free_bytes,
             "free_inodes": health.room.free_inodes,
+            "reserve_bytes": health.reserve_bytes,
             "errors": health.errors_total,
             "complete": member.complete,
             "held": health.held,

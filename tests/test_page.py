@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import re
 import shutil
 from html.parser import HTMLParser
@@ -176,11 +177,45 @@ DISK = {
     "reason": None,
     "total_bytes": 4 * TERABYTE,
     "free_bytes": TERABYTE,
+    "reserve_bytes": 10**9,
     "complete": True,
     "held": False,
     "unwritable": None,
 }
 S3 = {"bucket": "samples", "available": True, "reason": None}
+
+
+OFFLINE = {"state": "offline", "reason": "/mnt/data10: gone", "since": 40.0}
+FULL = {"unwritable": {"cause": "full", "reason": "full up to 1 GB", "since": 40.0}}
+REFUSED = {
+    "state": "read-only",
+    "reason": "no names",
+    "since": 40.0,
+    "unwritable": {"cause": "refused", "reason": "no names", "since": 40.0},
+}
+
+
+def status_of(*sets):
+    """A status with sets of disks, each named for its place."""
+    numbers = itertools.count(1)
+    return Status(
+        [],
+        [],
+        [
+            {
+                "writable": all(disk.keys().isdisjoint(("reason", "unwritable")) for disk in disks),
+                "samples": 1000,
+                "indexed": True,
+                "disks": [DISK | {"root": f"/mnt/data{next(numbers)}"} | disk for disk in disks],
+            }
+            for disks in sets
+        ],
+        {"waiting": 0, "done": 0},
+    )
+
+
+def shown(status, **about):
+    return Words(page(status, Moment(), 100.0, **about).body.decode())
 
 
 def words_of(*disks, **changes):
@@ -282,10 +317,109 @@ def test_what_s3_and_warnings_say_is_text():
     s3 = {"bucket": HOSTILE, "available": False, "reason": HOSTILE}
     found = words_of(s3=s3, problems=[HOSTILE], warnings=[HOSTILE])
     assert f"bucket {HOSTILE}" in found.words
-    assert found.words.count(HOSTILE) == 2
+    assert found.words.count(HOSTILE) == 3
     assert "script" not in [tag for tag, _ in found.elements]
 
 
 def test_a_path_that_is_no_text_is_shown_all_the_same():
     (word,) = [word for word in words_of({"root": "/mnt/\udcff"}).words if "/mnt/" in word]
     assert word == "/mnt/\\udcff"
+
+
+def figures_of(words):
+    """What stands under each of the page's headings."""
+    names = ("Free", "For new samples", "Full in, at last week's rate", "Lowest set", "Samples")
+    return {name: words[words.index(name) + 1] for name in names if name in words}
+
+
+def test_the_totals_are_of_sets_each_as_large_as_its_smallest_disk():
+    small = {"total_bytes": 2 * TERABYTE, "free_bytes": TERABYTE // 2, "reserve_bytes": 10**11}
+    status = status_of([{}, {}], [{}, small], [{}, FULL | {"free_bytes": 10**9}])
+    assert figures_of(shown(status).words) == {
+        "Free": "1.5 TB of 10 TB",
+        "For new samples": "1.4 TB",
+        "Lowest set": "400 GB (set 2)",
+        "Samples": "3,000",
+    }
+    status.sets[0]["indexed"] = False
+    assert figures_of(shown(status).words)["Samples"] == "at least 3,000"
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        (None, None),
+        (0.2, "less than a day"),
+        (1.2, "a day"),
+        (143.2, "143 days"),
+        (4000, "11 years"),
+    ],
+)
+def test_how_long_there_is_room(days, expected):
+    figures = figures_of(shown(status_of([{}, {}]), days_left=days).words)
+    assert figures.get("Full in, at last week's rate") == expected
+
+
+def test_the_host_stands_in_the_title_and_in_the_head():
+    words = shown(status_of([{}]), host="store7 <b>").words
+    assert words[0] == "All storages are available - Stor on store7 <b>"
+    assert "Stor on store7 <b>" in words[1:]
+
+
+@pytest.mark.parametrize("sets", [5, 13, 100])
+def test_what_is_wrong_comes_first_with_links_to_its_disks(sets):
+    """With few sets and with many, whose rows are short."""
+    wrong = {4: OFFLINE, 1: FULL, 2: REFUSED, 3: {"complete": False, "compared": 0.37}}
+    status = status_of(*([{}, wrong.get(n, {})] for n in range(sets)))
+    status.warnings.append("/mnt/data8: not complete, it may lack samples of its set")
+    status.warnings.append("something else")
+    found = shown(status)
+    links = [a["href"] for tag, a in found.elements if tag == "a"]
+    places = [a["id"] for tag, a in found.elements if "id" in a]
+    assert [link.removeprefix("#") for link in links] == ["d10", "d4", "d6", "d8"]
+    assert sorted(places, key=lambda place: int(place[1:])) == [
+        f"d{n + 1}" for n in range(2 * sets)
+    ]
+    assert places[:8] == ["d9", "d10", "d3", "d4", "d5", "d6", "d7", "d8"]
+    # The place of each in the text, the one in the list before the one in its set.
+    for root in ("/mnt/data10", "/mnt/data4", "/mnt/data6", "/mnt/data8"):
+        assert found.words.count(root) == 2
+    assert "offline for 1 min: gone" in found.words
+    assert "takes no new samples for 1 min: full up to 1 GB" in found.words
+    assert "read-only for 1 min: no names" in found.words
+    assert "online, not complete, 37% compared" in found.words
+    assert "something else" in found.words
+    assert not any("it may lack samples" in word for word in found.words)
+
+
+@pytest.mark.parametrize(
+    ("disk", "level"),
+    [
+        ({}, "good"),
+        ({"state": "read-only", "held": True}, "good"),
+        (FULL, "warn"),
+        ({"complete": False}, "warn"),
+        (REFUSED, "bad"),
+        (OFFLINE, "bad"),
+    ],
+)
+def test_the_verdict_has_its_colour(disk, level):
+    classes = [a.get("class") for _, a in shown(status_of([{}, disk])).elements]
+    assert f"verdict {level}" in classes
+
+
+@pytest.mark.parametrize(
+    ("used", "colour"), [(0.0, "f0"), (0.74, "f0"), (0.76, "f1"), (0.91, "f2"), (0.96, "f3")]
+)
+def test_a_bar_has_the_colour_of_its_fill(used, colour):
+    disk = {"free_bytes": round((1 - used) * 4 * TERABYTE)}
+    bars = [a["class"] for tag, a in shown(status_of([disk])).elements if tag == "svg"]
+    assert bars == [f"bar {colour}"]
+
+
+def test_with_everything_gone_the_list_ends_somewhere_and_the_page_stays_small():
+    status = status_of(*([OFFLINE, OFFLINE] for _ in range(100)))
+    found = shown(status)
+    assert sum(tag == "a" for tag, _ in found.elements) == 100
+    assert "and 100 more, see /status" in found.words
+    assert len(page(status, Moment(), 100.0).body) <= 150_000

@@ -140,7 +140,9 @@ class Api:
         if wants_page(_list(request, b"accept")):
             status, moment = self._overview.status(), self._overview.moment()
             now = self._wall_seconds()
-            return request.apply(page(status, moment, now, stopping=self.stopping))
+            host, days_left = self._overview.host, self._overview.days_left(status)
+            made = page(status, moment, now, stopping=self.stopping, host=host, days_left=days_left)
+            return request.apply(made)
         line = f"This is Stor {__version__}".encode()
         return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
 

@@ -1,10 +1,11 @@
-"""The page at `/` for people with a browser: how the storages are, at a glance.
+"""The page at `/` for people with a browser: what is wrong, and how the storages are, at a glance.
 
 It asks for nothing else, runs no scripts, and shows nothing that `/status` does not tell.
 """
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,62 +13,28 @@ import attrs
 
 from stor import __version__
 from stor.http.answer import Answer
+from stor.http.page_style import STYLE
 from stor.http.rates import PerSecond
 from stor.paths import printable
 from stor.store import Status
 
 REFRESH_SECONDS = 15
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #f6f5f2; --card: #fff; --ink: #23262b; --soft: #6d7178;
-  --line: #e4e2dc; --track: #ebe9e3; --fill: #7d96ad; --good: #3d7a57; --warn: #97690f;
-  --bad: #b3402f; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --card: #1e2125; --ink: #e3e4e6;
-  --soft: #979ba2; --line: #2c3036; --track: #2c3036; --fill: #6f8ca8; --good: #7dbb95;
-  --warn: #d6a850; --bad: #e58672; } }
-* { box-sizing: border-box; margin: 0; padding: 0; }
-body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
-  max-width: 64rem; margin: 0 auto; padding: 2rem 1.25rem 3rem; overflow-wrap: anywhere; }
-header { display: flex; align-items: baseline; justify-content: space-between; }
-h1 { font-size: 1.1rem; font-weight: 650; letter-spacing: .01em; }
-h2 { font-size: clamp(1.3rem, 1rem + 1.8vw, 1.65rem); font-weight: 600; line-height: 1.3;
-  letter-spacing: -.01em; display: flex; gap: .55em; align-items: baseline; }
-h3 { font-size: 1rem; font-weight: 600; }
-ul { list-style: none; }
-.soft { color: var(--soft); font-size: .875rem; }
-.verdict { margin: 2.25rem 0 2rem; }
-.verdict h2::before { content: ""; flex: none; width: .62em; height: .62em; border-radius: 50%;
-  background: currentColor; }
-.verdict.good h2::before { color: var(--good); }
-.verdict.bad h2::before { color: var(--bad); }
-.verdict li { margin: .4rem 0 0 1.66rem; color: var(--soft); }
-.cards { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .75rem;
-  padding: 1.1rem 1.25rem 1.25rem; }
-.top { display: flex; justify-content: space-between; align-items: baseline; gap: 1rem; }
-.disk { margin-top: 1.1rem; }
-.state { font-size: .875rem; white-space: nowrap; color: var(--soft); }
-.online .state { color: var(--good); }
-.suspect .state, .incomplete .state, .unwritable .state { color: var(--warn); }
-.offline .state { color: var(--bad); font-weight: 600; }
-.bar { display: block; width: 100%; height: .5rem; margin: .4rem 0 .3rem; border-radius: .25rem;
-  background: var(--track); overflow: hidden; }
-.bar rect { fill: var(--fill); }
-.bar.full rect { fill: var(--warn); }
-.offline .bar { opacity: .45; }
-.reason { font-size: .875rem; color: var(--bad); }
-.suspect .reason, .read-only .reason, .unwritable .reason { color: var(--warn); }
-dl { display: flex; flex-wrap: wrap; gap: 1.25rem 2.5rem; margin: 2rem 0 0; }
-dt { color: var(--soft); font-size: .875rem; }
-dd { font-size: 1.25rem; font-variant-numeric: tabular-nums; }
-footer { margin-top: 2.5rem; }
-"""
+#: Above so many sets those in order are rows and not cards, and so are others above so many.
+_MOST_CARDS = 12
+_MOST_SICK_CARDS = 24
 
-#: From so much on a disk is shown as nearly full.
-_NEARLY_FULL = 0.95
+#: So many problems are listed.
+_MOST_PROBLEMS = 100
 
-_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode("ascii")
+#: From so much on a disk's bar has the next colour.
+_FILLS = ((0.95, "f3"), (0.9, "f2"), (0.75, "f1"), (0.0, "f0"))
+
+#: What a disk is worst, in the order in which sets are shown.
+_BAD, _WARN, _GOOD = 0, 1, 2
+_LEVELS = ("bad", "warn", "good")
+
+_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode("ascii")
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -89,46 +56,73 @@ class Moment:
     rates: PerSecond = attrs.field(factory=lambda: PerSecond(0, 0, 0, 0))
 
 
-def page(status: Status, moment: Moment, now_seconds: float, *, stopping: bool = False) -> Answer:
+@attrs.frozen
+class _Disk:
+    """A disk as the page shows it: how bad it is, what is said of it, and why."""
+
+    number: int
+    root: str
+    level: int
+    kinds: str
+    said: str
+    why: str | None
+    total_bytes: int
+    free_bytes: int
+    seen: bool
+
+
+@attrs.frozen
+class _Set:
+    """A set as the page shows it."""
+
+    number: int
+    disks: Sequence[_Disk]
+    writable: bool
+    samples: int | None
+    indexed: bool
+    usable_bytes: int
+
+    @property
+    def level(self) -> int:
+        """That of its worst disk."""
+        return min((disk.level for disk in self.disks), default=_GOOD)
+
+
+def page(
+    status: Status,
+    moment: Moment,
+    now_seconds: float,
+    *,
+    stopping: bool = False,
+    host: str = "",
+    days_left: float | None = None,
+) -> Answer:
     """The whole page. Every text that is not Stor's own is escaped.
 
-    `now_seconds` is of the clock that the storages' times are of.
+    `now_seconds` is of the clock that the storages' times are of. `days_left` is when the room for
+    new samples is gone, if that is known.
     """
-    disks = [disk for of_set in status.sets for disk in of_set["disks"]]
-    away = sum(disk["reason"] is not None for disk in disks)
-    good, verdict = _verdict(status, away, len(disks), stopping)
-    cards = [_set(n, one, now_seconds) for n, one in enumerate(status.sets, 1)]
-    if status.s3 is not None:
-        cards.append(_s3(status.s3))
-    if status.memcached:
-        cards.append(_memcached(status.memcached))
-    warnings = "".join(f"<li>{_text(warning)}</li>" for warning in status.warnings)
-    notes = f"<ul>{warnings}</ul>" if warnings else ""
+    sets = _sets(status, now_seconds)
+    disks = [disk for one in sets for disk in one.disks]
+    level, verdict = _verdict(status, disks, stopping)
+    name = f"Stor on {host}" if host else "Stor"
     body = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="refresh" content="{REFRESH_SECONDS}">
-<title>{_text(verdict)} - Stor</title>
-<style>{_STYLE}</style>
+<title>{_text(verdict)} - {_text(name)}</title>
+<style>{STYLE}</style>
 </head>
 <body>
-<header><h1>Stor</h1><span class="soft">{__version__}</span></header>
+<header><h1>{_text(name)}</h1><span class="soft">{__version__}</span></header>
 <main>
-<section class="verdict {"good" if good else "bad"}"><h2>{_text(verdict)}</h2>{notes}</section>
-<div class="cards">
-{"".join(cards)}</div>
+<section class="verdict {_LEVELS[level]}"><h2>{_text(verdict)}</h2>
+{_problems(status, disks)}</section>
 <dl>
-{_figure("GETs a second", _rate(moment.rates.gets))}
-{_figure("POSTs a second", _rate(moment.rates.posts))}
-{_figure("Sent a second", _bytes(int(moment.rates.sent_bytes)))}
-{_figure("Received a second", _bytes(int(moment.rates.received_bytes)))}
-{_figure("Uploads in flight", moment.uploads)}
-{_figure("Repairs waiting", status.repairs["waiting"])}
-{_figure("Repaired", status.repairs["done"])}
-</dl>
-</main>
+{_figures(status, moment, sets, days_left)}</dl>
+{_storages(status, sets)}</main>
 <footer class="soft">As last seen; this page asks again every {REFRESH_SECONDS} seconds.</footer>
 </body>
 </html>
@@ -155,69 +149,243 @@ def wants_page(accept: bytes | None) -> bool:
     return html > 0 and html >= plain
 
 
-def _verdict(status: Status, away: int, disks: int, stopping: bool) -> tuple[bool, str]:
+def _sets(status: Status, now: float) -> list[_Set]:
+    sets, number = [], 0
+    for position, of_set in enumerate(status.sets, 1):
+        disks = []
+        for disk in of_set["disks"]:
+            number += 1
+            disks.append(_disk(number, disk, now))
+        sets.append(
+            _Set(
+                position,
+                disks,
+                of_set["writable"],
+                of_set["samples"],
+                of_set["indexed"],
+                _usable_bytes(of_set),
+            )
+        )
+    return sets
+
+
+def usable_bytes(status: Status) -> int:
+    """The room that is left for new samples, beyond the reserve."""
+    return sum(map(_usable_bytes, status.sets))
+
+
+def _usable_bytes(of_set: dict[str, Any]) -> int:
+    usable = min(disk["free_bytes"] - disk["reserve_bytes"] for disk in of_set["disks"])
+    return max(usable, 0) if of_set["writable"] else 0
+
+
+def _disk(number: int, disk: dict[str, Any], now: float) -> _Disk:
+    state, root, why = disk["state"], disk["root"], disk["reason"]
+    level, kinds, said = _GOOD, [state], state
+    if state == "suspect":
+        level = _WARN
+    if disk["unwritable"] is not None:
+        level = _WARN
+        kinds.append("unwritable")
+    if not disk["complete"] and state != "offline":
+        level = _WARN
+        kinds.append("incomplete")
+        done = f", {disk['compared']:.0%} compared" if "compared" in disk else ""
+        said = f"{state}, not complete{done}"
+    if state == "offline":
+        level = _BAD
+    if why is not None:
+        level = min(level, _WARN)
+        said = f"{said} for {_duration(now - disk['since'])}"
+    elif disk["unwritable"] is not None:
+        why = disk["unwritable"]["reason"]
+        said = f"takes no new samples for {_duration(now - disk['unwritable']['since'])}"
+    elif disk["held"]:
+        said = f"{said}, held by the operator"
+    why = None if why is None else why.removeprefix(f"{root}: ")
+    return _Disk(
+        *(number, root, level, " ".join(kinds), said, why),
+        disk["total_bytes"],
+        disk["free_bytes"],
+        state != "offline",
+    )
+
+
+def _verdict(status: Status, disks: Sequence[_Disk], stopping: bool) -> tuple[int, str]:
     if stopping:
-        return False, "Stopping: what runs is finished"
-    missing = [f"{away} of {disks} disks"] if away else []
+        return _BAD, "Stopping: what runs is finished"
+    away = sum(disk["reason"] is not None for of_set in status.sets for disk in of_set["disks"])
+    missing = [f"{away} of {len(disks)} disks"] if away else []
     if status.s3 is not None and not status.s3["available"]:
         missing.append("S3")
     if missing:
         verb = "is" if len(missing) == 1 and away <= 1 else "are"
-        return False, f"{' and '.join(missing)} {verb} not available"
+        return _BAD, f"{' and '.join(missing)} {verb} not available"
     if status.problems:
-        return False, "; ".join(status.problems)
-    return True, "All storages are available"
+        return _BAD, "; ".join(status.problems)
+    ailing = sum(disk.level == _WARN for disk in disks)
+    if ailing:
+        verb = "needs" if ailing == 1 else "need"
+        return _WARN, f"All storages are available; {ailing} of {len(disks)} disks {verb} a look"
+    if status.warnings:
+        return _WARN, "All storages are available; read the warnings"
+    return _GOOD, "All storages are available"
 
 
-def _set(number: int, of_set: dict[str, Any], now: float) -> str:
-    role = "takes new samples" if of_set["writable"] else "takes no new samples"
+def _problems(status: Status, disks: Sequence[_Disk]) -> str:
+    """What is wrong, the worst first, with links to the disks; then what else to know."""
+    ailing = sorted((disk for disk in disks if disk.level != _GOOD), key=lambda disk: disk.level)
+    lines = [
+        f'<li class="{_LEVELS[disk.level]}"><a href="#d{disk.number}">{_text(disk.root)}</a> '
+        f"{disk.said}{f': {_text(disk.why)}' if disk.why else ''}</li>"
+        for disk in ailing
+    ]
+    # What is said of a disk already is not said again.
+    known = tuple(f"{disk.root}: " for disk in ailing)
+    if status.s3 is not None and status.s3["reason"]:
+        lines.insert(0, f'<li class="bad">{_text(status.s3["reason"])}</li>')
+    lines += [
+        f'<li class="warn">{_text(warning)}</li>'
+        for warning in status.warnings
+        if not warning.startswith(known)
+    ]
+    more = len(lines) - _MOST_PROBLEMS
+    if more > 0:
+        lines[_MOST_PROBLEMS:] = [f'<li class="warn">and {more} more, see /status</li>']
+    return f"<ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: float | None) -> str:
+    """The totals: a set holds as much as its smallest disk."""
+    lines = []
+    if sets:
+        total = sum(min(disk.total_bytes for disk in one.disks) for one in sets)
+        free = sum(min(disk.free_bytes for disk in one.disks) for one in sets)
+        lines.append(_figure("Free", f"{_bytes(free)} of {_bytes(total)}"))
+        taking = [one for one in sets if one.writable]
+        lines.append(_figure("For new samples", _bytes(sum(one.usable_bytes for one in taking))))
+        if days_left is not None:
+            lines.append(_figure("Full in, at last week's rate", _days(days_left)))
+        if len(taking) > 1:
+            lowest = min(taking, key=lambda one: one.usable_bytes)
+            lines.append(
+                _figure("Lowest set", f"{_bytes(lowest.usable_bytes)} (set {lowest.number})")
+            )
+        known = [one.samples for one in sets if one.samples is not None]
+        if known:
+            least = "" if all(one.indexed for one in sets) else "at least "
+            lines.append(_figure("Samples", f"{least}{sum(known):,}"))
+    rates = moment.rates
+    lines += [
+        _figure("GETs a second", _rate(rates.gets)),
+        _figure("POSTs a second", _rate(rates.posts)),
+        _figure("Sent a second", _bytes(int(rates.sent_bytes))),
+        _figure("Received a second", _bytes(int(rates.received_bytes))),
+        _figure("Uploads in flight", moment.uploads),
+        _figure("Repairs waiting", status.repairs["waiting"]),
+        _figure("Repaired", status.repairs["done"]),
+    ]
+    return "".join(lines)
+
+
+def _storages(status: Status, sets: Sequence[_Set]) -> str:
+    """Everything that keeps samples or knows where they are, sick sets first."""
+    ordered = sorted(sets, key=lambda one: (one.level, one.number))
+    shown = len(ordered)
+    if shown > _MOST_CARDS:
+        shown = min(sum(one.level != _GOOD for one in ordered), _MOST_SICK_CARDS)
+    cards = [_card(one) for one in ordered[:shown]]
+    if status.s3 is not None:
+        cards.append(_s3(status.s3))
+    if status.memcached:
+        cards.append(_memcached(status.memcached))
+    first = f'<div class="cards">\n{"".join(cards)}</div>\n' if cards else ""
+    return first + _table(ordered[shown:])
+
+
+def _card(of_set: _Set) -> str:
     samples = ""
-    if of_set["samples"] is not None:
-        least = "" if of_set["indexed"] else "at least "
-        samples = f'<span class="soft">{least}{of_set["samples"]:,} samples</span>'
-    disks = "".join(_disk(disk, now) for disk in of_set["disks"])
+    if of_set.samples is not None:
+        samples = f'<span class="soft">{_samples(of_set)} samples</span>'
+    disks = "".join(
+        f'<li class="disk {disk.kinds}" id="d{disk.number}"><div class="top">'
+        f'<span>{_text(disk.root)}</span><span class="state">{disk.said}</span></div>'
+        f"{_room(disk)}{_reason(disk)}</li>"
+        for disk in of_set.disks
+    )
     return (
-        f'<section class="card"><div class="top"><h3>Set {number}</h3>{samples}'
-        f'<span class="soft">{role}</span></div><ul>{disks}</ul></section>\n'
+        f'<section class="card"><div class="top"><h3>Set {of_set.number}</h3>{samples}'
+        f'<span class="soft">{_role(of_set)}</span></div><ul>{disks}</ul></section>\n'
     )
 
 
-def _disk(disk: dict[str, Any], now: float) -> str:
-    state = disk["state"]
-    kinds, said = [state], state
-    if not disk["complete"] and state != "offline":
-        kinds.append("incomplete")
-        done = f", {disk['compared']:.0%} compared" if "compared" in disk else ""
-        said = f"{state}, not complete{done}"
-    root, reason, why = disk["root"], "", disk["reason"]
-    if why is not None:
-        said = f"{said} for {_duration(now - disk['since'])}"
-    elif disk["unwritable"] is not None:
-        why = disk["unwritable"]["reason"]
-        kinds.append("unwritable")
-        said = f"takes no new samples for {_duration(now - disk['unwritable']['since'])}"
-    elif disk["held"]:
-        said = f"{said}, held by the operator"
-    if why is not None:
-        reason = f'<p class="reason">{_text(why.removeprefix(f"{root}: "))}</p>'
+def _table(sets: Sequence[_Set]) -> str:
+    """A row for each set, its disks side by side."""
+    if not sets:
+        return ""
     return (
-        f'<li class="disk {" ".join(kinds)}"><div class="top"><span>{_text(root)}</span>'
-        f'<span class="state">{said}</span></div>{_room(disk)}{reason}</li>'
+        '<p class="soft">Each set: what is free on its disks, and its samples</p>\n'
+        f'<div class="table">\n{"".join(map(_row, sets))}</div>\n'
     )
 
 
-def _room(disk: dict[str, Any]) -> str:
-    total, free = disk["total_bytes"], disk["free_bytes"]
-    if not total:
-        return '<p class="soft">size not known yet</p>'
-    used = min(max(1 - free / total, 0.0), 1.0)
-    known = " when last seen" if disk["state"] == "offline" else ""
-    full = " full" if used >= _NEARLY_FULL else ""
+def _row(of_set: _Set) -> str:
+    cells = "".join(
+        f'<li class="disk {disk.kinds}" id="d{disk.number}"><span>{_text(disk.root)}</span>'
+        f"{_bar(disk)}{_brief(disk)}</li>"
+        for disk in of_set.disks
+    )
+    samples = "" if of_set.samples is None else f"<span>{_samples(of_set)}</span>"
+    role = "" if of_set.writable else "<span>takes no new samples</span>"
     return (
-        f'<svg class="bar{full}" viewBox="0 0 100 1" preserveAspectRatio="none" role="img" '
+        f"<section><h3>{of_set.number}</h3><ul>{cells}</ul>"
+        f'<p class="soft">{samples}{role}</p></section>\n'
+    )
+
+
+def _brief(disk: _Disk) -> str:
+    """What a row says of a disk: of one in order, what is free."""
+    if disk.level == _GOOD and disk.said == "online":
+        free = _bytes(disk.free_bytes) if disk.total_bytes else "not known yet"
+        return f'<span class="soft">{free}</span>'
+    return f'<span class="state">{disk.said}</span>{_reason(disk)}'
+
+
+def _reason(disk: _Disk) -> str:
+    return "" if disk.why is None else f'<p class="reason">{_text(disk.why)}</p>'
+
+
+def _samples(of_set: _Set) -> str:
+    return f"{'' if of_set.indexed else 'at least '}{of_set.samples:,}"
+
+
+def _role(of_set: _Set) -> str:
+    return "takes new samples" if of_set.writable else "takes no new samples"
+
+
+def _used(disk: _Disk) -> float:
+    return min(max(1 - disk.free_bytes / disk.total_bytes, 0.0), 1.0)
+
+
+def _bar(disk: _Disk) -> str:
+    if not disk.total_bytes:
+        return ""
+    used = _used(disk)
+    fill = next(name for least, name in _FILLS if used >= least)
+    return (
+        f'<svg class="bar {fill}" viewBox="0 0 100 1" preserveAspectRatio="none" role="img" '
         f'aria-label="{used:.0%} used"><rect width="{used * 100:.1f}" height="1"/></svg>'
-        f'<div class="top soft"><span>{_bytes(free)} free of {_bytes(total)}{known}</span>'
-        f'<span class="state">{used:.0%}</span></div>'
+    )
+
+
+def _room(disk: _Disk) -> str:
+    if not disk.total_bytes:
+        return '<p class="soft">size not known yet</p>'
+    known = "" if disk.seen else " when last seen"
+    return (
+        f'{_bar(disk)}<div class="top soft"><span>{_bytes(disk.free_bytes)} free of '
+        f"{_bytes(disk.total_bytes)}{known}</span>"
+        f"<span>{_used(disk):.0%}</span></div>"
     )
 
 
@@ -250,7 +418,7 @@ def _memcached(servers: list[dict[str, Any]]) -> str:
 
 def _figure(name: str, figure: int | str) -> str:
     shown = f"{figure:,}" if isinstance(figure, int) else figure
-    return f"<div><dt>{name}</dt><dd>{shown}</dd></div>"
+    return f"<div><dt>{name}</dt><dd>{shown}</dd></div>\n"
 
 
 def _rate(number: float) -> str:
@@ -265,6 +433,14 @@ def _bytes(number: int) -> str:
             break
         value /= 1000
     return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
+
+
+def _days(days: float) -> str:
+    if days < 1:
+        return "less than a day"
+    if days < 730:
+        return f"{days:.0f} days" if days >= 1.5 else "a day"
+    return f"{days / 365:.0f} years"
 
 
 def _duration(seconds: float) -> str:

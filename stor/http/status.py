@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from stor.http.page import Moment
+from stor.growth import Growth
+from stor.http.page import Moment, usable_bytes
 from stor.http.rates import PerSecond, Rates
 from stor.http.upload import Uploads
 from stor.prometheus import Family, Figures, exposition, lasting, summed
@@ -35,11 +36,15 @@ class Overview:
         figures: Figures,
         others: Callable[[], Sequence[Snapshot]] = lambda: (),
         absent: Callable[[], list[str]] = list,
+        growth: Growth | None = None,
+        host: str = "",
     ) -> None:
         """`others` are other processes, and those that were there before.
 
-        `absent` says which are not there.
+        `absent` says which are not there; `host` is what this one is called.
         """
+        self.host = host
+        self._growth = growth
         self._store = store
         self._uploads = uploads
         self._rates = rates
@@ -52,17 +57,42 @@ class Overview:
         own = self._store.status()
         return attrs.evolve(own, warnings=[*own.warnings, *self._absent()])
 
+    def look(self) -> None:
+        """Note what is free, to know how quickly that becomes less."""
+        if self._growth is not None and self._growth.due:
+            self._growth.note(_free(self._store.status()))
+
+    def days_left(self, status: Status) -> float | None:
+        """How long the room for new samples lasts at the rate of the last week.
+
+        `None` while that is not known, and when it does not become less.
+        """
+        rate = None if self._growth is None else self._growth.bytes_a_day(_free(status))
+        return usable_bytes(status) / rate if rate is not None and rate > 0 else None
+
     def snapshot(self) -> Snapshot:
         """What this process alone does."""
-        moment = Moment(self._uploads.in_progress, self._rates.now())
-        return Snapshot(self._figures.families(), moment)
+        return Snapshot(self._figures.families(), self._own_moment())
 
     def moment(self) -> Moment:
         """What goes on now."""
-        moments = [one.moment for one in (self.snapshot(), *self._others())]
+        moments = [self._own_moment(), *(one.moment for one in self._others())]
         rates = zip(*(attrs.astuple(moment.rates) for moment in moments), strict=True)
         return Moment(sum(moment.uploads for moment in moments), PerSecond(*map(sum, rates)))
+
+    def _own_moment(self) -> Moment:
+        return Moment(self._uploads.in_progress, self._rates.now())
 
     def exposition(self) -> bytes:
         """All figures in the text format of Prometheus."""
         return exposition(summed(one.figures for one in (self.snapshot(), *self._others())))
+
+
+def _free(status: Status) -> dict[str, int]:
+    """What is free on each set: what is on its smallest disk."""
+    return {
+        ",".join(disk["root"] for disk in one["disks"]): min(d["free_bytes"] for d in one["disks"])
+        for one in status.sets
+        # Before its first probe nothing is known of a disk.
+        if all(disk["total_bytes"] for disk in one["disks"])
+    }
