@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -202,6 +203,13 @@ class Stor:
     def log(self):
         """All that it has written, to standard output and standard error."""
         return self.log_path.read_text(errors="replace")
+
+    def log_so_far(self):
+        """The log once the lines of all requests are in it that are over."""
+        marker = secrets.token_hex(8)
+        self.request("GET", "status", headers={"X-Request-ID": marker})
+        poll(lambda: f"id {marker}" in self.log, what="the line of a request")
+        return self.log
 
     @property
     def running(self):

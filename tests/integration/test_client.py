@@ -176,7 +176,7 @@ class TestPut:
         assert ("wrong user or password (writer)" if credentials else "none were given") in line
         assert "wrong@" not in line
         assert ended.output == b""
-        assert stor.log.count(" 401 ") == 1
+        assert stor.log_so_far().count(" 401 ") == 1
         assert time.monotonic() - begun < 10
         assert stor.samples() == []
 
@@ -187,7 +187,8 @@ class TestPut:
         assert run("put", big_file.path, url=url).status == 0
         ended = run("put", "--json", big_file.path, url=url)
         assert json.loads(ended.output)["state"] == "present"
-        received = [int(n) for n in re.findall(r"POST /\w{64} 200 .* (\d+) B received", stor.log)]
+        log = stor.log_so_far()
+        received = [int(n) for n in re.findall(r"POST /\w{64} 200 .* (\d+) B received", log)]
         assert sum(received) < 10 * MIB
 
 
@@ -217,7 +218,8 @@ class TestGet:
         ended = run("get", "-C", tmp_path / "got", *shas, url=stor.url())
         assert (ended.status, ended.errors) == (0, [])
         assert {path.name for path in files_below(tmp_path / "got")} == set(shas)
-        assert stor.log.count("POST /batch 200 ") + stor.log.count("GET /") < 150
+        log = stor.log_so_far()
+        assert log.count("POST /batch 200 ") + log.count("GET /") < 150
 
     def test_a_list_may_be_what_put_has_printed(self, stor, url, tree, tmp_path):
         root, contents = tree

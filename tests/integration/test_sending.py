@@ -84,7 +84,7 @@ def test_a_whole_one_is_exact_and_not_read_into_memory(stor):
     (answer,) = answers
     assert (answer.status, answer.body) == (200, LARGE)
     assert answer.headers["content-length"] == str(len(LARGE))
-    assert re.search(rf"GET /{SHA} 200 {len(LARGE)} B sent.*, done", stor.log)
+    assert re.search(rf"GET /{SHA} 200 {len(LARGE)} B sent.*, done", stor.log_so_far())
 
 
 @pytest.mark.parametrize(

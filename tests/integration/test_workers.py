@@ -220,9 +220,10 @@ def test_it_is_the_writer_who_stores_and_a_reader_who_gets_it_back(several):
         sock.sendall(get(content))
         assert answers.next() == (200, content)
         assert _is_at(stor, READERS[0], sock)
-    lines = [line for line in stor.log.splitlines() if f"POST /{sha_of(content)} 201" in line]
+    log = stor.log_so_far()
+    lines = [line for line in log.splitlines() if f"POST /{sha_of(content)} 201" in line]
     assert len(lines) == 1
-    assert " 127.0.0.1 POST" in lines[0]
+    assert " 127.0.0.1 writer POST" in lines[0]
 
 
 def test_the_pooled_connections_of_a_proxy_do_not_all_end_with_the_writer(several, tmp_path):
