@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
+from stor.admin import Administration
 from stor.config import S3, Config, Statsite
 from stor.digest import Digest
 from stor.disk.copy import MadeSums
@@ -24,7 +25,7 @@ from stor.disk.identity import (
 )
 from stor.disk.syscalls import Syscalls
 from stor.fleet import Disks, Fleet, Writer, adapt
-from stor.gauges import DiskGauges, WorkGauges
+from stor.gauges import DiskGauges, JobGauges, WorkGauges
 from stor.growth import Growth
 from stor.http.accounts import Accounts
 from stor.http.api import Api
@@ -155,10 +156,9 @@ class App:
             max_uploads=chosen.max_uploads,
             total_buffer_bytes=TOTAL_BUFFER_BYTES,
         )
-        pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
         if self._writes:
             self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
-        self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self._uploads, pools))
+        self.metrics.figures.watch(self._work_gauges())
         #: How much is asked for at the moment; told of every request that is over.
         self.rates = Rates(reactor.seconds)
         figures = self.metrics.figures
@@ -176,10 +176,23 @@ class App:
             SplicePipes(MAX_SPLICE_PIPES),
         )
         self._set_access(chosen)
+        self._administration = self._administer(chosen)
 
     def resource(self) -> IResource:
         """What a Site serves."""
         return self.api.resource()
+
+    def _work_gauges(self) -> WorkGauges:
+        pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
+        return WorkGauges(self.mirrors, self.store, self._uploads, pools)
+
+    def _administer(self, chosen: Config) -> Administration | None:
+        if not self._writes:
+            return None
+        parts = (self.mirrors, self.store, self.overview, self._reactor, self._outcomes)
+        made = Administration(chosen, *parts, self._state, self._state_worker)
+        self.metrics.figures.watch(JobGauges(made.jobs))
+        return made
 
     async def reconfigure(self, chosen: Config) -> None:
         """Put another configuration in force. Requests that are under way end under the old one.
@@ -210,6 +223,8 @@ class App:
         self._put_in_force(chosen, fleet)
         await self._let_go()
         await self.begin()
+        if self._administration is not None:
+            await self._administration.follow(chosen)
         for notice in self._notices():
             self.log.warn("{notice}", notice=notice)
         if self.store.bucket is not None and self.store.bucket.fault is not None:
@@ -238,6 +253,8 @@ class App:
         await settle([first])
         self._looking.start(PROBE_INTERVAL_SECONDS, now=False)
         await self.begin()
+        if self._administration is not None:
+            await self._administration.start()
         self.ready.callback(None)
         status = self.store.status()
         for problem in (*status.problems, *status.warnings):
@@ -263,6 +280,8 @@ class App:
         await self._let_go()
         await self._remember_disks()
         self.overview.look()
+        if self._administration is not None:
+            self._administration.jobs.resume()
 
     async def _let_go(self) -> None:
         """Let other Stors have the disks that are in no set any more and that nobody writes to."""
@@ -322,7 +341,8 @@ class App:
             f"{file}, and reload"
             for root in self.mirrors.known_disks.left_out()
         ]
-        return [*([self._state.fault] if self._state.fault else []), *left_out]
+        socket_fault = None if self._administration is None else self._administration.fault
+        return [*filter(None, (self._state.fault, socket_fault)), *left_out]
 
     async def _remember_disks(self) -> None:
         """Have the state directory know what is known of disks, before anything relies on it."""
@@ -384,6 +404,8 @@ class App:
         """
         if self._looking.running:
             self._looking.stop()
+        if self._administration is not None:
+            await self._administration.stop()
         if self.mirrors.learning is not None:
             await self.mirrors.learning.end()
             await self._remember_disks()

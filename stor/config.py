@@ -20,6 +20,10 @@ DEFAULT_CONNECTIONS = 10_000
 DEFAULT_UPLOADS = 1000
 MOST_WORKERS = 128
 DEFAULT_CACHE_BYTES = 32 * 1024**2
+DEFAULT_SCRUB_DAYS = 14
+MOST_SCRUB_DAYS = 3650
+#: What the path of a Unix socket may have (unix(7)).
+MOST_SOCKET_BYTES = 107
 DEFAULT_SPOOL = "/var/lib/stor/spool"
 S3_WRITES = ("never", "copy", "only")
 TIERS = ("disk", "s3")
@@ -97,6 +101,8 @@ class Config:
     spool_directory: str = DEFAULT_SPOOL
     spool_bytes: int = 10 * GIB
     state_directory: str | None = None
+    scrub_days: int = DEFAULT_SCRUB_DAYS
+    admin_socket: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -111,7 +117,8 @@ def load(
 ) -> Config:
     """Read the configuration file at `path`. Raises `ConfigError`.
 
-    The `environment` says where the state directory is, unless the configuration does.
+    The `environment` says where the state directory and the socket for operators are, unless the
+    configuration does.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -122,6 +129,9 @@ def load(
         chosen = parse(text, endpoint_fault)
         # Of several, as systemd.exec(5) has them, the first.
         given = chosen.state_directory or environment.get("STATE_DIRECTORY", "").partition(":")[0]
+        runtime = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+        if chosen.admin_socket is None and runtime:
+            chosen = attrs.evolve(chosen, admin_socket=os.path.join(runtime, "admin.sock"))
         beside = os.path.join(os.path.dirname(os.path.abspath(path)), "stor-state")
         return with_state_directory(chosen, given or beside)
     except ConfigError as error:
@@ -193,6 +203,8 @@ class _Reader(Reader):
             "cache_bytes": self.integer("cache_bytes", DEFAULT_CACHE_BYTES, 0),
             "log_format": self.choice("log_format", LOG_FORMATS, None),
             "state_directory": self._state_directory(),
+            "scrub_days": self.integer("scrub_days", DEFAULT_SCRUB_DAYS, 0, MOST_SCRUB_DAYS),
+            "admin_socket": self._admin_socket(),
         }
         self.text("secret", "", default="")
         if self.faults:
@@ -201,6 +213,14 @@ class _Reader(Reader):
 
     def _state_directory(self) -> str | None:
         return self.path("state_directory", "") if "state_directory" in self.data else None
+
+    def _admin_socket(self) -> str | None:
+        if "admin_socket" not in self.data:
+            return None
+        path = self.path("admin_socket", "")
+        if len(os.fsencode(path)) > MOST_SOCKET_BYTES:
+            self.fault("admin_socket", f"a path of at most {MOST_SOCKET_BYTES} bytes", path)
+        return path or None
 
     def _sets(self, *, required: bool) -> tuple[tuple[str, ...], ...]:
         expected = 'a list of sets such as [["/mnt/data1", "/mnt/data2"]]'
@@ -417,6 +437,8 @@ _KEYS = (
     "spool_directory",
     "spool_bytes",
     "state_directory",
+    "scrub_days",
+    "admin_socket",
     "secret",
     *RETIRED,
 )

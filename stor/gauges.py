@@ -6,6 +6,8 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from stor.http.upload import Uploads
+from stor.jobs.job import State as JobState
+from stor.jobs.jobs import Jobs
 from stor.logs import LogStream
 from stor.mirror.health import Cause, State
 from stor.mirror.mirrors import Mirrors
@@ -127,6 +129,71 @@ class DiskGauges:
             age.add_metric([], copies.age_seconds)
             sent.add_metric([], copies.sent_total)
         yield from (available, waiting, age, sent)
+
+
+class JobGauges:
+    """Long work. Implements `stor.prometheus.Collector`."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, now."""
+        views = self._jobs.views()
+        states = GaugeMetricFamily(
+            "stor_jobs", "Jobs, by what they do and by their state.", labels=["kind", "state"]
+        )
+        for state in JobState:
+            count = sum(view["state"] == state.value for view in views)
+            states.add_metric(["scrub", state.value], count)
+        yield states
+        labels = ["job", "kind", "about"]
+        done = GaugeMetricFamily(
+            "stor_job_done_ratio", "How much of a job that is not over is done.", labels=labels
+        )
+        eta = GaugeMetricFamily(
+            "stor_job_eta_seconds", "How long it still takes, as it goes now.", labels=labels
+        )
+        for view in views:
+            if view["state"] in ("running", "paused", "waiting"):
+                named = [str(view["id"]), view["kind"], view["about"]]
+                done.add_metric(named, view["done"])
+                if view["eta_seconds"] is not None:
+                    eta.add_metric(named, view["eta_seconds"])
+        yield from (done, eta)
+        yield from self._of_scrubs()
+        yield GaugeMetricFamily(
+            "stor_at_risk_samples",
+            "Samples with fewer good copies than their set has disks.",
+            self._jobs.at_risk_total,
+        )
+
+    def _of_scrubs(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "stor_scrub_period_seconds",
+            "How long a pass over a disk may take (scrub_days); 0: there is none by itself.",
+            self._jobs.period_seconds,
+        )
+        ages = GaugeMetricFamily(
+            "stor_scrub_age_seconds",
+            "How long ago a disk was scrubbed whole, or was first seen if it never was.",
+            labels=["root"],
+        )
+        for root, seconds in self._jobs.ages_seconds.items():
+            ages.add_metric([root], seconds)
+        yield ages
+        whats = {
+            "samples": "Copies that scrubs have read whole.",
+            "bytes": "What they have read.",
+            "bad": "Copies that scrubs found bad or could not read.",
+            "missing": "Copies that scrubs did not find.",
+            "mended": "Samples that scrubs have made whole.",
+        }
+        for name, what in whats.items():
+            counter = CounterMetricFamily(f"stor_scrub_{name}", what, labels=["root"])
+            for root, counts in self._jobs.counts.items():
+                counter.add_metric([root], getattr(counts, name))
+            yield counter
 
 
 class LogGauges:

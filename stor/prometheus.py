@@ -144,7 +144,7 @@ class DiskMeter:
     def __init__(
         self, root: str, seconds: Spreads, refused: Counts, damaged: Counts, restored: Counts
     ) -> None:
-        kinds = ("read", "write", "release")
+        kinds = ("read", "write", "job", "release")
         self._observe = {kind: seconds[root, kind].observe for kind in kinds}
         self._root = root
         self._refused, self._damaged, self._restored = refused, damaged, restored
@@ -152,7 +152,7 @@ class DiskMeter:
             counts[root,] += 0
 
     def did(self, kind: str, seconds: float) -> None:
-        """An operation of a kind (`read`, `write`, `release`) has ended, well or badly."""
+        """An operation of a kind (`read`, `write`, `job`, `release`) has ended, well or badly."""
         self._observe[kind](seconds)
 
     def refused(self) -> None:

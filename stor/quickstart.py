@@ -35,6 +35,7 @@ def data_configuration(directory: str, listen: Sequence[str] = ()) -> Config:
         listen=tuple(listen) or ("tcp:8080:interface=127.0.0.1",),
         require_mount=False,
         state_directory=os.path.join(directory, "state"),
+        admin_socket=os.path.join(directory, "admin.sock"),
     )
 
 

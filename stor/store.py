@@ -60,6 +60,14 @@ class Found:
 
 
 @attrs.frozen
+class Work:
+    """Long work, as far as everybody may know of it, and how many samples have too few copies."""
+
+    jobs: list[dict[str, Any]] = attrs.field(factory=list)
+    at_risk: int = 0
+
+
+@attrs.frozen
 class Status:
     """How the storages are. `problems` is empty when all of them are available."""
 
@@ -70,6 +78,7 @@ class Status:
     s3: dict[str, Any] | None = None
     #: The servers of the location cache, and whether each is asked.
     memcached: list[dict[str, Any]] = attrs.field(factory=list)
+    work: Work = attrs.field(factory=Work)
 
 
 class Store:
@@ -100,6 +109,8 @@ class Store:
         self.order: Sequence[str] = ("disk",)
         #: Further lines for the warnings of `status`.
         self.notices: Callable[[], list[str]] = list
+        #: What goes on beside requests.
+        self.jobs: Callable[[], Work] = Work
         #: Where samples were last seen.
         self.locations: Locations | None = None
         self._mirror_at: Mapping[str, Mirror] = {}
@@ -206,6 +217,7 @@ class Store:
             {"waiting": repairs.waiting, "done": repairs.mended_total},
             self._s3_picture(),
             [] if self.locations is None else self.locations.servers,
+            self.jobs(),
         )
 
     async def _where(self, digest: Digest) -> str | None:

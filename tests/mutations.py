@@ -546,7 +546,7 @@ CHECKS = (
     ),
     Mutation(
         "an adopted disk is not complete",
-        "stor/cli.py",
+        "stor/cli/adopt.py",
         "complete=(), adopted=True",
         "complete=marker.complete, adopted=True",
         (_LACKING,),

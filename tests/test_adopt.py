@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stor.cli import main
+from stor.cli.main import main
 from stor.mirror.health import State
 from tests.support.rig import Rig
 

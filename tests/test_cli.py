@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stor.cli import main
+from stor.cli.main import main
 
 GOOD = {"storage_pairs": [["/mnt/data1", "/mnt/data2"]], "basic_auth": "writer:pass"}
 

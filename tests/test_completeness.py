@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 
-from stor.cli import main
+from stor.cli.main import main
 from stor.mirror.rebuild import MOST_LEFTOVERS, RETRY_SECONDS
 from stor.mirror.repair import LEFTOVER_SECONDS
 from tests.conformance import QuickFiles, sample

@@ -51,6 +51,7 @@ ORDER = [
     "disk.notes",
     "disk.base",
     "disk.walk",
+    "disk.verification",
     "disk.names",
     "index.memory",
     "index.table",
@@ -94,6 +95,11 @@ ORDER = [
     "lookup",
     "store",
     "growth",
+    "jobs.job",
+    "jobs.run",
+    "jobs.scrub",
+    "jobs.jobs",
+    "explain",
     "http.answer",
     "http.access",
     "http.proxies",
@@ -107,6 +113,7 @@ ORDER = [
     "http.page_style",
     "http.page",
     "http.status",
+    "http.admin",
     "http.download",
     "http.pace",
     "http.parser",
@@ -119,6 +126,7 @@ ORDER = [
     "sockets",
     "gauges",
     "fleet",
+    "admin",
     "app",
     "server",
     "processes.handover",
@@ -140,7 +148,18 @@ ORDER = [
     "client.settings",
     "client.progress",
     "client.command",
-    "cli",
+    "cli.configured",
+    "cli.admin",
+    "cli.adopt",
+    "cli.at_risk",
+    "cli.change",
+    "cli.check_config",
+    "cli.explain",
+    "cli.jobs",
+    "cli.rescan",
+    "cli.scrub",
+    "cli.status",
+    "cli.main",
 ]
 
 #: The rooms of `mirror/` that only decide: like `disk/` and `index/` they know no Twisted.
@@ -262,6 +281,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
         for name, path in MODULES.items()
     }
     assert {name: read for name, read in wall.items() if read} == {
+        "admin": ["time"],  # when a job was begun, over restarts
         "app": ["time_ns"],  # when a sample was stored
         "disk.journal": ["time_ns"],  # when a segment was begun
         "mirror.learning": ["time_ns"],  # when a name was recorded

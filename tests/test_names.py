@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from twisted.internet.defer import Deferred
 
-from stor.cli import main
+from stor.cli.main import main
 from stor.disk.journal import Kind
 from stor.mirror.mirror import Mirror
 from tests.conformance import QuickFiles

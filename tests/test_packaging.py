@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stor import __version__, cli
+from stor import __version__
+from stor.cli import main as cli
 from stor.config import parse
 
 REPOSITORY = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import pytest
 
 from stor import __version__
 from stor.http.page import Moment, page, wants_page
-from stor.store import Status
+from stor.store import Status, Work
 from tests.support.http import no_bug_logged, upload_head
 from tests.support.rig import Rig
 
@@ -423,3 +423,39 @@ def test_with_everything_gone_the_list_ends_somewhere_and_the_page_stays_small()
     assert sum(tag == "a" for tag, _ in found.elements) == 100
     assert "and 100 more, see /status" in found.words
     assert len(page(status, Moment(), 100.0).body) <= 150_000
+
+
+def work(**values):
+    """A job as the page is told of it."""
+    return {
+        "kind": "scrub",
+        "about": "/disk",
+        "state": "running",
+        "reason": None,
+        "continuous": False,
+        "done": 0.25,
+        "eta_seconds": 7200,
+        "not_mended": 0,
+        "ended": None,
+    } | values
+
+
+def test_jobs_that_somebody_asked_for_are_listed_and_passes_are_counted():
+    jobs = [
+        work(about="/<b>", reason="a & b"),
+        work(not_mended=3, state="paused", eta_seconds=None),
+    ]
+    jobs += [work(continuous=True, done=share) for share in (0.5, 0.625, 0.75)]
+    jobs.append(work(continuous=True, not_mended=1, about="/worn", done=0.6))
+    told = Status([], [], [], {"waiting": 0, "done": 0}, work=Work(jobs, 1234))
+    text = page(told, Moment(), 0).body.decode()
+    assert "scrub /&lt;b&gt;</span><span>running, 25.0%, 2 h left, a &amp; b</span>" in text
+    assert "paused, 25.0%, 3 not mended" in text
+    assert "scrub /worn" in text
+    assert "4 disks, 50% to 75% of this pass" in text
+    assert "<dt>Samples at risk</dt><dd>1,234</dd>" in text
+
+
+def test_without_jobs_nothing_is_said_of_them():
+    told = Status([], [], [], {"waiting": 0, "done": 0})
+    assert 'class="jobs"' not in page(told, Moment(), 0).body.decode()

@@ -295,18 +295,27 @@ class Disk:
 
     def verify(self, digest: Digest) -> Copy | None:
         """Read the whole copy and compare its hash. Raises `Damaged`, `DiskAway`, `OSError`."""
-        opened = self._open(digest)
+        opened = self.open_whole(digest)
         if opened is None:
             return None
         try:
             size, hasher = opened.copy.size, hashlib.sha256()
-            if size > SMALL_BYTES:
-                opened.take_sums(size)
             for offset in range(0, max(1, size), _VERIFY_CHUNK_BYTES):
                 opened.read(offset, min(_VERIFY_CHUNK_BYTES, size - offset), hasher)
         finally:
             opened.close()
         return opened.copy
+
+    def open_whole(self, digest: Digest) -> OpenCopy | None:
+        """The disk's copy, open and not read yet; `None` when there is none.
+
+        To be read from its beginning to its end, with a hasher. Raises `Damaged`, `DiskAway`,
+        `OSError`; then nothing stays open.
+        """
+        opened = self._open(digest)
+        if opened is not None and opened.copy.size > SMALL_BYTES:
+            opened.take_sums(opened.copy.size)
+        return opened
 
     def keep_sums(self, made: MadeSums) -> None:
         """Keep block sums that another process has made with the copy, if that is still the same.

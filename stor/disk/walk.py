@@ -51,6 +51,18 @@ class Batch:
     unreadable: tuple[Unreadable, ...] = ()
 
 
+@attrs.frozen
+class Leaves:
+    """The lowest directories below one of the first level, by inode: each with its path.
+
+    `unreadable` are the directories that may hold more of them.
+    """
+
+    first: str
+    entries: tuple[tuple[int, str], ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+
 @attrs.define
 class _Found:
     """What a batch is made from."""
@@ -98,6 +110,53 @@ def walk(
                 _look(disk, root_fd, batch, pace, found)
             yield found.batch(f"{first}/{batch[-1][0] if batch else 0}")
             found = _Found()
+
+
+def first_directories(disk: Disk) -> tuple[list[str], tuple[Unreadable, ...]]:
+    """The directories of the first level, sorted; and the root itself if it cannot be read.
+
+    Raises `DiskAway`, `OSError`.
+    """
+    found = _Found()
+    with disk.entered() as root_fd:
+        firsts = sorted(name for _, name in _directories(disk, root_fd, ".", found))
+    return firsts, tuple(found.unreadable)
+
+
+def leaves_of(disk: Disk, first: str, pace: Callable[[int], None]) -> Leaves:
+    """The lowest directories below one of the first level. Raises `DiskAway`, `OSError`."""
+    found = _Found()
+    with disk.entered() as root_fd:
+        entries = _leaves(disk, root_fd, first, pace, found)
+    return Leaves(first, tuple(entries), tuple(found.unreadable))
+
+
+def samples_in(disk: Disk, leaves: Sequence[tuple[int, str]], pace: Callable[[int], None]) -> Batch:
+    """The samples in some of the lowest directories, by inode. Raises `DiskAway`, `OSError`."""
+    found = _Found()
+    with disk.entered() as root_fd:
+        _look(disk, root_fd, list(leaves), pace, found)
+    return found.batch("")
+
+
+def names_in(
+    disk: Disk, leaves: Sequence[str], pace: Callable[[int], None]
+) -> tuple[set[bytes], tuple[Unreadable, ...]]:
+    """The names of samples in some of the lowest directories, none of which is looked at itself.
+
+    And the directories that cannot be read. Raises `DiskAway`, `OSError`.
+    """
+    found = _Found()
+    names: set[bytes] = set()
+    with disk.entered() as root_fd:
+        for leaf in leaves:
+            pace(1)
+            names.update(
+                bytes.fromhex(name[:-4])
+                for name, _ in _entries(disk, root_fd, leaf, found)
+                if _is_name(name, leaf)
+            )
+    return names, tuple(found.unreadable)
 
 
 class HalfTheTime:
@@ -181,9 +240,8 @@ def _look(
     files = []
     for _, leaf in leaves:
         pace(1)
-        digits = leaf.replace("/", "")
         for name, inode in _entries(disk, root_fd, leaf, found):
-            if _NAME.fullmatch(name) and name.startswith(digits):
+            if _is_name(name, leaf):
                 files.append((inode, f"{leaf}/{name}"))
             else:
                 found.strays.append(f"{leaf}/{name}")
@@ -201,6 +259,11 @@ def _look(
             found.samples.append(WalkedSample(sha, status.st_size, inode))
         else:
             found.strays.append(path)
+
+
+def _is_name(name: str, leaf: str) -> bool:
+    """Whether a sample may have this name in one of the lowest directories."""
+    return _NAME.fullmatch(name) is not None and name.startswith(leaf.replace("/", ""))
 
 
 def _directories(disk: Disk, root_fd: int, path: str, found: _Found) -> list[tuple[int, str]]:

@@ -35,7 +35,7 @@ from stor.http.download import Sender
 from stor.http.page import page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.site import shield
-from stor.http.status import Overview
+from stor.http.status import Overview, picture
 from stor.http.upload import HOW_TO_STORE, Uploads
 from stor.paths import printable
 from stor.prometheus import CONTENT_TYPE
@@ -160,17 +160,8 @@ class Api:
         if code == 503:
             headers["Retry-After"] = "15"
         if b"application/json" in (request.getHeader(b"accept") or b""):
-            picture = {
-                "version": __version__,
-                "available": not problems,
-                "problems": problems,
-                "warnings": status.warnings,
-                "sets": status.sets,
-                "repairs": status.repairs,
-                "s3": status.s3,
-                "memcached": status.memcached,
-            }
-            body = json.dumps(picture, indent=2).encode() + b"\n"
+            whole = {"version": __version__, **picture(status, problems)}
+            body = json.dumps(whole, indent=2).encode() + b"\n"
             return request.apply(Answer(code, body, "application/json", headers))
         text = "".join(f"{problem}\n" for problem in problems) or "OK\n"
         body = printable(text).encode()

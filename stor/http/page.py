@@ -24,6 +24,9 @@ REFRESH_SECONDS = 15
 _MOST_CARDS = 12
 _MOST_SICK_CARDS = 24
 
+#: So many jobs are listed.
+_MOST_JOBS = 30
+
 #: So many problems are listed.
 _MOST_PROBLEMS = 100
 
@@ -122,7 +125,7 @@ def page(
 {_problems(status, disks)}</section>
 <dl>
 {_figures(status, moment, sets, days_left)}</dl>
-{_storages(status, sets)}</main>
+{_storages(status, sets)}{_jobs(status.work.jobs)}</main>
 <footer class="soft">As last seen; this page asks again every {REFRESH_SECONDS} seconds.</footer>
 </body>
 </html>
@@ -284,6 +287,7 @@ def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: fl
         _figure("Uploads in flight", moment.uploads),
         _figure("Repairs waiting", status.repairs["waiting"]),
         _figure("Repaired", status.repairs["done"]),
+        _figure("Samples at risk", status.work.at_risk),
     ]
     return "".join(lines)
 
@@ -414,6 +418,32 @@ def _memcached(servers: list[dict[str, Any]]) -> str:
         for one in servers
     )
     return f'<section class="card"><h3>memcached</h3><ul>{lines}</ul></section>\n'
+
+
+def _jobs(jobs: list[dict[str, Any]]) -> str:
+    """Long work that is not over; the passes over disks that nobody asked for on one line."""
+    told = [job for job in jobs if not job["continuous"] or job["not_mended"] or job["ended"]]
+    lines = [_job(job) for job in told[:_MOST_JOBS]]
+    passes = [job["done"] for job in jobs if job["continuous"]]
+    if passes:
+        far = f"{min(passes):.0%} to {max(passes):.0%} of this pass"
+        lines.append(_line("scrub", f"{len(passes)} disks, {far}"))
+    return f'<ul class="jobs">{"".join(lines)}</ul>\n' if lines else ""
+
+
+def _job(job: dict[str, Any]) -> str:
+    said = [job["state"], f"{job['done']:.1%}"]
+    if job["eta_seconds"] is not None:
+        said.append(f"{_duration(job['eta_seconds'])} left")
+    if job["not_mended"]:
+        said.append(f"{job['not_mended']:,} not mended")
+    if job["reason"]:
+        said.append(job["reason"])
+    return _line(f"{job['kind']} {job['about']}", ", ".join(said))
+
+
+def _line(what: str, said: str) -> str:
+    return f'<li class="top soft"><span>{_text(what)}</span><span>{_text(said)}</span></li>'
 
 
 def _figure(name: str, figure: int | str) -> str:

@@ -63,5 +63,6 @@ dd { font-size: 1.125rem; font-variant-numeric: tabular-nums; }
 .table .bar { margin: 0; height: .4rem; }
 .table p.soft { font-size: .8125rem; text-align: right; min-width: 4.25rem; }
 .table p.soft span { display: block; }
+.jobs { margin: 1rem 0 0; }
 footer { margin-top: 2rem; }
 """

@@ -1,6 +1,7 @@
 """What is said of the whole Stor: how the storages are, how busy it is, and every figure."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 
@@ -23,6 +24,22 @@ class Snapshot:
     def lasting(self) -> "Snapshot":
         """What stays of it when the process has ended."""
         return Snapshot(lasting(self.figures))
+
+
+def picture(status: Status, problems: list[str] | None = None) -> dict[str, Any]:
+    """How the storages are, for JSON; `problems` are others than theirs."""
+    found = status.problems if problems is None else problems
+    return {
+        "available": not found,
+        "problems": found,
+        "warnings": status.warnings,
+        "sets": status.sets,
+        "repairs": status.repairs,
+        "jobs": status.work.jobs,
+        "at_risk": status.work.at_risk,
+        "s3": status.s3,
+        "memcached": status.memcached,
+    }
 
 
 class Overview:

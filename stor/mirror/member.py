@@ -35,7 +35,7 @@ from stor.mirror.group_commit import Step
 from stor.mirror.health import Health, Picture, State
 from stor.mirror.pools import DiskPools
 from stor.prometheus import DiskMeter
-from stor.threads import Busy, Unanswered, within
+from stor.threads import Busy, Pool, Unanswered, within
 from stor.zero_copy import SplicePipe
 
 T = TypeVar("T")
@@ -179,6 +179,10 @@ class Member:
     def commit(self, step: Step[T], about: Digest | None = None) -> Deferred[T]:
         """Do a step of an upload, perhaps with those of others; count what the disk did."""
         return self._run("write", about, self._workers.commits.run, step)
+
+    def work(self, pool: Pool, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Call `function` in a thread that no client waits for, for a moment only; count that."""
+        return self._run("job", None, pool.run, function, *args)
 
     def looked(self, digest: Digest, outcome: Copy | Failure | None, seconds: float) -> None:
         """Count what the disk did when somebody looked at it from another thread than its own."""

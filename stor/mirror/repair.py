@@ -87,6 +87,16 @@ class Examination:
         )
 
 
+@attrs.frozen
+class Risk:
+    """A sample with fewer good copies than its mirror has disks; `good` where that is known."""
+
+    digest: Digest
+    good: int | None
+    wanted: int
+    reason: str
+
+
 class _OpenSources:
     """Copies that are open, to be read one after the other. Implements `stor.content.Copies`."""
 
@@ -136,6 +146,17 @@ class Repairs:
         self._running: set[Mirror] = set()
         self._rested: dict[tuple[Digest, Mirror], float] = {}
         self._leftovers_due = 0.0
+        #: What was found of those that could not be made whole.
+        self._risks: dict[tuple[Digest, Mirror], Risk] = {}
+
+    def risks(self, mirror: Mirror) -> list[Risk]:
+        """The samples of a mirror that are known to have too few good copies, and why."""
+        known = {digest: risk for (digest, where), risk in self._risks.items() if where is mirror}
+        waiting = {digest for digest, where in self._due if where is mirror}
+        noted = set[Digest]().union(*(member.noted for member in mirror.members))
+        for digest in (waiting | noted) - known.keys():
+            known[digest] = Risk(digest, None, len(mirror.members), "it waits for its repair")
+        return sorted(known.values(), key=lambda risk: risk.digest.raw)
 
     @property
     def waiting(self) -> int:
@@ -146,6 +167,7 @@ class Repairs:
         """Only samples of these mirrors are repaired from now on."""
         self._reserve_bytes = reserve_bytes
         self._due = {key: due for key, due in self._due.items() if key[1] in mirrors}
+        self._risks = {key: risk for key, risk in self._risks.items() if key[1] in mirrors}
 
     def report(self, digest: Digest, mirror: Mirror) -> None:
         """A copy of the sample on `mirror` is missing or bad."""
@@ -201,10 +223,31 @@ class Repairs:
         await lock.acquire()
         self._mending.add((digest, mirror))
         try:
-            return await self._mend(digest, mirror)
+            found = await self._examine(digest, mirror)
+            try:
+                good = await self._mend(digest, mirror, found)
+            except StorError as error:
+                self._weigh(digest, mirror, set(found.good), error)
+                raise
+            self._weigh(digest, mirror, good)
+            return good
         finally:
             self._mending.discard((digest, mirror))
             lock.release()
+
+    def _weigh(
+        self, digest: Digest, mirror: Mirror, good: set[Member], error: StorError | None = None
+    ) -> None:
+        """Know whether a sample has fewer good copies than it should."""
+        lacking = [member for member in mirror.members if member not in good]
+        self._risks.pop((digest, mirror), None)
+        if lacking and not isinstance(error, Absent):
+            why = (
+                str(error)
+                if error
+                else "; ".join(m.fault or f"{m.root}: not written" for m in lacking)
+            )
+            self._risks[digest, mirror] = Risk(digest, len(good), len(mirror.members), why)
 
     def mending(self, digest: Digest, mirror: Mirror) -> bool:
         """Whether a copy is being put back, and may have a name that is not durable yet."""
@@ -225,8 +268,7 @@ class Repairs:
                 done.add(member)
         return done
 
-    async def _mend(self, digest: Digest, mirror: Mirror) -> set[Member]:
-        found = await self._examine(digest, mirror)
+    async def _mend(self, digest: Digest, mirror: Mirror, found: Examination) -> set[Member]:
         if len(found.absent) == len(mirror.members):
             raise Absent(f"{mirror} does not hold {digest}")
         lacking = [member for member in found.lacking if member.writable]

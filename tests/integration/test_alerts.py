@@ -85,6 +85,22 @@ def requests(good, bad):
     }
 
 
+def scrubs(**minutes):
+    """What scrubs of a disk found, once, in a minute each."""
+    return {
+        f"stor_scrub_{what}_total{{{DISK}}}": once(minutes[what]) if what in minutes else steady(0)
+        for what in ("bad", "missing")
+    }
+
+
+def last_scrub(period):
+    """A disk that was scrubbed when the clock began, and how often it should be, in seconds."""
+    return {
+        f"stor_scrub_age_seconds{{{DISK}}}": growing(60),
+        f"stor_scrub_period_seconds{{{HOST}}}": steady(period),
+    }
+
+
 NO_SPACE = f'{HOST}, operation="post", cause="no_space"'
 DAMAGED = f'{HOST}, operation="get", cause="damaged"'
 ERRORS = "stor_http_request_errors_total"
@@ -351,6 +367,48 @@ CASES = [
         "are sent in minutes",
         {f"stor_s3_copies_oldest_age_seconds{{{HOST}}}": steady(300)},
         60,
+    ),
+    Case("StorAtRisk", "none", {f"stor_at_risk_samples{{{HOST}}}": steady(0)}, 300),
+    Case("StorAtRisk", "mended soon", {f"stor_at_risk_samples{{{HOST}}}": f"5x40 0x{ALWAYS}"}, 62),
+    Case(
+        "StorAtRisk",
+        "for more than an hour",
+        {f"stor_at_risk_samples{{{HOST}}}": steady(5)},
+        62,
+        "5 samples on host lack a good copy",
+        labels=WHERE,
+    ),
+    Case("StorScrubFoundDamage", "nothing was found", scrubs(), 90),
+    Case("StorScrubFoundDamage", "long ago", scrubs(bad=10), 90),
+    *(
+        Case(
+            "StorScrubFoundDamage",
+            f"{what} an hour ago",
+            scrubs(**{what: 60}),
+            90,
+            "A scrub of /disk1 on host found copies that were bad or missing",
+        )
+        for what in ("bad", "missing")
+    ),
+    Case("StorScrubLate", "in time", last_scrub(36_000), 1200),
+    Case("StorScrubLate", "nobody wants any", last_scrub(0), 2900),
+    Case(
+        "StorScrubLate",
+        "not for twice the time",
+        last_scrub(36_000),
+        1300,
+        "/disk1 on host was not scrubbed for 21h 40m 0s",
+    ),
+    Case(
+        "StorJobFailed", "done", {f'stor_jobs{{{HOST}, kind="scrub", state="done"}}': steady(3)}, 9
+    ),
+    Case(
+        "StorJobFailed",
+        "failed",
+        {f'stor_jobs{{{HOST}, kind="scrub", state="failed"}}': steady(1)},
+        9,
+        "A job failed on host: scrub",
+        labels={**WHERE, "kind": "scrub", "state": "failed"},
     ),
     Case(
         "StorS3CopiesAgeing",

@@ -15,7 +15,7 @@ from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.identity import KnownDisks
 from stor.disk.syscalls import Syscalls
-from stor.gauges import DiskGauges, LogGauges, WorkGauges
+from stor.gauges import DiskGauges, JobGauges, LogGauges, WorkGauges
 from stor.http.access import together
 from stor.http.api import Api
 from stor.http.auth import Attempts, Authenticator
@@ -25,6 +25,7 @@ from stor.http.site import StorSite
 from stor.http.status import Overview
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.index.index import Shared
+from stor.jobs.jobs import Jobs
 from stor.logs import LogStream
 from stor.metrics import Metrics
 from stor.mirror.group_commit import Alone
@@ -145,6 +146,10 @@ class Rig:
         self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
         self.metrics.figures.watch(LogGauges(LogStream(1, str)))
+        #: Never begun: what a test wants of jobs it begins itself.
+        self.jobs = Jobs(self.mirrors, self.clock, self.wall_seconds, learner, succeed)
+        self.metrics.figures.watch(JobGauges(self.jobs))
+        self.store.jobs = self.jobs.summary
         rates = Rates(self.clock.seconds)
         overview = Overview(self.store, self.uploads, rates, self.metrics.figures)
         self.api = Api(

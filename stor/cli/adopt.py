@@ -1,15 +1,12 @@
-"""The `stor` command: for operators, and for those who store and fetch files."""
+"""`stor adopt`: give replaced disks their places."""
 
-import argparse
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
-from stor import __version__
-from stor.client import command
-from stor.config import Config, ConfigError, load
-from stor.descriptors import hold_standard
+from stor.cli.configured import CONFIG_OPTION, require_roots
+from stor.config import Config, ConfigError
 from stor.disk.disk import Disk, DiskAway
 from stor.disk.identity import (
     DISKS_FILE,
@@ -20,117 +17,33 @@ from stor.disk.identity import (
     parse_remembered,
     write_marker,
 )
-from stor.disk.names import ask_for_walk
 from stor.disk.probe import probe
 from stor.disk.syscalls import Syscalls
-from stor.options import endpoint_fault
-from stor.paths import printable
 from stor.state import StateDirectory
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it did what it was asked, 1 when it could not, 2 for a wrong call."""
-    hold_standard()
-    parser = argparse.ArgumentParser(
-        prog="stor", description="Store and fetch files; look after a Stor's disks."
-    )
-    parser.add_argument("--version", action="version", version=f"Stor {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    adopting = commands.add_parser(
+def add(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser(
         "adopt",
         help="give replaced disks their places",
         description="Let the disk that is mounted at ROOT take the place of the one that was "
         "there. A running Stor takes it into use within 15 s and copies to it what it lacks.",
     )
-    adopting.add_argument("--config", default=os.environ.get("CONFIG_FILE"), metavar="FILE")
-    adopting.add_argument(
+    parser.add_argument("--config", **CONFIG_OPTION)
+    parser.add_argument(
         "--lost",
         action="store_true",
         help="give up what only disks held that are not here: their samples are 404 from then on",
     )
-    adopting.add_argument(
+    parser.add_argument(
         "roots", nargs="+", metavar="ROOT", help="a storage root of the configuration"
     )
-    rescanning = commands.add_parser(
-        "rescan",
-        help="have disks walked on which files were put by hand",
-        description="Have a running Stor walk the disks mounted at ROOT, or all of them, and learn "
-        "what they hold: after files were copied there without Stor. It begins within 15 s, beside "
-        "requests; for a disk that is not used now, when it is used next.",
-    )
-    rescanning.add_argument("--config", default=os.environ.get("CONFIG_FILE"), metavar="FILE")
-    rescanning.add_argument(
-        "roots", nargs="*", metavar="ROOT", help="a storage root of the configuration"
-    )
-    checking = commands.add_parser(
-        "check-config",
-        help="say whether a configuration can be used",
-        description="Read a configuration and list every fault; the disks are not looked at.",
-    )
-    checking.add_argument(
-        "config", nargs="?", default=os.environ.get("CONFIG_FILE"), metavar="FILE"
-    )
-    command.add_commands(commands)
-    given = parser.parse_args(arguments)
-    if given.command in command.COMMANDS:
-        return command.run(given)
-    if not given.config:
-        parser.error("no configuration: name a FILE or set $CONFIG_FILE")
-    try:
-        config = load(given.config, _endpoint_fault, os.environ)
-        if given.command == "check-config":
-            print(printable(check(config)))
-        elif given.command == "rescan":
-            roots = list(map(os.path.normpath, given.roots))
-            print(printable(rescan(config, roots, Syscalls())))
-        else:
-            roots = list(map(os.path.normpath, given.roots))
-            print(printable(adopt(config, roots, Syscalls(), lost=given.lost)))
-    except ConfigError as error:
-        for fault in error.faults:
-            print(f"stor: {fault}", file=sys.stderr)
-    except (DiskAway, BadMarker) as error:
-        print(f"stor: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"stor: {error.filename or given.config}: {error.strerror}", file=sys.stderr)
-    else:
-        return 0
-    return 1
+    parser.set_defaults(configured=_run)
 
 
-def check(config: Config) -> str:
-    """What a configuration comes to, and what deserves attention."""
-    roots = sum(map(len, config.sets))
-    summary = f"The configuration can be used (sets: {len(config.sets)}, disks: {roots})"
-    return "\n".join([*[f"warning: {warning}" for warning in config.warnings], summary])
-
-
-def _endpoint_fault(description: str) -> str | None:
-    # Sockets of the service manager are there for the service alone (sd_listen_fds(3)).
-    return None if description.startswith("systemd:") else endpoint_fault(description, None)
-
-
-def rescan(config: Config, targets: Sequence[str], files: Syscalls) -> str:
-    """Have the disks at `targets`, or all of them, walked; what was done, a line each.
-
-    Raises `ConfigError`, `DiskAway`, `OSError`.
-    """
-    every = [root for roots in config.sets for root in roots]
-    _require_roots(targets, every)
-    forbidden = os.stat("/").st_dev if config.require_mount else None
-    for root in targets or every:
-        disk = Disk(root, files, forbidden)
-        disk.identify(probe(disk).device)
-        ask_for_walk(disk)
-    return "\n".join(f"{root}: will be walked" for root in targets or every)
-
-
-def _require_roots(targets: Sequence[str], roots: Iterable[str]) -> None:
-    for root in targets:
-        if root not in roots:
-            known = ", ".join(roots)
-            fault = f"{root}: expected a storage root of the configuration, one of {known}"
-            raise ConfigError([fault])
+def _run(config: Config, given: Any) -> str:
+    return adopt(config, list(map(os.path.normpath, given.roots)), Syscalls(), lost=given.lost)
 
 
 def adopt(config: Config, targets: Sequence[str], files: Syscalls, *, lost: bool) -> str:
@@ -140,7 +53,7 @@ def adopt(config: Config, targets: Sequence[str], files: Syscalls, *, lost: bool
     cannot be given its place, `DiskAway`, `BadMarker`, `OSError`.
     """
     sets = {root: roots for roots in config.sets for root in roots}
-    _require_roots(targets, sets)
+    require_roots(targets, sets)
     forbidden = os.stat("/").st_dev if config.require_mount else None
     disks = {root: Disk(root, files, forbidden) for root in sets}
     known_disks = KnownDisks(config.sets, _remembered(config, files))

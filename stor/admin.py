@@ -1,0 +1,96 @@
+"""What looks after a running Stor beside its requests: its jobs, and the socket for operators."""
+
+import time
+from typing import Any
+
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.logger import Logger
+from twisted.web.http import Request
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+from stor.config import Config
+from stor.explain import Explainer
+from stor.http.admin import Admin
+from stor.http.status import Overview
+from stor.jobs.jobs import JOBS_FILE, Jobs
+from stor.mirror.mirrors import Mirrors
+from stor.sockets import CannotListen, Ports
+from stor.state import StateDirectory
+from stor.store import Store
+from stor.threads import Outcomes, Pool, ThreadPool
+
+#: The threads of jobs leave the processor to all others.
+JOBS_NICE = 10
+
+
+class _Site(Site):
+    """Without lines for requests: what was asked for is in the log as it happens."""
+
+    def __init__(self, resource: IResource, reactor: Any) -> None:
+        super().__init__(resource, reactor=reactor)
+
+    def log(self, request: Request) -> None:
+        """See `Site.log`."""
+
+
+class Administration:
+    """Jobs and their socket, in the process that writes."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        chosen: Config,
+        mirrors: Mirrors,
+        store: Store,
+        overview: Overview,
+        reactor: Any,
+        outcomes: Outcomes,
+        state: StateDirectory,
+        state_pool: Pool,
+    ) -> None:
+        self.jobs = Jobs(
+            mirrors,
+            reactor,
+            time.time,
+            lambda name: ThreadPool(outcomes, name, 1, nice=JOBS_NICE),
+            lambda data: state_pool.run(state.write, JOBS_FILE, data),
+        )
+        self._chosen = chosen
+        store.jobs = self.jobs.summary
+        self._state = state
+        self._state_pool = state_pool
+        explain = Explainer(mirrors, lambda: self.jobs.scrubbed).places
+        resource = Admin(self.jobs, store, overview, explain).resource()
+        self._ports = Ports(_Site(resource, reactor), reactor)
+        #: What keeps the socket from being used, one line.
+        self.fault: str | None = None
+
+    async def start(self) -> None:
+        """Take up the jobs that there are, and hear operators. The storages are known."""
+        self.jobs.load(await self._state_pool.run(self._state.read, JOBS_FILE))
+        self.jobs.begin(self._chosen.scrub_days)
+        await self._listen(self._chosen.admin_socket)
+
+    async def follow(self, chosen: Config) -> None:
+        """Go on as another configuration says."""
+        self.jobs.follow(chosen.scrub_days)
+        await self._listen(chosen.admin_socket)
+
+    async def _listen(self, path: str | None) -> None:
+        try:
+            # Whoever may connect has the rights of the group: see umask(2), unix(7).
+            await self._ports.change(
+                [] if path is None else [f"unix:{quoteStringArgument(path)}:mode=660"]
+            )
+        except CannotListen as error:
+            self.fault = f"admin_socket: {error}: the stor command cannot ask this Stor"
+            self.log.error("{fault}", fault=self.fault)
+        else:
+            self.fault = None
+
+    async def stop(self) -> None:
+        """Hear nobody any more, and keep how far jobs have come."""
+        await self._ports.stop()
+        await self.jobs.stop()

@@ -1,0 +1,1 @@
+"""The `stor` command, one command a file."""

@@ -1,0 +1,159 @@
+"""What the commands have in common that ask a running Stor, over its socket for operators."""
+
+import argparse
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import urlencode
+
+from stor.paths import printable
+
+#: Where the package's service listens.
+DEFAULT_SOCKET = "/run/stor/admin.sock"
+
+#: A Stor that runs answers from what it knows; a look at a sample takes some seconds.
+_SECONDS = 30.0
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+class Failed(Exception):
+    """What was asked could not be done; one line."""
+
+
+class Stor:
+    """A running Stor, as its operator asks it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def get(self, name: str, **query: str) -> Any:
+        """What Stor says. Raises `Failed`."""
+        return self._ask("GET", f"/{name}" + (f"?{urlencode(query)}" if query else ""), None)
+
+    def post(self, name: str, **order: Any) -> Any:
+        """Have Stor do something; what it says. Raises `Failed`."""
+        return self._ask("POST", f"/{name}", json.dumps(order).encode())
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> Any:
+        connection = _UnixConnection(self.path)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            value = json.loads(response.read())
+        except PermissionError as error:
+            raise Failed(
+                f"{self.path}: permission denied: run it as root, or as a user of the group stor"
+            ) from error
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise Failed(
+                f"{self.path}: no Stor listens there: start it, or name the socket with --socket "
+                "or $STOR_ADMIN_SOCKET (admin_socket in the configuration)"
+            ) from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise Failed(f"{self.path}: no answer of a Stor: {error}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise Failed(value.get("error", f"status {response.status}"))
+        return value
+
+
+class _UnixConnection(HTTPConnection):
+    """A connection of HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket. Raises `OSError`."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_SECONDS)
+        self.sock.connect(self._path)
+
+
+def add_command(
+    commands: Any, name: str, what: str, example: str, run: Callable[["Stor", Any], int]
+) -> Any:
+    """Add a command to a parser's; `example` shows how it is called."""
+    parser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"Example: {example}",
+    )
+    parser.add_argument(
+        "--socket", metavar="PATH", help=f"$STOR_ADMIN_SOCKET, or {DEFAULT_SOCKET}, when not given"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(asking=run)
+    return parser
+
+
+def run(given: argparse.Namespace) -> int:
+    """Do what was asked of a running Stor; the exit status."""
+    path = given.socket or os.environ.get("STOR_ADMIN_SOCKET") or DEFAULT_SOCKET
+    try:
+        status: int = given.asking(Stor(path), given)
+    except Failed as error:
+        print(printable(f"stor: {error}"), file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever reads has seen enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def show(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value))
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines."""
+    for line in lines:
+        print(printable(line))
+
+
+def job_line(job: Any) -> str:
+    """One job on one line."""
+    parts = [f"{job['id']:>4}  {job['kind']} {job['about']}: {job['state']}"]
+    if job["state"] in ("running", "paused", "waiting"):
+        parts.append(f"{job['done']:.1%}")
+        if job["bytes_per_second"]:
+            parts.append(f"{amount(job['bytes_per_second'])}/s")
+        if job["eta_seconds"] is not None:
+            parts.append(f"{duration(job['eta_seconds'])} left")
+    parts.append(f"{amount(job['bytes_done'])} in {job['samples_done']:,} copies read")
+    if job["bad"] or job["missing"]:
+        parts.append(f"{job['bad']} bad, {job['missing']} missing, {job['mended']} mended")
+    if job["not_mended"]:
+        parts.append(f"{job['not_mended']} NOT mended")
+    if job["reason"]:
+        parts.append(job["reason"])
+    return ", ".join(parts)
+
+
+def amount(number: float) -> str:
+    """A number of bytes, in powers of 1000."""
+    value = float(number)
+    for unit in _UNITS:
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

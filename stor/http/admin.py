@@ -1,0 +1,194 @@
+"""What operators ask a running Stor for, over a socket of its own: JSON in, JSON out."""
+
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.resource import IResource
+
+from stor import __version__
+from stor.digest import Digest, MalformedDigest
+from stor.errors import StorError
+from stor.http.answer import INTERNAL_ERROR, answer_to
+from stor.http.status import Overview, picture
+from stor.jobs.job import Job, Rate
+from stor.jobs.jobs import Jobs, Refused
+from stor.store import Store
+
+#: More than anybody has to say.
+_MOST_BYTES = 1024 * 1024
+
+
+class BadOrder(Exception):
+    """What was asked for is not to be understood; one line."""
+
+
+class Admin:
+    """The routes; their names are those of the commands."""
+
+    log = Logger()
+    app = Klein()
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        store: Store,
+        overview: Overview,
+        explain: Callable[[Digest], Awaitable[list[dict[str, Any]]]],
+    ) -> None:
+        """`explain` says what every disk has to say of a sample."""
+        self._jobs = jobs
+        self._store = store
+        self._overview = overview
+        self._explain = explain
+
+    def resource(self) -> IResource:
+        """The routes for a Site."""
+        return self.app.resource()
+
+    @app.route("/status", methods=("GET",))
+    def status(self, request: Request) -> Deferred[bytes]:
+        """How the host is."""
+        return self._run(request, self._status(request))
+
+    async def _status(self, request: Request) -> Any:
+        return {"version": __version__, **picture(self._overview.status())}
+
+    @app.route("/jobs", methods=("GET",))
+    def jobs(self, request: Request) -> Deferred[bytes]:
+        """All jobs, each with what it met."""
+        return self._run(request, self._listed(request))
+
+    async def _listed(self, request: Request) -> Any:
+        return self._jobs.views()
+
+    @app.route("/at-risk", methods=("GET",))
+    def at_risk(self, request: Request) -> Deferred[bytes]:
+        """The samples with fewer good copies than disks, and the sets that lack a disk."""
+        return self._run(request, self._at_risk(request))
+
+    async def _at_risk(self, request: Request) -> Any:
+        return self._jobs.at_risk()
+
+    @app.route("/explain", methods=("GET",))
+    def explain(self, request: Request) -> Deferred[bytes]:
+        """What every place says of a sample, and what a client is told."""
+        return self._run(request, self._explained(request))
+
+    async def _explained(self, request: Request) -> Any:
+        given: list[bytes] = (request.args or {}).get(b"sha", [])
+        digest = Digest.parse(given[0].decode("latin-1") if given else "")
+        places = await self._explain(digest)
+        answer: dict[str, Any]
+        try:
+            found = await self._store.find(digest)
+        except StorError as error:
+            refused = answer_to(error) or INTERNAL_ERROR
+            answer = {"status": refused.status, "reason": str(error)}
+        else:
+            answer = {"status": 200, "reason": f"from {found.storage}", "size": found.size}
+        return {"sha": str(digest), "answer": answer, "places": places}
+
+    @app.route("/scrub", methods=("POST",))
+    def scrub(self, request: Request) -> Deferred[bytes]:
+        """Begin to scrub disks, or one sample: the jobs."""
+        return self._run(request, self._scrub(request))
+
+    async def _scrub(self, request: Request) -> Any:
+        order = _order(request, roots=list, prefix=str, sha=str, rate=dict)
+        roots, prefix = order.get("roots", []), order.get("prefix", "")
+        if not all(isinstance(root, str) for root in roots):
+            raise BadOrder("roots: expected a list of paths")
+        if set(prefix.lower()) - set("0123456789abcdef") or len(prefix) > 64:
+            raise BadOrder(f"prefix: expected up to 64 hexadecimal digits, found {prefix!r}")
+        if "sha" in order and (roots or prefix):
+            raise BadOrder("expected a sha, or roots and a prefix, found both")
+        rate = _rate(order["rate"]) if "rate" in order else None
+        return self._views(self._jobs.scrub(roots, prefix, order.get("sha"), rate))
+
+    @app.route("/pause", methods=("POST",))
+    def pause(self, request: Request) -> Deferred[bytes]:
+        """Have a job rest until it is resumed."""
+        return self._run(request, self._change(request, self._jobs.pause))
+
+    @app.route("/resume", methods=("POST",))
+    def resume(self, request: Request) -> Deferred[bytes]:
+        """Have a job go on."""
+        return self._run(request, self._change(request, self._jobs.go_on))
+
+    @app.route("/cancel", methods=("POST",))
+    def cancel(self, request: Request) -> Deferred[bytes]:
+        """End a job before it is done."""
+        return self._run(request, self._change(request, self._jobs.cancel))
+
+    async def _change(self, request: Request, change: Callable[[int], Job]) -> Any:
+        return self._views([change(_order(request, job=int)["job"])])[0]
+
+    @app.route("/rate", methods=("POST",))
+    def rate(self, request: Request) -> Deferred[bytes]:
+        """Let a job read so much a second at most."""
+        return self._run(request, self._set_rate(request))
+
+    async def _set_rate(self, request: Request) -> Any:
+        order = _order(request, job=int, rate=dict)
+        job = self._jobs.set_rate(order["job"], _rate(order.get("rate", {})))
+        return self._views([job])[0]
+
+    def _views(self, jobs: list[Job]) -> list[dict[str, Any]]:
+        numbers = {job.id for job in jobs}
+        return [view for view in self._jobs.views() if view["id"] in numbers]
+
+    def _run(self, request: Request, answering: Coroutine[Any, Any, Any]) -> Deferred[bytes]:
+        request.setHeader(b"Content-Type", b"application/json")
+        done = Deferred.fromCoroutine(answering)
+        return done.addErrback(self._failed, request).addCallback(_encoded)
+
+    def _failed(self, failure: Failure, request: Request) -> Any:
+        if failure.check(Refused, BadOrder, MalformedDigest):
+            request.setResponseCode(400)
+            return {"error": str(failure.value)}
+        self.log.failure("Answering an operator", failure)
+        request.setResponseCode(500)
+        return {"error": f"an error in Stor, see its log: {failure.value!r}"}
+
+
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _order(request: Request, **kinds: type) -> dict[str, Any]:
+    """What is asked for: an object with some of these keys. Raises `BadOrder`."""
+    content = b"" if request.content is None else request.content.read(_MOST_BYTES)
+    try:
+        order = json.loads(content or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise BadOrder(f"expected a JSON object: {error}") from error
+    if not isinstance(order, dict):
+        raise BadOrder("expected a JSON object")
+    for key, value in order.items():
+        if key not in kinds:
+            raise BadOrder(f"{key}: unknown key, expected one of {', '.join(kinds)}")
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            raise BadOrder(f"{key}: expected {kinds[key].__name__}, found {value!r}")
+    if "job" in kinds and "job" not in order:
+        raise BadOrder("job: missing, expected the number of a job")
+    return order
+
+
+def _rate(given: dict[str, Any]) -> Rate:
+    """A rate; what is not in it is not bounded. Raises `BadOrder`."""
+    for key, value in given.items():
+        if key not in ("bytes_per_second", "samples_per_second"):
+            raise BadOrder(f"rate.{key}: unknown key")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < float("inf")):
+            raise BadOrder(
+                f"rate.{key}: expected a number above 0, found {value!r}: to have a job rest, "
+                "pause it"
+            )
+    return Rate(**given)

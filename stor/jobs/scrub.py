@@ -1,0 +1,297 @@
+"""Reading every copy of a disk, and putting right what is wrong: names first, then bytes."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar, TypeVarTuple
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from stor.digest import Digest
+from stor.disk.errnos import Fault, fault_of
+from stor.disk.verification import Gone, Verdict, Verification
+from stor.disk.walk import (
+    Unreadable,
+    WalkedSample,
+    first_directories,
+    leaves_of,
+    names_in,
+    samples_in,
+)
+from stor.errors import Damaged, StorError
+from stor.jobs.job import Job
+from stor.jobs.run import Run
+from stor.mirror.member import Member
+from stor.mirror.mirror import Mirror
+from stor.mirror.repair import Absent, Repairs
+from stor.threads import Pool
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+#: How many of the lowest directories are read in one go, with the inodes of their files.
+BATCH_DIRECTORIES = 4096
+
+
+_SUFFIX = ".dat"
+
+
+class NotNow(Exception):
+    """A disk is not to be read now."""
+
+
+@attrs.frozen
+class Cursor:
+    """How far a scrub has come.
+
+    Below `first` all directories up to the inode `leaf` are done, and of those after it, up to
+    `end`, all samples up to the inode `sample`. `leaf` is -1 before anything was looked at.
+    """
+
+    first: str = ""
+    leaf: int = -1
+    end: int = -1
+    sample: int = -1
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Read what `str` gives; what is none is the beginning."""
+        first, *numbers = text.split("/")
+        try:
+            return cls(first, *map(int, numbers)) if len(numbers) == 3 else cls()
+        except ValueError:
+            return cls()
+
+    def __str__(self) -> str:
+        return f"{self.first}/{self.leaf}/{self.end}/{self.sample}"
+
+
+class Scrub:
+    """Reads the copies on one disk in the order in which they lie there.
+
+    Where the disk and its twins are complete, their names are compared first. A copy that is bad,
+    unreadable or missing is put back from a good one. Every sample that was there all the time is
+    read at least once, however often the work is halted and begun again at its cursor.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        mirror: Mirror,
+        member: Member,
+        repairs: Repairs,
+        pool: Callable[[str], Pool],
+        batch_directories: int,
+    ) -> None:
+        """`pool` gives the threads for a root's long work."""
+        self._run = run
+        self._job: Job = run.job
+        self._mirror = mirror
+        self._member = member
+        self._repairs = repairs
+        self._pool = pool
+        self._batch_directories = batch_directories
+        self._prefix = run.job.scope.prefix.upper()
+
+    async def run(self) -> None:
+        """Go on from the job's cursor to the end. Raises `Halted`, `NotNow`, `DiskAway`, `Busy`."""
+        begin = Cursor.parse(self._job.cursor)
+        firsts: set[str] = set()
+        for member in (self._member, *self._twins()):
+            found, unreadable = await self._walk(member, first_directories, member.disk)
+            firsts.update(found)
+            self._tell(member, unreadable)
+        todo = sorted(first for first in firsts if self._concerns(first))
+        for number, first in enumerate(todo):
+            if first >= begin.first:
+                cursor = begin if first == begin.first else Cursor(first)
+                await self._below(cursor, number / len(todo), 1 / len(todo))
+        self._run.reached(str(Cursor("G")), 1.0)  # after the last that there can be
+
+    async def one(self, digest: Digest) -> bool:
+        """Read the copies of one sample on all disks of the mirror: whether it is kept there.
+
+        Raises like `run`.
+        """
+        wrong: list[Damaged | OSError] = []
+
+        async def heard(verdicts: Sequence[Verdict]) -> None:
+            wrong.extend(verdict.error for verdict in verdicts if verdict.error is not None)
+
+        for member in self._mirror.members:
+            if member.health.readable:
+                await self._read(member, [WalkedSample(digest.raw, 0, 0)], heard)
+            else:
+                self._job.trouble(str(digest), member.fault or f"{member.root}: not to be read")
+        asked = [member for member in self._mirror.members if member.health.readable]
+        if all(isinstance(error, Gone) for error in wrong) and len(wrong) == len(asked):
+            return False
+        for error in wrong:
+            self._run.found(missing=isinstance(error, Gone))
+        if wrong:
+            await self._mend(digest)
+        return True
+
+    def _twins(self) -> list[Member]:
+        """The disks whose names have to be the same now."""
+        if not self._member.complete:
+            return []  # what it lacks is being copied to it
+        return [
+            member
+            for member in self._mirror.members
+            if member is not self._member and member.health.sound and member.complete
+        ]
+
+    def _concerns(self, directory: str) -> bool:
+        digits, prefix = directory.replace("/", ""), self._prefix
+        return digits.startswith(prefix) or prefix.startswith(digits)
+
+    async def _below(self, cursor: Cursor, share: float, whole: float) -> None:
+        """What is below one directory of the first level, which is `whole` of all."""
+        member, pace, first = self._member, self._run.pace, cursor.first
+        await self._run.turn(member)
+        leaves = await self._walk(member, leaves_of, member.disk, first, pace(member))
+        self._tell(member, leaves.unreadable)
+        own = [(inode, leaf) for inode, leaf in leaves.entries if self._concerns(leaf)]
+        if cursor.leaf < 0:
+            theirs: set[str] = set()
+            for twin in self._twins():
+                found = await self._walk(twin, leaves_of, twin.disk, first, pace(twin))
+                theirs.update(leaf for _, leaf in found.entries if self._concerns(leaf))
+            others = sorted(theirs - {leaf for _, leaf in leaves.entries})
+            for begin in range(0, len(others), self._batch_directories):
+                await self._compare(set(), others[begin : begin + self._batch_directories])
+            cursor = Cursor(first, 0)
+            self._run.reached(str(cursor), share)
+        todo = [entry for entry in own if entry[0] > cursor.leaf]
+        done = len(own) - len(todo)
+        for begin in range(0, len(todo), self._batch_directories):
+            batch = todo[begin : begin + self._batch_directories]
+            part = whole * len(batch) / len(own)
+            await self._batch(cursor, batch, share + whole * (done + begin) / len(own), part)
+            cursor = Cursor(first, batch[-1][0])
+        self._run.reached(str(cursor), share + whole)
+
+    async def _batch(
+        self, cursor: Cursor, leaves: Sequence[tuple[int, str]], share: float, whole: float
+    ) -> None:
+        member, end = self._member, leaves[-1][0]
+        await self._run.turn(member)
+        found = await self._walk(member, samples_in, member.disk, leaves, self._run.pace(member))
+        samples = [one for one in found.samples if self._is_meant(one.sha)]
+        files = [one for one in found.unreadable if one.path.endswith(_SUFFIX)]
+        unreadable = {_sha_of(one): one.error for one in files if self._is_meant(_sha_of(one))}
+        directories = [one for one in found.unreadable if one not in files]
+        self._tell(member, directories)
+        if not directories:
+            names = {*unreadable, *(sample.sha for sample in samples)}
+            await self._compare(names, [leaf for _, leaf in leaves])
+        for sha, error in unreadable.items():
+            self._weigh(member, Verdict(WalkedSample(sha, 0, 0), error))
+            self._run.found(missing=False)
+            await self._mend(Digest(sha))
+        # Directories that came or went make it another batch, which is read from its beginning.
+        skipped = cursor.sample if cursor.end == end else -1
+        todo = [sample for sample in samples if sample.inode > skipped]
+        done = len(samples) - len(todo)
+
+        async def heard(verdicts: Sequence[Verdict]) -> None:
+            nonlocal done
+            for verdict in verdicts:
+                if verdict.error is not None:
+                    self._run.found(missing=isinstance(verdict.error, Gone))
+                    await self._mend(Digest(verdict.sample.sha))
+                done += 1
+                here = Cursor(cursor.first, cursor.leaf, end, verdict.sample.inode)
+                self._run.reached(str(here), share + whole * done / len(samples))
+
+        await self._read(member, todo, heard)
+
+    async def _compare(self, own: set[bytes], leaves: Sequence[str]) -> None:
+        """Have put back what one disk has in these directories and another lacks."""
+        names = {self._member: own}
+        for twin in self._twins():
+            found = await self._walk(twin, names_in, twin.disk, leaves, self._run.pace(twin))
+            self._tell(twin, found[1])
+            if not found[1]:
+                names[twin] = {sha for sha in found[0] if self._is_meant(sha)}
+        for sha in sorted(set().union(*names.values())):
+            lacking = [member for member, has in names.items() if sha not in has]
+            if lacking and await self._is_missing(Digest(sha), lacking):
+                self._run.found(missing=True)
+                await self._mend(Digest(sha))
+
+    async def _is_missing(self, digest: Digest, members: Iterable[Member]) -> bool:
+        """Whether one of these disks still lacks a sample: it may just have been stored."""
+        for member in members:
+            try:
+                if await member.read(member.disk.look, digest, about=digest) is None:
+                    return True
+            except (Damaged, OSError):  # a repair finds out what it is
+                return True
+        return False
+
+    async def _read(
+        self,
+        member: Member,
+        samples: Sequence[WalkedSample],
+        heard: Callable[[Sequence[Verdict]], Awaitable[None]],
+    ) -> None:
+        """Read copies whole; `heard` is told of each part of them what it has shown."""
+        verification = Verification(member.disk, samples)
+        try:
+            ended = False
+            while not ended:
+                await self._run.turn(member)
+                part = await member.work(self._pool(member.root), verification.go_on)
+                ended = part.ended
+                for verdict in part.verdicts:
+                    self._weigh(member, verdict)
+                self._run.did(len(part.verdicts), part.read_bytes)
+                await heard(part.verdicts)
+        finally:
+            if verification.reading:
+                member.give_back(verification.close).addErrback(lambda _: None)
+
+    def _weigh(self, member: Member, verdict: Verdict) -> None:
+        """Count what an error says of the disk. Raises `NotNow` when it is not the copy's."""
+        error = verdict.error
+        if isinstance(error, OSError):
+            if fault_of(error) is Fault.PROCESS:
+                raise NotNow(f"{member.root}: {error.strerror}")
+            member.looked(Digest(verdict.sample.sha), Failure(error), 0.0)
+            if not member.health.sound:
+                raise NotNow(member.fault or f"{member.root} is not to be read")
+
+    async def _mend(self, digest: Digest) -> None:
+        """Make a sample whole, on each disk of its mirror."""
+        good: set[Member] = set()
+        reason = "it has no good copy there"
+        try:
+            good = await self._repairs.make_whole(digest, self._mirror)
+        except Absent:
+            return  # somebody has removed it, or an upload that was given up
+        except StorError as error:
+            reason = str(error)
+        lacking = [member.root for member in self._mirror.members if member not in good]
+        if lacking:
+            self._job.not_mended += 1
+            self._job.trouble(str(digest), f"{', '.join(lacking)}: {reason}")
+            self._repairs.report(digest, self._mirror)
+        else:
+            self._run.mended()
+
+    def _walk(self, member: Member, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Have directories read: the disk rests between, so that it does not seem to hang."""
+        return self._pool(member.root).run(function, *args)
+
+    def _tell(self, member: Member, unreadable: Iterable[Unreadable]) -> None:
+        for one in unreadable:
+            self._job.trouble(f"{member.root}/{one.path}", one.error.strerror or str(one.error))
+
+    def _is_meant(self, sha: bytes) -> bool:
+        return sha.hex().upper().startswith(self._prefix)
+
+
+def _sha_of(file: Unreadable) -> bytes:
+    return bytes.fromhex(file.path.removesuffix(_SUFFIX)[-64:])

@@ -1,0 +1,123 @@
+"""A running Stor and the operator's commands: a scrub, its end, and what it mended."""
+
+import json
+import os
+import random
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.process import Stor, environment, poll, sample_path, sha_of
+
+COMMAND = "import sys; from stor.cli.main import main; sys.exit(main())"
+SAMPLES = [random.Random(n).randbytes(20_000) for n in range(40)]
+
+
+def run(stor, *words, socket=None):
+    """One command: its exit status, its output and its error output."""
+    path = str(stor.directory / "admin.sock") if socket is None else socket
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMAND, *words],
+        cwd=stor.directory,
+        env=environment(STOR_ADMIN_SOCKET=path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def asked(stor, *words):
+    """What a command says in JSON."""
+    status, output, errors = run(stor, *words, "--json")
+    assert (status, errors) == (0, "")
+    return json.loads(output)
+
+
+@pytest.fixture
+def stor(tmp_path):
+    stor = Stor.configured(tmp_path, admin_socket=str(tmp_path / "admin.sock"))
+    for content in SAMPLES:
+        assert stor.put(content).status == 201
+    yield stor
+    stor.stop()
+
+
+def test_damage_is_found_and_mended_by_the_command_and_everything_says_so(stor):
+    mode = os.stat(stor.directory / "admin.sock").st_mode
+    assert stat.S_IMODE(mode) == 0o660
+    bad, lost, rotten = (sha_of(content) for content in SAMPLES[:3])
+    stor.copies(bad)[0].write_bytes(bytes(20_000))
+    stor.copies(lost)[1].unlink()
+    for copy in stor.copies(rotten):
+        copy.write_bytes(b"")
+    status, output, _ = run(stor, "scrub", "--wait")
+    assert status == 1  # one has no good copy
+    assert f"no good copy of {rotten} is left" in output
+    assert [copy.read_bytes() for copy in stor.copies(bad)] == [SAMPLES[0]] * 2
+    assert [copy.read_bytes() for copy in stor.copies(lost)] == [SAMPLES[1]] * 2
+    jobs = asked(stor, "jobs")
+    assert [job["about"] for job in jobs] == [str(root) for root in stor.roots]
+    assert {job["state"] for job in jobs} == {"done"}
+    assert sum(job["mended"] for job in jobs) == 2
+    assert sum(job["samples_done"] for job in jobs) >= 2 * len(SAMPLES) - 2
+    risk = asked(stor, "at-risk")
+    assert (risk["sha"], risk["good"], risk["wanted"]) == (rotten, 0, 2)
+    assert asked(stor, "status")["at_risk"] == 1
+    assert "at risk  1 samples" in run(stor, "status")[1]
+    explained = asked(stor, "explain", rotten)
+    assert explained["answer"]["status"] == 500
+    said = [place["says"] for place in explained["places"] if "cannot be used" in place["says"]]
+    assert len(said) == 2
+    assert stor.put(SAMPLES[2]).status == 201
+    poll(lambda: asked(stor, "status")["at_risk"] == 0, what="no sample at risk")
+    stor.kill()  # the sample without a good copy is an error in the log, as it should be
+
+
+def test_a_job_goes_on_after_a_kill_where_it_was(stor):
+    root = str(stor.roots[0])
+    (job,) = asked(stor, "scrub", root, "--rate", "0.1")
+    poll(lambda: asked(stor, "jobs")[0]["samples_done"] >= 2, what="some progress")
+    asked(stor, "pause", str(job["id"]))
+    before = asked(stor, "jobs")[0]
+    stor.kill()
+    stor.start()
+    after = asked(stor, "jobs")[0]
+    assert after["state"] == "paused"
+    assert after["samples_done"] >= before["samples_done"] - 1
+    asked(stor, "rate", str(job["id"]), "none")
+    asked(stor, "resume", str(job["id"]))
+    poll(lambda: asked(stor, "jobs")[0]["state"] == "done", what="the end of the job")
+    held = sum((stor.roots[0] / sample_path(sha_of(one))).exists() for one in SAMPLES)
+    assert asked(stor, "jobs")[0]["samples_done"] == held
+    assert f"job {job['id']} is done" in run(stor, "cancel", str(job["id"]))[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("scrub", "/nowhere"), 1, "stor: /nowhere: in no set: expected a storage root, one of"),
+        (("pause", "7"), 1, "stor: job 7: there is none with this number; see stor jobs"),
+        (("explain", "abc"), 1, "stor: malformed sha: expected the 64 hexadecimal digits"),
+        (("scrub", "--prefix", "xyz"), 1, "stor: prefix: expected up to 64 hexadecimal digits"),
+        (("rate", "7", "0"), 2, "expected a number above 0, found 0; to have a job rest: stor "),
+        (("scrub", "--rate", "-1"), 2, "expected a number above 0, found -1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(stor, words, status, said):
+    ended, output, errors = run(stor, *words)
+    assert (ended, output) == (status, "")
+    assert said in errors.splitlines()[-1]
+    assert len(errors.splitlines()) == 1 or status == 2
+
+
+def test_a_stor_that_does_not_run_is_one_line(stor):
+    for name in ("status", "jobs", "scrub", "at-risk"):
+        path = str(stor.directory / "nothing.sock")
+        ended, output, errors = run(stor, name, socket=path)
+        assert (ended, output) == (1, "")
+        assert errors.startswith(f"stor: {path}: no Stor listens there: start it, or name ")
+        assert errors.count("\n") == 1

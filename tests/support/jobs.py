@@ -1,0 +1,53 @@
+"""Jobs on a rig: kept in memory as the state directory would, with threads that a test controls."""
+
+import json
+
+from twisted.internet.defer import succeed
+
+from stor.jobs.jobs import Jobs
+from tests.support.pools import InlinePool
+
+DAY = 86400.0
+
+
+class KeptJobs:
+    """What a state directory has kept, over several Stors."""
+
+    def __init__(self, data=None):
+        self.data = data
+
+    def begin(self, rig, *, pool=None, scrub_days=0, batch_directories=1):
+        """The jobs of one more Stor, which has looked at its disks."""
+        pool = pool or InlinePool()
+        jobs = Jobs(
+            rig.mirrors,
+            rig.clock,
+            rig.wall_seconds,
+            lambda name: pool,
+            self._save,
+            batch_directories,
+        )
+        jobs.load(self.data)
+        jobs.begin(scrub_days)
+        return jobs
+
+    def _save(self, data):
+        self.data = data
+        return succeed(None)
+
+    @property
+    def jobs(self):
+        return json.loads(self.data)["jobs"]
+
+
+def view(jobs, number=None):
+    """One job as its users see it; by default the newest."""
+    views = jobs.views()
+    return views[-1] if number is None else next(v for v in views if v["id"] == number)
+
+
+def pass_seconds(rig, seconds, step=1.0):
+    """Let time pass for the clock, in steps."""
+    end = rig.clock.seconds() + seconds
+    while rig.clock.seconds() < end:
+        rig.clock.advance(step)

@@ -1,0 +1,420 @@
+"""Jobs: paused, resumed and cancelled, one at a disk, at a rate, kept over restarts, and ETAs."""
+
+import errno
+import json
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+
+from stor.jobs.job import Job, Rate, Scope, Speed, State
+from stor.jobs.jobs import JOBS_FILE, MOST_OVER, SETTLE_SECONDS, Refused
+from stor.jobs.run import YIELD_SECONDS
+from tests.support.http import no_bug_logged
+from tests.support.jobs import DAY, KeptJobs, pass_seconds, view
+from tests.support.pools import HeldPool
+from tests.test_scrub import fill, samples_read, stor
+
+
+@pytest.fixture(autouse=True)
+def _no_bug():
+    with no_bug_logged():
+        yield
+
+
+@pytest.fixture
+def rig(quick_path):
+    rig = stor(quick_path)
+    fill(rig, (50,), seeds=range(8))
+    return rig
+
+
+def root(rig, number=0):
+    return rig.members[number].root
+
+
+def steps(rig, pool, number):
+    for _ in range(number):
+        pool.release(1)
+        rig.clock.advance(0)
+
+
+def states(jobs):
+    return {one["id"]: one["state"] for one in jobs.views()}
+
+
+def test_a_job_is_paused_and_goes_on_where_it_was(rig):
+    kept, pool = KeptJobs(), HeldPool()
+    jobs = kept.begin(rig, pool=pool)
+    (job,) = jobs.scrub([root(rig)])
+    while view(jobs)["samples_done"] < 3:
+        steps(rig, pool, 1)
+    jobs.pause(job.id)
+    steps(rig, pool, 50)
+    assert view(jobs)["state"] == "paused"
+    done = view(jobs)["samples_done"]
+    assert done in (3, 4)  # what was under way
+    pass_seconds(rig, 1000, 10)
+    assert view(jobs)["samples_done"] == done
+    jobs.go_on(job.id)
+    steps(rig, pool, 50)
+    assert (view(jobs)["state"], view(jobs)["samples_done"]) == ("done", 8)
+    assert len(samples_read(rig)) == 8
+
+
+def test_a_paused_job_is_paused_after_a_restart_and_a_waiting_read_is_not_lost(rig):
+    kept, pool = KeptJobs(), HeldPool()
+    jobs = kept.begin(rig, pool=pool)
+    (job,) = jobs.scrub([root(rig)])
+    steps(rig, pool, 4)
+    jobs.pause(job.id)
+    again = KeptJobs(kept.data).begin(rig)
+    pass_seconds(rig, 100)
+    assert view(again)["state"] == "paused"
+    again.go_on(job.id)
+    assert view(again)["state"] == "done"
+
+
+def test_a_resume_right_after_a_pause_begins_no_second_run(rig):
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool)
+    (job,) = jobs.scrub([root(rig)])
+    steps(rig, pool, 4)
+    for _ in range(3):
+        jobs.pause(job.id)
+        jobs.go_on(job.id)
+    assert len(pool.held) == 1
+    steps(rig, pool, 60)
+    assert view(jobs)["state"] == "done"
+    assert view(jobs)["samples_done"] == 8
+
+
+def test_a_cancelled_job_ends_and_is_told_of_as_such(rig):
+    kept, pool = KeptJobs(), HeldPool()
+    jobs = kept.begin(rig, pool=pool)
+    (job,) = jobs.scrub([root(rig)])
+    steps(rig, pool, 3)
+    jobs.cancel(job.id)
+    steps(rig, pool, 50)
+    assert view(jobs)["state"] == "cancelled"
+    assert view(jobs)["ended"] is not None
+    for change in (jobs.pause, jobs.go_on, jobs.cancel, lambda n: jobs.set_rate(n, Rate())):
+        with pytest.raises(Refused, match=f"job {job.id} is cancelled"):
+            change(job.id)
+    assert view(KeptJobs(kept.data).begin(rig))["state"] == "cancelled"
+
+
+def test_a_job_that_there_is_not_is_said_in_one_line(rig):
+    jobs = KeptJobs().begin(rig)
+    for change in (jobs.pause, jobs.go_on, jobs.cancel, lambda n: jobs.set_rate(n, Rate())):
+        with pytest.raises(Refused, match="job 7: there is none with this number"):
+            change(7)
+
+
+def test_a_root_that_is_in_no_set_is_refused_and_nothing_begins(rig):
+    jobs = KeptJobs().begin(rig)
+    with pytest.raises(Refused, match="/nowhere: in no set: expected a storage root, one of /"):
+        jobs.scrub([root(rig), "/nowhere"])
+    assert jobs.views() == []
+
+
+def test_two_scrubs_of_the_same_disk_are_one(rig):
+    jobs = KeptJobs().begin(rig, pool=HeldPool())
+    (first,) = jobs.scrub([root(rig), root(rig)])
+    (second,) = jobs.scrub([root(rig)])
+    assert first is second
+    assert jobs.scrub() == [first, jobs.scrub([root(rig, 1)])[0]]
+
+
+def test_two_jobs_at_one_disk_take_turns(rig):
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool)
+    (whole,) = jobs.scrub([root(rig)])
+    (part,) = jobs.scrub([root(rig)], prefix="a")
+    assert states(jobs) == {whole.id: "running", part.id: "waiting"}
+    assert view(jobs)["reason"] == f"job {whole.id} is at the same disk"
+    steps(rig, pool, 100)
+    assert set(states(jobs).values()) == {"done"}
+
+
+def test_what_somebody_asks_for_comes_before_a_pass_that_nobody_did(rig):
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool, scrub_days=14)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    steps(rig, pool, 3)
+    own = next(one for one in jobs.views() if one["about"] == root(rig))
+    assert own["continuous"]
+    jobs.scrub([root(rig)])
+    steps(rig, pool, 100)
+    asked = view(jobs)
+    assert asked["state"] == "done"
+    assert view(jobs, own["id"])["state"] == "running"
+
+
+def test_a_pass_takes_the_days_that_it_may_and_then_the_next_one_begins(rig):
+    jobs = KeptJobs().begin(rig, scrub_days=14)
+    jobs.resume()
+    assert jobs.views() == []  # a start has other work to do
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    begun = rig.wall_seconds()
+    for day in (3.5, 7, 10.5):
+        pass_seconds(rig, begun + day * DAY - rig.wall_seconds(), 600)
+        for one in jobs.views():
+            assert one["done"] == pytest.approx(day / 14, abs=0.2)
+            assert one["state"] == "running"
+            left = (1 - one["done"]) * 14 * DAY
+            assert one["eta_seconds"] == pytest.approx(left, rel=0.8)
+    pass_seconds(rig, 3.6 * DAY, 600)
+    assert {one["state"] for one in jobs.views()[:2]} == {"done"}
+    assert set(jobs.scrubbed) == {root(rig), root(rig, 1)}
+    assert jobs.scrubbed[root(rig)] == pytest.approx(begun + 14 * DAY, abs=0.15 * 14 * DAY)
+    jobs.resume()
+    assert [one["about"] for one in jobs.views()[2:]] == [root(rig), root(rig, 1)]
+    again = KeptJobs(jobs.encode()).begin(rig, scrub_days=14)
+    assert [one["about"] for one in again.views()] == [root(rig), root(rig, 1)] * 2
+    assert again.scrubbed == jobs.scrubbed
+
+
+def test_a_pass_that_is_given_up_begins_again_when_its_time_comes(rig):
+    jobs = KeptJobs().begin(rig, scrub_days=1)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    for one in jobs.views():
+        jobs.cancel(one["id"])
+    pass_seconds(rig, DAY / 2, 600)
+    jobs.resume()
+    assert len(jobs.views()) == 2
+    pass_seconds(rig, DAY / 2, 600)
+    jobs.resume()
+    assert len(jobs.views()) == 4
+
+
+def test_passes_follow_the_configuration(rig):
+    jobs = KeptJobs().begin(rig, scrub_days=14)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    jobs.follow(0)
+    rig.clock.advance(0)
+    assert jobs.views() == []
+    jobs.follow(0.001)
+    assert len(jobs.views()) == 2
+    pass_seconds(rig, 120)
+    assert {one["state"] for one in jobs.views()[:2]} == {"done"}
+
+
+def test_neighbours_of_a_bad_copy_are_read_at_once(rig):
+    for copy in rig.samples():
+        if copy.is_relative_to(rig.roots[0]):
+            copy.write_bytes(b"")
+            break
+    jobs = KeptJobs().begin(rig, scrub_days=14)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    pass_seconds(rig, 14 * DAY / 2, 600)
+    first = view(jobs, 1)
+    assert (first["bad"], first["mended"], first["state"]) == (1, 1, "done")
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(Rate(bytes_per_second=100), 4), (Rate(samples_per_second=2), 4)]
+)
+def test_a_rate_is_kept(rig, rate, seconds):
+    jobs = KeptJobs().begin(rig)
+    jobs.scrub([root(rig)], rate=rate)  # 8 samples of 50 bytes, one a directory and part
+    took = 0
+    while view(jobs)["state"] == "running":
+        rig.clock.advance(0.1)
+        took += 0.1
+    assert took == pytest.approx(seconds, rel=0.2)
+
+
+def test_a_rate_is_changed_while_a_job_runs(rig):
+    jobs = KeptJobs().begin(rig)
+    (job,) = jobs.scrub([root(rig)], rate=Rate(bytes_per_second=0.001))
+    pass_seconds(rig, 100)
+    assert view(jobs)["samples_done"] == 1
+    jobs.set_rate(job.id, Rate())
+    assert view(jobs)["state"] == "done"
+
+
+def test_a_job_waits_for_clients_of_its_disk_but_not_for_ever(rig):
+    jobs = KeptJobs()
+    busy = HeldPool()
+    member = rig.members[0]
+    member.work(busy, lambda: None)  # a client's read that takes its time
+    jobs = jobs.begin(rig)
+    jobs.scrub([root(rig)])
+    rig.clock.advance(YIELD_SECONDS * 0.9)
+    assert view(jobs)["samples_done"] == 0
+    before = rig.clock.seconds()
+    while view(jobs)["samples_done"] < 2:
+        rig.clock.advance(0.01)
+    assert rig.clock.seconds() - before > YIELD_SECONDS
+    busy.release()
+    rig.clock.advance(0.02)
+    assert view(jobs)["state"] == "done"
+
+
+def test_a_disk_that_is_lost_in_the_middle_is_waited_for(rig):
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool)
+    jobs.scrub([root(rig)])
+    while view(jobs)["samples_done"] < 3:
+        steps(rig, pool, 1)
+    rig.roots[0].rename(rig.roots[0].with_name("away"))
+    steps(rig, pool, 5)
+    rig.rounds(2)
+    jobs.resume()
+    steps(rig, pool, 5)
+    job = view(jobs)
+    assert (job["state"], job["reason"]) == ("waiting", f"{root(rig)}: not a directory")
+    assert (job["bad"], job["missing"]) == (0, 0)
+    rig.roots[0].with_name("away").rename(rig.roots[0])
+    rig.rounds(2)
+    jobs.resume()
+    steps(rig, pool, 50)
+    assert (view(jobs)["state"], view(jobs)["samples_done"]) == ("done", 8)
+
+
+def test_a_disk_whose_every_read_fails_is_waited_for_and_its_copies_are_not_called_bad(rig):
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool)
+    jobs.scrub([root(rig)])
+    while view(jobs)["samples_done"] < 3:
+        steps(rig, pool, 1)
+    rig.disks["set0/disk0"].fail_always("*", errno.EIO)
+    steps(rig, pool, 9)
+    rig.probe()
+    jobs.resume()
+    steps(rig, pool, 9)
+    job = view(jobs)
+    assert job["state"] == "waiting"
+    assert root(rig) in job["reason"]
+    assert job["bad"] < 4
+    rig.disks["set0/disk0"].heal()
+    rig.rounds(3)
+    jobs.resume()
+    steps(rig, pool, 50)
+    assert (view(jobs)["state"], rig.mirrors.repairs.waiting) == ("done", 0)
+
+
+def test_a_process_that_is_short_of_descriptors_blames_no_copy(rig):
+    jobs = KeptJobs().begin(rig, pool=(pool := HeldPool()))
+    jobs.scrub([root(rig)])
+    while view(jobs)["samples_done"] < 3:
+        steps(rig, pool, 1)
+    rig.disks["set0/disk0"].fail_always("open_to_read", errno.EMFILE)
+    steps(rig, pool, 10)
+    assert (view(jobs)["state"], view(jobs)["bad"]) == ("waiting", 0)
+    rig.disks["set0/disk0"].heal()
+    jobs.resume()
+    steps(rig, pool, 50)
+    assert (view(jobs)["state"], view(jobs)["samples_done"]) == ("done", 8)
+
+
+def test_a_configuration_that_takes_the_disk_away_ends_its_jobs(quick_path):
+    rig = stor(quick_path, (2, 2))
+    fill(rig, (50,), seeds=range(8))
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool)
+    jobs.scrub()
+    steps(rig, pool, 6)
+    mirrors = rig.mirrors
+    mirrors.reconfigure(mirrors.mirrors[:1], mirrors.known_disks, 0)
+    jobs.follow(0)
+    steps(rig, pool, 100)
+    assert [one["state"] for one in jobs.views()] == ["done", "done", "cancelled", "cancelled"]
+    assert view(jobs)["reason"] == f"no set has {root(rig, 3)} any more"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"next": 3}',
+        b'{"next": 1, "scrubbed": {}, "since": {}, "jobs": [{"id": 1}]}',
+        b"\0" * 99,
+    ],
+)
+def test_a_torn_file_is_named_and_made_anew(rig, data):
+    kept = KeptJobs(data)
+    with capturedLogs() as events:
+        jobs = kept.begin(rig)
+    said = [formatEvent(event) for event in events if event["log_level"] is LogLevel.error]
+    assert len(said) == 1
+    assert said[0].startswith(f"{JOBS_FILE} in the state directory is damaged")
+    jobs.scrub([root(rig)])
+    assert kept.jobs[0]["state"] == "done"
+
+
+def test_a_file_that_is_cut_anywhere_never_stops_a_start(rig):
+    kept = KeptJobs()
+    kept.begin(rig).scrub()
+    whole = kept.data
+    for length in range(0, len(whole), 7):
+        KeptJobs(whole[:length]).begin(rig)
+
+
+def test_what_is_kept_is_what_there_was():
+    job = Job(3, "scrub", Scope("/disk", "ab"), 5.5, State.PAUSED, "why", "AB/1/2/3", 0.25, 7, 9)
+    job.trouble("sha", "reason")
+    job.rate = Rate(1e6, 5)
+    again = Job.parse(json.loads(json.dumps(job.encode())))
+    assert again.encode() == job.encode()
+    assert again.view(0) == job.view(0)
+
+
+def test_old_jobs_are_forgotten_and_numbers_are_never_used_again(rig):
+    kept = KeptJobs()
+    jobs = kept.begin(rig)
+    for _ in range(MOST_OVER + 20):
+        jobs.scrub(sha="ab" * 32)
+        rig.clock.advance(0)
+    assert len(jobs.views()) <= MOST_OVER + 1
+    (job,) = KeptJobs(kept.data).begin(rig).scrub([root(rig)])
+    assert job.id == MOST_OVER + 21
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5, 0.75])
+def test_an_eta_is_true_under_a_steady_rate(share):
+    whole_seconds = 36_000.0
+    speed, now = Speed(), 0.0
+    while now < share * whole_seconds:
+        speed.note(now, now / whole_seconds, int(now * 1e6))
+        now += 2.0
+    shares, read = speed.a_second(now)
+    assert (1 - share) / shares == pytest.approx((1 - share) * whole_seconds, rel=0.05)
+    assert read == pytest.approx(1e6, rel=0.05)
+
+
+def test_an_eta_follows_a_load_that_changes():
+    speed, now, share = Speed(), 0.0, 0.0
+    for a_second in (1e-5, 3e-6):
+        for _ in range(4000):
+            speed.note(now, share, 0)
+            now, share = now + 2.0, share + 2 * a_second
+    assert speed.a_second(now)[0] == pytest.approx(3e-6, rel=0.1)
+
+
+def test_a_job_that_stands_still_has_no_eta_soon():
+    speed = Speed()
+    for second in range(10):
+        speed.note(second, second / 100, second)
+    assert speed.a_second(10_000)[0] < 1e-4
+
+
+def test_the_end_of_stor_keeps_how_far_each_job_has_come(rig):
+    kept, pool = KeptJobs(), HeldPool()
+    jobs = kept.begin(rig, pool=pool)
+    jobs.scrub([root(rig)])
+    while view(jobs)["samples_done"] < 5:
+        steps(rig, pool, 1)
+    assert kept.jobs[0]["samples_done"] < 5
+    Deferred.fromCoroutine(jobs.stop())
+    steps(rig, pool, 5)
+    (job,) = kept.jobs
+    assert (job["state"], job["samples_done"]) == ("running", 5)
