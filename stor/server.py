@@ -8,6 +8,7 @@ from twisted.internet.task import deferLater
 from stor.app import App
 from stor.config import Config
 from stor.garbage import settle_down
+from stor.gauges import Reloads
 from stor.http.access import AccessLog, Afterwards, together
 from stor.http.fast_path import FastPath
 from stor.http.proxies import Proxies
@@ -38,6 +39,8 @@ class Server:
         self._app = app
         self._reactor = reactor
         api, metrics = app.api, app.metrics
+        #: How the last reload went.
+        self.reloads = Reloads()
         observers = together(AccessLog(log), metrics.served, app.rates.served)
         self._served = served = Afterwards(reactor.callLater, observers)
         fast_path = FastPath(app.store.hot, api.hot_head, time.time, served)

@@ -81,10 +81,12 @@ class StorService(Service):
             app = App(chosen, reactor, Shared.create())
             if stream is not None:
                 app.metrics.figures.watch(LogGauges(stream))
-            self._server = Server(app, reactor, chosen, self._observer)
+            server = self._server = Server(app, reactor, chosen, self._observer)
+            app.metrics.figures.watch(server.reloads)
         else:
             speaks = options.logs_to_output
             self._server = Parent(reactor, chosen, os.environ, speaks=speaks)
+        self._server.reloads.note(good=True)
         self._started: Deferred[None] = Deferred()
         self._watchdog = LoopingCall(notifier.send, WATCHDOG=1)
         self._watchdog.clock = reactor
@@ -144,11 +146,11 @@ class StorService(Service):
                 return
             await self._server.reload(chosen)
         except ConfigError as error:
-            for fault in error.faults:
-                self.log.error("Not reloaded: {fault}", fault=fault)
+            self._refuse(error.faults)
         except CannotListen as error:
-            self.log.error("Not reloaded: {error}", error=str(error))
+            self._refuse([str(error)])
         else:
+            self._server.reloads.note(good=True)
             for key in ("workers", "log_format", "state_directory"):
                 if getattr(chosen, key) != getattr(self._config, key):
                     self.log.warn("{key} is in force after the next start", key=key)
@@ -158,6 +160,11 @@ class StorService(Service):
         finally:
             if not self._stopping:
                 self._notifier.send(READY=1)
+
+    def _refuse(self, faults: list[str]) -> None:
+        self._server.reloads.note(good=False)
+        for fault in faults:
+            self.log.error("Not reloaded: {fault}", fault=fault)
 
     def _warn(self, chosen: Config) -> None:
         short = shortage(raise_limit(), chosen)

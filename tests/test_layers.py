@@ -285,8 +285,9 @@ def test_the_wall_clock_is_read_for_dates_alone():
         "app": ["time_ns"],  # when a sample was stored
         "disk.journal": ["time_ns"],  # when a segment was begun
         "mirror.learning": ["time_ns"],  # when a name was recorded
+        "gauges": ["time"],  # when a configuration was read
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
-        "logs": ["time"],  # when lines were dropped
+        "logs": ["time"],  # when requests were over and lines were dropped
         "server": ["time"],  # Date
         "store": ["time"],  # since when a disk is in its state
     }

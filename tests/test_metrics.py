@@ -1,5 +1,6 @@
 """What is counted: every name of the specification, the same for statsd and for Prometheus."""
 
+import os
 import random
 import re
 import shutil
@@ -10,6 +11,7 @@ import yaml
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from stor.digest import Digest
+from stor.gauges import Reloads
 from stor.http.download import STALL_SECONDS
 from stor.location import S3, Locations, mirror_place
 from stor.mirror.health import State
@@ -253,6 +255,22 @@ class TestAClientThatGoesAway:
         assert rig.exported().value("stor_uploads_in_progress") == 0
 
 
+def test_the_last_reload_is_told_and_a_refused_one_leaves_its_time():
+    now = [1000.0]
+    reloads = Reloads(wall_seconds=lambda: now[0])
+
+    def told():
+        return [next(iter(family.samples.values())) for family in reloads.collect()]
+
+    reloads.note(good=True)
+    assert told() == [1, 1000]
+    now[0] = 2000.0
+    reloads.note(good=False)
+    assert told() == [0, 1000]
+    reloads.note(good=True)
+    assert told() == [1, 2000]
+
+
 class TestTheDisks:
     def test_operations_and_their_time(self, tmp_path):
         disks = HeldPools()
@@ -265,9 +283,31 @@ class TestTheDisks:
         disks.release()
         exported = rig.exported()
         assert exported.value("stor_disk_operations_in_progress", root=root) == 0
-        seconds = "stor_disk_operation_duration_seconds"
-        assert exported.value(f"{seconds}_count", root=root, kind="read") == 1
-        assert exported.value(f"{seconds}_sum", root=root, kind="read") == pytest.approx(0.75)
+        for name, labels in {
+            "stor_disk_operation_seconds": {"root": root, "kind": "read"},
+            "stor_disk_operation_duration_seconds": {"kind": "read"},
+        }.items():
+            assert exported.value(f"{name}_count", **labels) == 1
+            assert exported.value(f"{name}_sum", **labels) == pytest.approx(0.75)
+        buckets = "stor_disk_operation_duration_seconds_bucket"
+        assert exported.value(buckets, kind="read", le="0.5") == 0
+        assert exported.value(buckets, kind="read", le="1.0") == 1
+
+    def test_room(self, tmp_path):
+        rig = Watched(tmp_path, (2,), reserve_bytes=12345)
+        for root in map(str, rig.roots):
+            found = os.statvfs(root)
+            exported = rig.exported()
+            total = exported.value("stor_disk_total_bytes", root=root)
+            assert total == found.f_frsize * found.f_blocks
+            assert 0 < exported.value("stor_disk_free_bytes", root=root) < total
+            assert exported.value("stor_disk_reserve_bytes", root=root) == 12345
+
+    def test_what_becomes_of_a_disk_that_is_not_complete(self, tmp_path):
+        rig = Watched(tmp_path, (2,))
+        root = str(rig.roots[1])
+        assert rig.exported().value("stor_disk_complete_ratio", root=root) == 1
+        assert rig.exported().value("stor_disk_rebuilding", root=root) == 0
 
     def test_errors_and_states(self, tmp_path):
         files = Disks(FaultyFiles)

@@ -144,7 +144,7 @@ def test_the_figures_of_several_processes_are_added_up():
 
 
 def test_of_a_process_that_has_ended_what_it_has_counted_stays():
-    kept = {name: kind for name, _, kind, _ in lasting(counted(5, 7).families())}
+    kept = {one.name: one.kind for one in lasting(counted(5, 7).families())}
     assert kept["stor_http_requests"] == "counter"
     assert kept["stor_http_request_duration_seconds"] == "histogram"
     assert "stor_http_connections" not in kept
@@ -168,8 +168,8 @@ def test_what_a_process_says_no_more_is_not_what_it_does(memory):
     now[0] += FRESH_SECONDS + 1
     _, found, _ = stale.snapshots()
     assert found.moment == Moment()
-    assert "stor_http_connections" not in {name for name, *_ in found.figures}
-    assert "stor_http_requests" in {name for name, *_ in found.figures}
+    assert "stor_http_connections" not in {one.name for one in found.figures}
+    assert "stor_http_requests" in {one.name for one in found.figures}
 
 
 def test_of_a_process_that_has_ended_nobody_counts_connections(memory):

@@ -1,5 +1,6 @@
 """What a client is told: one line of plain text, or an array of paths."""
 
+import gzip
 import json
 from collections.abc import Mapping
 
@@ -18,6 +19,9 @@ from stor.errors import (
 )
 from stor.paths import printable
 from stor.threads import Busy
+
+#: A smaller body is one or two packets in any case.
+_WORTH_PACKING_BYTES = 2000
 
 
 @attrs.frozen
@@ -47,6 +51,18 @@ class Answer:
             fields["Cache-Control"] = "no-store"
         return fields | dict(self.headers)
 
+    def packed(self, accept_encoding: bytes | None) -> "Answer":
+        """The same as gzip, for a client that takes that and where it is worth the time."""
+        if len(self.body) < _WORTH_PACKING_BYTES:
+            return self
+        varied = ", ".join(filter(None, (self.headers.get("Vary"), "Accept-Encoding")))
+        headers = {**self.headers, "Vary": varied}
+        if not _takes_gzip(accept_encoding):
+            return attrs.evolve(self, headers=headers)
+        # At level 1: it takes a third of the time, and a fifth more bytes.
+        body = gzip.compress(self.body, compresslevel=1, mtime=0)
+        return attrs.evolve(self, body=body, headers={**headers, "Content-Encoding": "gzip"})
+
     @classmethod
     def line(cls, status: int, line: str, **headers: str) -> "Answer":
         """One line of text; a header's name is written with underscores."""
@@ -59,6 +75,15 @@ class Answer:
         body = json.dumps(paths).encode() + b"\n"
         storage = ",".join(_root_of(path) for path in paths)
         return cls(status, body, "application/json", storage=storage)
+
+
+def _takes_gzip(accept_encoding: bytes | None) -> bool:
+    """Whether a client asks for gzip (RFC 9110, 12.5.3)."""
+    for one in (accept_encoding or b"").lower().split(b","):
+        name, _, quality = one.replace(b" ", b"").partition(b";q=")
+        if name == b"gzip":
+            return quality.strip(b"0.") != b"" or not quality
+    return False
 
 
 def _root_of(path: str) -> str:

@@ -142,7 +142,7 @@ class Api:
             now = self._wall_seconds()
             host, days_left = self._overview.host, self._overview.days_left(status)
             made = page(status, moment, now, stopping=self.stopping, host=host, days_left=days_left)
-            return request.apply(made)
+            return _packed(request, made)
         line = f"This is Stor {__version__}".encode()
         return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
 
@@ -162,7 +162,7 @@ class Api:
         if b"application/json" in (request.getHeader(b"accept") or b""):
             whole = {"version": __version__, **picture(status, problems)}
             body = json.dumps(whole, indent=2).encode() + b"\n"
-            return request.apply(Answer(code, body, "application/json", headers))
+            return _packed(request, Answer(code, body, "application/json", headers))
         text = "".join(f"{problem}\n" for problem in problems) or "OK\n"
         body = printable(text).encode()
         return request.apply(Answer(code, body, headers=headers))
@@ -176,7 +176,7 @@ class Api:
         await self._may_see(request)
         figures = self._overview.exposition()
         headers = {"Cache-Control": "no-store"}
-        return request.apply(Answer(200, figures, CONTENT_TYPE, headers))
+        return _packed(request, Answer(200, figures, CONTENT_TYPE, headers))
 
     @app.route("/missing", methods=("POST",))
     def missing(self, request: StorRequest) -> Deferred[bytes]:
@@ -361,6 +361,10 @@ def _allowed(request: StorRequest) -> tuple[str, ...]:
     if request.name in _LISTS:
         return ("POST",)
     return _READING if request.name in PAGES else _READING + _STORING
+
+
+def _packed(request: StorRequest, answer: Answer) -> bytes:
+    return request.apply(answer.packed(_list(request, b"accept-encoding")))
 
 
 def _discreet(answer: Answer) -> Answer:

@@ -102,7 +102,8 @@ class Overview:
 
     def exposition(self) -> bytes:
         """All figures in the text format of Prometheus."""
-        return exposition(summed(one.figures for one in (self.snapshot(), *self._others())))
+        own, others = self._figures.families(), self._others()
+        return exposition(summed([own, *(one.figures for one in others)]) if others else own)
 
 
 def _free(status: Status) -> dict[str, int]:

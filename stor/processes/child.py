@@ -178,6 +178,8 @@ class Child:
         )
         if stream is not None:
             app.metrics.figures.watch(LogGauges(stream))
+        if self._writes:
+            app.metrics.figures.watch(memory.reloads)
         server = Server(app, reactor, chosen, observer, count)
         ports = InheritedPorts(server.site, reactor, lambda: count.ahead, plain=not self._writes)
         if self._writes:

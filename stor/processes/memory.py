@@ -9,6 +9,7 @@ import attrs
 
 from stor.app import Storages
 from stor.config import Config
+from stor.gauges import Reloads
 from stor.http.status import Snapshot
 from stor.shared import Count, Number, Record, make, mapped
 
@@ -42,7 +43,9 @@ class Memory:
         self._seconds = seconds
         memory = mapped(fd)
         words = memory[: _begin(processes)].cast("q")
-        numbers = [Number(words, n) for n in range(processes * _NUMBERS)]
+        good, when, *numbers = [Number(words, n) for n in range(2 + processes * _NUMBERS)]
+        #: What the parent says of the configuration.
+        self.reloads = Reloads(good, when)
         records = [
             Record(memory[begin : begin + _RECORD_BYTES])
             for begin in range(_begin(processes), len(memory), _RECORD_BYTES)
@@ -108,7 +111,7 @@ def make_memory(processes: int) -> int:
 
 def _begin(processes: int) -> int:
     """Where the numbers end and the records begin."""
-    size = processes * _NUMBERS * _WORD_BYTES
+    size = (2 + processes * _NUMBERS) * _WORD_BYTES
     return -(-size // 4096) * 4096
 
 

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from stor.config import Config
 from stor.errors import Unavailable
+from stor.gauges import Reloads
 from stor.index.index import Shared
 from stor.processes.child import (
     CONTROL_FD,
@@ -188,6 +189,11 @@ class Parent:
         self._stopping = False
         self._checking = LoopingCall(self._check)
         self._checking.clock = reactor
+
+    @property
+    def reloads(self) -> Reloads:
+        """How the last reload went."""
+        return self._memory.reloads
 
     @property
     def addresses(self) -> list[object]:

@@ -101,6 +101,15 @@ def last_scrub(period):
     }
 
 
+def complete(ratio, rebuilding):
+    """The series of a disk that has so much of its set's samples."""
+    return {
+        f"stor_disk_complete_ratio{{{DISK}}}": steady(ratio),
+        f"stor_disk_rebuilding{{{DISK}}}": steady(rebuilding),
+    }
+
+
+LOST, RELOADED = "stor_index_lost_samples_total", "stor_config_last_reload_successful"
 NO_SPACE = f'{HOST}, operation="post", cause="no_space"'
 DAMAGED = f'{HOST}, operation="get", cause="damaged"'
 ERRORS = "stor_http_request_errors_total"
@@ -347,6 +356,45 @@ CASES = [
         "host cannot use S3",
         "critical",
         WHERE,
+    ),
+    Case("StorDiskIncomplete", "is complete", complete(1, 0), 120),
+    Case("StorDiskIncomplete", "is made complete", complete(0.4, 1), 120),
+    Case("StorDiskIncomplete", "a moment between two tries", complete(0.4, 0), 30),
+    Case(
+        "StorDiskIncomplete",
+        "waits",
+        complete(0.4, 0),
+        120,
+        "/disk1 on host may lack samples, and nothing makes it complete",
+    ),
+    Case("StorLostSamples", "one a day ago", counter(LOST, HOST, 10), 1450),
+    Case(
+        "StorLostSamples",
+        "one now",
+        counter(LOST, HOST, 10),
+        15,
+        "host was asked for a sample that it had stored and that no disk has any more",
+        "critical",
+        WHERE,
+    ),
+    Case("StorIndexWrong", "one last week", counter("stor_index_wrong_total", HOST, 10), 2900),
+    Case(
+        "StorIndexWrong",
+        "one today",
+        counter("stor_index_wrong_total", HOST, 10),
+        15,
+        "A 404 of host was wrong: somebody put samples on a disk by hand",
+        labels=WHERE,
+    ),
+    Case("StorReloadRefused", "in force", {f"{RELOADED}{{{HOST}}}": steady(1)}, 60),
+    Case("StorReloadRefused", "put right", {f"{RELOADED}{{{HOST}}}": f"1x3 0x3 1x{ALWAYS}"}, 9),
+    Case(
+        "StorReloadRefused",
+        "refused",
+        {f"{RELOADED}{{{HOST}}}": f"1x3 0x{ALWAYS}"},
+        10,
+        "host goes on with its old configuration: the new one was refused",
+        labels=WHERE,
     ),
     Case(
         "StorLogLinesDropped",

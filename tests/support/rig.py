@@ -15,7 +15,7 @@ from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.identity import KnownDisks
 from stor.disk.syscalls import Syscalls
-from stor.gauges import DiskGauges, JobGauges, LogGauges, WorkGauges
+from stor.gauges import DiskGauges, JobGauges, LogGauges, Reloads, WorkGauges
 from stor.http.access import together
 from stor.http.api import Api
 from stor.http.auth import Attempts, Authenticator
@@ -150,6 +150,7 @@ class Rig:
         self.jobs = Jobs(self.mirrors, self.clock, self.wall_seconds, learner, succeed)
         self.metrics.figures.watch(JobGauges(self.jobs))
         self.store.jobs = self.jobs.summary
+        self.metrics.figures.watch(Reloads())
         rates = Rates(self.clock.seconds)
         overview = Overview(self.store, self.uploads, rates, self.metrics.figures)
         self.api = Api(
