@@ -902,6 +902,13 @@ INDEX = (
         (_LOST,),
     ),
     Mutation(
+        "a disk is walked whose journal has a torn end",
+        "stor/disk/names.py",
+        "elif journal.torn:",
+        "elif False:",
+        (f"{_LOST_FILE}::test_a_copy_whose_record_was_torn_is_found",),
+    ),
+    Mutation(
         "a disk that has lost its index is compared with its set",
         "stor/disk/names.py",
         "    if not new:\n        mark_complete",

@@ -199,3 +199,19 @@ def test_a_disk_that_has_lost_its_index_and_is_not_written_proves_nothing(pair):
         pair.start()
         assert {pair.rig.get(content).status for content in EARLY} == {200}
         assert {pair.rig.get(content).status for content in LATE} == {503}
+
+
+@pytest.mark.parametrize("lost_bytes", [0, 1, 90])
+def test_a_copy_whose_record_was_torn_is_found(pair, lost_bytes):
+    """What was behind the last good record may have been one: the disk is walked."""
+    pair.put(EARLY)
+    last = LATE[0]
+    assert pair.rig.put(last).status == 201
+    segment = pair.index / "journal-000000000001"
+    content = segment.read_bytes()
+    segment.write_bytes(content[: len(content) - lost_bytes - 1] + b"?")
+    pair.take_away()
+    for _ in ("at once", "after another start"):
+        pair.start(clean=False)
+        assert pair.rig.get(last).body == last
+        assert {pair.rig.get(content).status for content in EARLY} == {200}

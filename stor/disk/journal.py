@@ -106,6 +106,8 @@ class Journal:
         self._headers: dict[int, _Header] = {}
         #: The highest sequence number in the journal.
         self.highest = 0
+        #: Whether something that is no record was behind its end: it may have been one.
+        self.torn = False
         #: Why the journal does not tell all that happened, `None` as far as is known.
         self.damage: str | None = None
 
@@ -345,6 +347,7 @@ class Journal:
             return
         good = [None if found is None else found[1] for found in read]
         end = good.index(None) if None in good else len(good)
+        self.torn = end < len(good)
         # Records behind the end may have reached the disk before those at the end. They do not
         # count, unless one of them says that the end was durable when it was written.
         durable = max((count for count in good if count is not None), default=0)

@@ -86,7 +86,7 @@ class DiskNames:
         self.journal = journal
         #: How far the disk was walked; `None`: every name on it is known.
         self.cursor: str | None = ""
-        #: What was found of others at the disk, while no Stor ran.
+        #: Why the disk is walked although what is known of it holds.
         self.strange: str | None = None
         self._kept: Proof | None = None
         self._keeping = Lock()
@@ -97,8 +97,8 @@ class DiskNames:
     ) -> "DiskNames":
         """What the disk with this UUID knows. Writes nothing.
 
-        `least` is how far its journal had come, as is known elsewhere. Where files were made or
-        removed since Stor ended, what is known holds, and the disk is walked for what is not.
+        `least` is how far its journal had come, as is known elsewhere. Where its end is torn, or
+        files came or went since Stor ended, what is known holds, and a walk finds the rest.
         Raises `BadProof` when less is known than was once, `OSError`.
         """
         proof = _read(disk, root_fd)
@@ -121,11 +121,14 @@ class DiskNames:
         names.cursor, names._kept = proof.cursor, proof
         used = None if proof.inodes is None else used_inodes(disk, root_fd)
         if used != proof.inodes:
-            names.cursor = ""
             names.strange = (
                 f"{disk.root}: {used} inodes are in use, {proof.inodes} were when Stor ended: "
                 "files were made or removed meanwhile"
             )
+        elif journal.torn:
+            names.strange = f"{disk.root}/{INDEX_DIRECTORY}: the last records are damaged"
+        if names.strange is not None:
+            names.cursor = ""
         return names
 
     @classmethod
@@ -177,7 +180,8 @@ class DiskNames:
 
     def begin(self, root_fd: int) -> None:
         """The disk is written from now on: what was said of its end holds no longer."""
-        if self._kept is not None and self._kept.inodes is not None:
+        kept = self._kept
+        if kept is not None and (kept.inodes is not None or kept.cursor != self.cursor):
             self.keep(root_fd)
 
     def end(self, root_fd: int) -> None:
