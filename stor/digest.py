@@ -48,7 +48,7 @@ class Digest:
         outer, middle, inner = name[:2], name[2:4], name[4:6]
         return outer, f"{outer}/{middle}", f"{outer}/{middle}/{inner}"
 
-    @cached_property
+    @property
     def disk_path(self) -> str:
         """The sample's path below a storage root: `AA/BB/CC/<64 digits>.dat`, all upper case."""
         name = self.raw.hex().upper()

@@ -1,6 +1,7 @@
 """Small samples that were asked for lately, in memory."""
 
 from collections import OrderedDict
+from typing import Any
 
 import attrs
 
@@ -14,15 +15,15 @@ _OVERHEAD_BYTES = 1000
 class HotSample:
     """A whole sample whose bytes are known to be right; `place` is where they came from.
 
-    `storage` is the storage that this is on; `head` is its consumer's to keep.
+    `storage` is the storage that this is on; `answer` is its consumer's to keep.
     """
 
     digest: Digest
-    content: bytes
+    content: bytes | bytearray
     modified_ns: int
     place: str
     storage: str
-    head: bytes | None = None
+    answer: Any = None
 
 
 class HotContent:
@@ -34,7 +35,7 @@ class HotContent:
         self.storage = sample.storage
         self.size = len(sample.content)
         self.modified_ns = sample.modified_ns
-        self.whole: bytes | None = sample.content
+        self.whole: bytes | None = bytes(sample.content)
 
     def take_part(self, end: int) -> None:
         """See `Content.take_part`."""
@@ -73,14 +74,13 @@ class HotSamples:
         self._samples.move_to_end(raw)
         return sample
 
-    def add(
-        self, digest: Digest, content: bytes, modified_ns: int, place: str, storage: str
-    ) -> None:
+    def add(self, sample: HotSample) -> None:
         """Keep a sample that has been verified, in the place of others if need be."""
-        if len(content) + _OVERHEAD_BYTES > self.limit_bytes or digest.raw in self._samples:
+        raw, taken = sample.digest.raw, len(sample.content) + _OVERHEAD_BYTES
+        if taken > self.limit_bytes or raw in self._samples:
             return
-        self._samples[digest.raw] = HotSample(digest, content, modified_ns, place, storage)
-        self.used_bytes += len(content) + _OVERHEAD_BYTES
+        self._samples[raw] = sample
+        self.used_bytes += taken
         self.shrink(self.limit_bytes)
 
     def shrink(self, limit_bytes: int) -> None:

@@ -43,7 +43,7 @@ class Server:
         self.reloads = Reloads()
         observers = together(AccessLog(log), metrics.served, app.rates.served)
         self._served = served = Afterwards(reactor.callLater, observers)
-        fast_path = FastPath(app.store.hot, api.hot_head, time.time, served)
+        fast_path = FastPath(api, time.time, served)
         self.site = StorSite(
             app.resource(),
             api,

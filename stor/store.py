@@ -10,11 +10,13 @@ from twisted.internet.defer import Deferred
 from stor import location
 from stor.content import Content
 from stor.digest import Digest
+from stor.disk.page_cache import CachedCopy
 from stor.errors import NotFound, StorError
-from stor.hot import HotContent, HotSamples
+from stor.hot import HotContent, HotSample, HotSamples
 from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
+from stor.mirror.cached import CachedCopies
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
@@ -96,6 +98,7 @@ class Store:
         `wall_seconds` is the wall clock, for what people are told.
         """
         self._mirrors = mirrors
+        self._cached = CachedCopies(mirrors)
         self._metrics = metrics
         self._wall_seconds = wall_seconds
         self._ready = ready
@@ -118,6 +121,41 @@ class Store:
         mirrors.noticed = self._noticed
         #: Small samples that were asked for lately.
         self.hot = HotSamples(0)
+
+    def at_once(self, raw: bytes, *, read: bool) -> HotSample | Found | NotFound | None:
+        """What is known of a sample (`Digest.raw`) without waiting, with its content if `read`.
+
+        `None` when `find` or `open` has to be asked, of which one says the same. Neither S3 nor the
+        servers of the location cache are asked, nor told.
+        """
+        hot = self.hot.get(raw, missed=False)
+        if hot is not None:
+            return hot
+        order = self.order
+        if not order or order[0] != "disk":
+            return None
+        digest = Digest(raw)
+        found = self._cached.find(digest, read=read)
+        if isinstance(found, CachedCopy):
+            return self._found_at_once(found, read=read)
+        if found is None or (self.bucket is not None and "s3" in order):
+            return None
+        self._metrics.lookup(0, 0.0)
+        self._mirrors.denied(digest)
+        return found
+
+    def _found_at_once(self, found: CachedCopy, *, read: bool) -> HotSample | Found | None:
+        if read and found.content is None:
+            return None
+        self._metrics.lookup(1, 0.0)
+        self.hot.misses += 1
+        if found.content is None:
+            return Found(found.size, found.modified_ns, found.storage)
+        sample = HotSample(
+            found.digest, found.content, found.modified_ns, found.path, found.storage
+        )
+        self.hot.add(sample)
+        return sample
 
     async def find(self, digest: Digest) -> Found:
         """The sample's size and time, without reading it. Raises like `open`."""
@@ -153,7 +191,9 @@ class Store:
             raise self._missing(digest, lookup, hint)
         self._seen(digest, lookup)
         if source.whole is not None:
-            self.hot.add(digest, source.whole, source.modified_ns, source.place, source.storage)
+            self.hot.add(
+                HotSample(digest, source.whole, source.modified_ns, source.place, source.storage)
+            )
         return await self._ready_content(Content(digest, source, lookup, self._mirrors.clock))
 
     def expect(self, digest: Digest, length: int | None) -> Put:

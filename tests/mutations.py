@@ -355,7 +355,44 @@ SYNCS = (
     ),
 )
 
+_CACHED = "tests/test_page_cache.py"
+
 CHECKS = (
+    Mutation(
+        "the hash of what is read from the kernel's memory",
+        "stor/disk/page_cache.py",
+        "if hashlib.sha256(content).digest() != digest.raw:",
+        "if False:",
+        (f"{_CACHED}::TestReading::test_wrong_bytes_are_never_given",),
+    ),
+    Mutation(
+        "only what is in memory is read on the reactor's thread",
+        "stor/disk/page_cache.py",
+        "if size and not self._is_cached(fd, size):",
+        "if False:",
+        (f"{_CACHED}::TestReading::test_nor_begun_to_be_read",),
+    ),
+    Mutation(
+        "only local file systems are read on the reactor's thread",
+        "stor/disk/page_cache.py",
+        "self._files.type_of(fd) in _LOCAL_TYPES and self._works(fd)",
+        "self._works(fd)",
+        (f"{_CACHED}::TestWhereItIsNotOffered",),
+    ),
+    Mutation(
+        "what is in memory is the disk's",
+        "stor/disk/page_cache.py",
+        "        self._check_device(status.st_dev)\n",
+        "",
+        (f"{_CACHED}::TestReading::test_another_file_system_is_not_the_disk",),
+    ),
+    Mutation(
+        "sets that are not wholly known are asked before a 404",
+        "stor/mirror/cached.py",
+        "return None if known.unsure else NotFound()",
+        "return NotFound()",
+        (f"{_CACHED}::TestWhatNobodyHas",),
+    ),
     Mutation(
         "the file that an I/O error is about",
         "stor/mirror/member.py",

@@ -259,7 +259,7 @@ def test_a_repair_that_hangs_does_not_hold_up_the_upload_that_asks_for_it(hangin
     lost, other = rig.copies(content)
     lost.unlink()
     label = "/".join(other.parts[-6:-4])
-    rig.hang(label, 12)  # it says that it has its copy, and is read from no more
+    rig.hang(label, 17)  # it says that it has its copy, and is read from no more
     connection = hanging.asked("POST", f"/{digest_of(content)}", content, [AUTHORIZED])
     connection.wait(MEND_SECONDS - 1)
     assert not connection.received

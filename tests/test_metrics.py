@@ -108,7 +108,8 @@ def everything(rig):
         "error.post.no_space.count": 1,
         "error.post.unknown.count": 1,
         "healthcheck.count": 1,
-        "cache.hit": 3,
+        # Not asked for what the kernel has in memory.
+        "cache.hit": 1,
         "cache.miss": 2,
     }
 
@@ -126,7 +127,8 @@ def test_every_name_is_sent_and_both_count_the_same(tmp_path):
     assert sum(totals.get(f"{disk}.size", 0) for disk in disks) == len(HELLO)
     assert sum(received.lines[f"{disk}.time"] for disk in disks) == 2
     attempts = [total for name, total in totals.items() if name.startswith("lookup.attempt.")]
-    assert sum(attempts) == received.lines["lookup.time"] == received.lines["cache.time"] == 5
+    assert sum(attempts) == received.lines["lookup.time"] == 5
+    assert received.lines["cache.time"] == 3
     assert totals["lookup.attempt.3.count"] >= 2, "two disks and S3, in vain"
 
 
@@ -318,7 +320,7 @@ class TestTheDisks:
         first, second = map(str, rig.roots)
         files["set0/disk0"].fail_always("*", 5)
         for content in contents:
-            rig.get(content)
+            rig.get(content, [("Range", "bytes=0-")])  # from the disks, not from memory
         shutil.rmtree(second)
         rig.members[1].probe()
         exported = rig.exported()

@@ -16,6 +16,7 @@ from stor.digest import Digest
 from stor.disk.claims import Claims
 from stor.disk.copy import Copy, DamagedCopy, MadeSums, OpenCopy
 from stor.disk.durable import Blocks, DurableDirectories
+from stor.disk.page_cache import PageCache
 from stor.disk.syscalls import Syscalls, is_regular
 from stor.disk.verified import Mark, Verified
 from stor.errors import Damaged
@@ -143,11 +144,13 @@ class Disk:
         self.claims = Claims()
         self.verified = Verified()
         self.durable_directories = DurableDirectories(blocks or Blocks(_BLOCKS_BYTES))
+        self.page_cache = PageCache(root, files, partial(self._check_mount, probing=False))
 
     def identify(self, device: int) -> None:
         """From now on the disk is the file system with this `st_dev` and no other."""
         if device != self._device:
             self.durable_directories.clear()
+            self.page_cache.forget()
             self._device = device
 
     @contextmanager
@@ -478,7 +481,9 @@ class Disk:
         mark = Mark.of(status)
         if not is_regular(status):
             raise DamagedCopy(f"{self._path(digest)}: not a regular file", mark)
-        return Copy(self._path(digest), status.st_size, status.st_mtime_ns, self.root, mark)
+        path = self._path(digest)
+        self.page_cache.learn(path, status)
+        return Copy(path, status.st_size, status.st_mtime_ns, self.root, mark)
 
     def _path(self, digest: Digest) -> str:
         return f"{self.root}/{digest.disk_path}"

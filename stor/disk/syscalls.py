@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 from collections.abc import Sequence
@@ -16,6 +17,68 @@ _SYNC_FILE_RANGE_WRITE = 2
 _RENAME_EXCHANGE = 2
 #: More than a `struct statfs` has, of which the first is the type.
 _STATFS_LONGS = 32
+
+
+#: The same numbers on every architecture (openat2(2), cachestat(2)).
+_SYS_OPENAT2, _SYS_CACHESTAT = 437, 451
+_AT_FDCWD = -100
+_RESOLVE_CACHED = 0x20
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+class _OpenHow(ctypes.Structure):
+    """`struct open_how`."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+class _CacheStatRange(ctypes.Structure):
+    """`struct cachestat_range`."""
+
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _CacheStat(ctypes.Structure):
+    """`struct cachestat`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("cached", "dirty", "written_back", "evicted", "recently_evicted")
+    )
+
+
+class _Locked:
+    """Calls that never wait: letting go of the interpreter's lock for them would take longer."""
+
+    def __init__(self) -> None:
+        library = ctypes.PyDLL(None, use_errno=True)
+        number, pointer, size = ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t
+        fd = ctypes.c_int
+        self.openat2 = library["syscall"]
+        self.openat2.restype = number
+        self.openat2.argtypes = (number, fd, ctypes.c_char_p, pointer, size)
+        self.cachestat = library["syscall"]
+        self.cachestat.restype = number
+        self.cachestat.argtypes = (number, fd, pointer, pointer, ctypes.c_uint)
+        self.mmap = library["mmap"]
+        self.mmap.restype = pointer
+        self.mmap.argtypes = (pointer, size, fd, fd, fd, ctypes.c_int64)
+        self.mincore = library["mincore"]
+        self.mincore.argtypes = (pointer, size, ctypes.c_char_p)
+        self.munmap = library["munmap"]
+        self.munmap.argtypes = (pointer, size)
+
+
+_LOCKED = _Locked()
+_HOW_BYTES = ctypes.sizeof(_OpenHow)
+_TO_READ, _TO_LOOK = (
+    ctypes.byref(_OpenHow(flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0, _RESOLVE_CACHED))
+    for flags in (os.O_RDONLY | os.O_NONBLOCK | os.O_NOATIME, os.O_PATH)
+)
 
 
 class Syscalls:
@@ -34,6 +97,50 @@ class Syscalls:
         """open(2) of a regular file; a symbolic link is ELOOP, a FIFO does not block."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return os.open(path, flags, dir_fd=directory_fd)
+
+    def open_cached(self, path: str) -> int:
+        """openat2(2) with RESOLVE_CACHED, to read: EAGAIN rather than waiting for a disk.
+
+        Reading it writes no time of access (O_NOATIME): EPERM when the file is another user's.
+        """
+        return _openat2(path, _TO_READ)
+
+    def look_cached(self, path: str) -> int:
+        """The same with O_PATH: for fstat(2) alone, of whatever has the name."""
+        return _openat2(path, _TO_LOOK)
+
+    def cached(self, fd: int, length: int) -> bool:
+        """cachestat(2): whether all of a file's first `length` bytes are in memory.
+
+        ENOSYS before Linux 6.5.
+        """
+        part, found = _CacheStatRange(0, length), _CacheStat()
+        if _LOCKED.cachestat(_SYS_CACHESTAT, fd, ctypes.byref(part), ctypes.byref(found), 0):
+            _raise_errno()
+        return bool(found.cached >= -(-length // mmap.PAGESIZE))
+
+    def mapped(self, fd: int, length: int) -> bool:
+        """mincore(2): the same, of a file that is this user's; takes longer."""
+        address = _LOCKED.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if address == _MAP_FAILED:
+            _raise_errno()
+        pages = -(-length // mmap.PAGESIZE)
+        found = ctypes.create_string_buffer(pages)
+        try:
+            if _LOCKED.mincore(address, length, found):
+                _raise_errno()
+        finally:
+            _LOCKED.munmap(address, length)
+        return all(byte & 1 for byte in found.raw)
+
+    def read_cached(self, fd: int, length: int, offset: int) -> bytearray:
+        """preadv2(2) with RWF_NOWAIT: what is in memory from `offset` on, EAGAIN if nothing is.
+
+        Linux begins to read what is not, which waits where a disk's queue is full.
+        """
+        buffer = bytearray(length)
+        del buffer[os.preadv(fd, [buffer], offset, os.RWF_NOWAIT) :]
+        return buffer
 
     def open_to_append(self, path: str, directory_fd: int) -> int:
         """open(2) with O_APPEND of a file that is there: every write goes to its end."""
@@ -193,6 +300,13 @@ class Syscalls:
     def lock(self, fd: int) -> None:
         """flock(2), exclusive: `BlockingIOError` rather than waiting. Ends with the descriptor."""
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _openat2(path: str, how: object) -> int:
+    fd: int = _LOCKED.openat2(_SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), how, _HOW_BYTES)
+    if fd < 0:
+        _raise_errno()
+    return fd
 
 
 def _raise_errno() -> NoReturn:

@@ -1,10 +1,10 @@
 """The routes."""
 
-import base64
 import json
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from binascii import b2a_base64
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import attrs
@@ -18,6 +18,7 @@ from twisted.web.resource import IResource
 from stor import __version__
 from stor.content import Content
 from stor.digest import Digest, is_digest
+from stor.errors import NotFound
 from stor.hot import HotContent, HotSample
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.http.batch import Ahead, BatchAnswer
@@ -30,8 +31,15 @@ from stor.http.bulk import (
     MissingAnswer,
     ShaList,
 )
-from stor.http.conditions import Conditions, Unsatisfiable, Validators, select_range
+from stor.http.conditions import (
+    Conditions,
+    Unsatisfiable,
+    Validators,
+    http_date,
+    select_range,
+)
 from stor.http.download import Sender
+from stor.http.fast_path import AtOnce
 from stor.http.page import page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.site import shield
@@ -39,7 +47,7 @@ from stor.http.status import Overview, picture
 from stor.http.upload import HOW_TO_STORE, Uploads
 from stor.paths import printable
 from stor.prometheus import CONTENT_TYPE
-from stor.store import Store
+from stor.store import Found, Store
 from stor.zero_copy import SplicePipes
 
 _READING = ("GET", "HEAD")
@@ -50,6 +58,23 @@ _LISTS = ("missing", "batch")
 
 #: What is true of an answer only now.
 _NOT_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+#: What is true of a sample whichever part of it is sent, and of what is sent.
+_SAMPLE_HEADERS = {
+    "ETag": '"%(sha)s"',
+    "Last-Modified": "%(modified)s",
+    "Cache-Control": "%(scope)s, max-age=31536000, immutable",
+}
+_CONTENT_HEADERS = {
+    **_SAMPLE_HEADERS,
+    "Content-Type": "application/octet-stream",
+    "Content-Length": "%(length)d",
+    "Accept-Ranges": "bytes",
+    "X-Content-Type-Options": "nosniff",
+    # RFC 9530: of the whole sample, also when a part of it is sent.
+    "Repr-Digest": "sha-256=:%(base64)s:",
+}
 
 
 class Api:
@@ -265,12 +290,14 @@ class Api:
             now = self._validators(digest, found.modified_ns)
             code = conditions.evaluate(now, self._wall_seconds())
             if code == 304:
-                headers = self._headers(now)
+                fields = self._fields(digest, found.modified_ns, found.size)
+                headers = _headers(_SAMPLE_HEADERS, fields)
                 return request.apply(Answer(304, b"", headers=headers))
             if code == 412:
                 return request.apply(Answer.line(412, "precondition failed: the sample is another"))
             if request.method == b"HEAD":
-                request.set_head(200, self._sample_headers(digest, now, found.size))
+                fields = self._fields(digest, found.modified_ns, found.size)
+                request.set_head(200, _headers(_CONTENT_HEADERS, fields))
                 return b""
         part = request.getHeader(b"range") is not None
         content = await self._store.open(digest, part=part)
@@ -289,19 +316,25 @@ class Api:
         authorization = request.getHeader(b"authorization")
         await self._uploads.authenticator.check(authorization, request.address, request.tried)
 
-    def hot_head(self, sample: HotSample) -> bytes | None:
-        """What stands after the Date in the head of a 200 with a whole sample.
-
-        `None` when it is not to be had without credentials.
-        """
+    def at_once(self, raw: bytes, *, body: bool) -> AtOnce | None:
+        """See `stor.http.fast_path.Samples`."""
         if self.read_auth:
             return None
-        if sample.head is None:
-            now = self._validators(sample.digest, sample.modified_ns)
-            headers = self._sample_headers(sample.digest, now, len(sample.content))
-            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            sample.head = f"{lines}\r\n".encode("ascii")
-        return sample.head
+        found = self._store.at_once(raw, read=body)
+        if isinstance(found, HotSample):
+            answer: AtOnce | None = found.answer
+            if answer is None:
+                head = self._whole_head(found.digest, found.modified_ns, len(found.content))
+                answer = AtOnce(200, head, found.content, found.storage)
+                found.answer = answer
+            return answer
+        if isinstance(found, Found):
+            head = self._whole_head(Digest(raw), found.modified_ns, found.size)
+            return AtOnce(200, head, storage=found.storage)
+        return None if found is None else _NOT_FOUND
+
+    def _whole_head(self, digest: Digest, modified_ns: int, size: int) -> bytes:
+        return (_HEAD % self._fields(digest, modified_ns, size)).encode("ascii")
 
     async def _send(self, request: StorRequest, content: Content[Any] | HotContent) -> bytes:
         now = self._validators(content.digest, content.modified_ns)
@@ -313,7 +346,8 @@ class Api:
             line = f"range not satisfiable: the sample has {content.size} bytes"
             return request.apply(Answer.line(416, line, content_range=f"bytes */{content.size}"))
         begin, end = part or (0, content.size)
-        headers = self._sample_headers(content.digest, now, end - begin)
+        fields = self._fields(content.digest, content.modified_ns, end - begin)
+        headers = _headers(_CONTENT_HEADERS, fields)
         if part is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{content.size}"
         if request.gone:
@@ -328,29 +362,43 @@ class Api:
         return b""
 
     def _validators(self, digest: Digest, modified_ns: int) -> Validators:
+        return Validators(f'"{digest}"'.encode(), self._modified_seconds(modified_ns))
+
+    def _modified_seconds(self, modified_ns: int) -> int:
         # A time in the future would be later than Date, which RFC 9110, 8.8.2.1, rules out.
-        modified_seconds = min(modified_ns // 10**9, int(self._wall_seconds()))
-        return Validators(f'"{digest}"'.encode(), modified_seconds)
+        return min(modified_ns // 10**9, int(self._wall_seconds()))
 
-    def _headers(self, now: Validators) -> dict[str, str]:
-        """What is true of a sample whichever part of it is sent."""
-        # A cache that many share gives what is public to those without credentials (RFC 9111, 3.5).
-        scope = "private" if self.read_auth else "public"
+    def _fields(self, digest: Digest, modified_ns: int, length: int) -> dict[str, object]:
+        """What stands in the header fields of a sample, or of a part of this length."""
         return {
-            "ETag": now.etag.decode("ascii"),
-            "Last-Modified": now.last_modified.decode("ascii"),
-            "Cache-Control": f"{scope}, max-age=31536000, immutable",
+            "sha": digest,
+            "modified": http_date(self._modified_seconds(modified_ns)).decode("ascii"),
+            # A cache that many share gives what is public to those without credentials (RFC 9111,
+            # 3.5).
+            "scope": "private" if self.read_auth else "public",
+            "length": length,
+            "base64": b2a_base64(digest.raw, newline=False).decode("ascii"),
         }
 
-    def _sample_headers(self, digest: Digest, now: Validators, length: int) -> dict[str, str]:
-        return self._headers(now) | {
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(length),
-            "Accept-Ranges": "bytes",
-            "X-Content-Type-Options": "nosniff",
-            # RFC 9530: of the whole sample, also when a part of it is sent.
-            "Repr-Digest": f"sha-256=:{base64.b64encode(digest.raw).decode('ascii')}:",
-        }
+
+def _headers(form: Mapping[str, str], fields: Mapping[str, object]) -> dict[str, str]:
+    return {name: value % fields for name, value in form.items()}
+
+
+def _head(headers: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+
+
+_HEAD = _head(_CONTENT_HEADERS)
+
+
+def _not_found() -> AtOnce:
+    answer = answer_to(NotFound()) or INTERNAL_ERROR
+    head = _head(answer.fields).encode("ascii")
+    return AtOnce(answer.status, head, answer.body, causes=answer.causes)
+
+
+_NOT_FOUND = _not_found()
 
 
 def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:

@@ -510,7 +510,7 @@ class StorChannel(Parser):
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
         self.refuse(Answer.line(400, "bad request: this is not HTTP/1.1 as RFC 9112 has it"))
 
-    def _send_now(self, answer: tuple[bytes, ...]) -> None:
+    def _send_now(self, answer: tuple[bytes | bytearray, ...]) -> None:
         """Send without a turn of the reactor, where nothing waits to be sent before."""
         transport = self.transport
         sent = 0

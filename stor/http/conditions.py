@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import attrs
 from twisted.web.http import datetimeToString
@@ -20,6 +21,12 @@ _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 _RANGE = re.compile(rb"(?i:bytes)=[ \t]*(\d*)-(\d*)[ \t]*")
 
 
+@lru_cache(maxsize=1024)
+def http_date(seconds: int) -> bytes:
+    """A time since 1970 as an IMF-fixdate (RFC 9110, 5.6.7)."""
+    return bytes(datetimeToString(seconds))
+
+
 @attrs.frozen
 class Validators:
     """What a sample's current state is known by (RFC 9110, 8.8)."""
@@ -30,7 +37,7 @@ class Validators:
     @property
     def last_modified(self) -> bytes:
         """The time as an IMF-fixdate, `Sun, 06 Nov 1994 08:49:37 GMT`."""
-        return bytes(datetimeToString(self.modified_seconds))
+        return http_date(self.modified_seconds)
 
 
 @attrs.frozen

@@ -1,16 +1,19 @@
-"""The plainest GET or HEAD of a hot sample, answered without a `Request`.
+"""The plainest GET or HEAD of a sample, answered without a `Request` where nothing has to wait.
 
 Twisted's parsing, its Request and Klein's dispatch cost several times what the answer does. Only
-what is exactly a GET or HEAD of a sample with headers that change nothing is taken here; all else
+what is exactly a GET or HEAD of a sample with headers that change nothing is taken here, and only
+if the sample is in memory, Stor's or the kernel's, or the index knows that nobody has it; all else
 goes the ordinary way, and gets the same answer there.
 """
 
 import re
 from collections.abc import Callable
+from http import HTTPStatus
+from typing import Protocol
 
+import attrs
 from twisted.web.http import datetimeToString
 
-from stor.hot import HotSample, HotSamples
 from stor.http.access import Observer, RequestIds, Served
 from stor.http.proxies import Proxies
 
@@ -35,35 +38,50 @@ _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e][\x20-\x7e]*)?")
 _KNOWN_BYTES = 256 * 1024
 
 
+@attrs.define(eq=False)
+class AtOnce:
+    """What a plain GET is answered where nothing has to wait; a HEAD gets no `body`.
+
+    `head` is what stands after its Date; the rest as in `stor.http.access.Served`.
+    """
+
+    status: int
+    head: bytes
+    body: bytes | bytearray = b""
+    storage: str | None = None
+    causes: tuple[str, ...] = ()
+
+
+class Samples(Protocol):
+    """Who knows samples."""
+
+    def at_once(self, raw: bytes, *, body: bool) -> AtOnce | None:
+        """The answer for a sample (`Digest.raw`), `None` when it has to wait.
+
+        There may be none in it that was not asked for with `body`.
+        """
+
+
 class FastPath:
-    """Answers plain GETs and HEADs of hot samples."""
+    """Answers plain GETs and HEADs."""
 
     def __init__(
-        self,
-        hot: HotSamples,
-        head_of: Callable[[HotSample], bytes | None],
-        wall_seconds: Callable[[], float],
-        served: Observer,
+        self, samples: Samples, wall_seconds: Callable[[], float], served: Observer
     ) -> None:
-        """`head_of` gives what of a 200's head stands after its Date; `None`: not for everybody.
-
-        `wall_seconds` is the wall clock, for Date.
-        """
-        self.enabled = True
+        """`wall_seconds` is the wall clock, for Date; `served` is told of what was answered."""
         #: Whose word is taken for who the client is.
         self.proxies = Proxies()
         self._request_ids = RequestIds()
-        self._hot = hot
-        self._head_of = head_of
+        self._samples = samples
         self._wall_seconds = wall_seconds
         self._served = served
         self._blocks: dict[bytes, bool] = {}
         self._blocks_bytes = 0
         self._dated_second = -1
-        self._begin = b""
+        self._begins: dict[int, bytes] = {}
 
-    def answer(self, data: bytes, peer: str, server: bytes) -> tuple[bytes, ...] | None:
-        """The whole response to `data`, if that is one plain request of a hot sample; else `None`.
+    def answer(self, data: bytes, peer: str, server: bytes) -> tuple[bytes | bytearray, ...] | None:
+        """The whole response to `data`, if that is one plain request and nothing has to wait.
 
         In pieces, so that the content is copied by nobody but the kernel.
         """
@@ -72,26 +90,25 @@ class FastPath:
         method = _METHODS.get(verb)
         if method is None or len(digits) != _NAME_BYTES or not line.endswith(_END) or not separator:
             return None
-        if not self.enabled or not self._is_plain(block):
+        if not self._is_plain(block):
             return None
         name = digits.decode("latin-1")
         try:
             raw = bytes.fromhex(name)
         except ValueError:
             return None
-        sample = self._hot.get(raw, missed=False)
-        if sample is None:
+        getting = method == "GET"
+        found = self._samples.at_once(raw, body=getting)
+        if found is None:
             return None
-        head = self._head_of(sample)
-        if head is None:
-            return None
-        content = sample.content if method == "GET" else b""
+        body = found.body if getting else b""
         if self.proxies.trust(peer):
             peer = self.proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
         number = self._request_ids.next()
-        of_sample = ("done", "sample", sample.storage, (), "-", "-", number)
-        self._served(Served(peer, method, f"/{name}", 200, len(content), 0, 0.0, *of_sample))
-        return self._dated(server), b"X-Request-Id: %b\r\n" % number.encode(), head, content
+        of_sample = ("done", "sample", found.storage, found.causes, "-", "-", number)
+        self._served(Served(peer, method, f"/{name}", found.status, len(body), 0, 0.0, *of_sample))
+        begin = self._begin(found.status, server)
+        return begin, b"X-Request-Id: %b\r\n" % number.encode(), found.head, body
 
     def _is_plain(self, block: bytes) -> bool:
         if len(block) > _HEAD_BYTES:
@@ -106,13 +123,20 @@ class FastPath:
             self._blocks_bytes += len(block)
         return plain
 
-    def _dated(self, server: bytes) -> bytes:
+    def _begin(self, status: int, server: bytes) -> bytes:
         second = int(self._wall_seconds())
         if second != self._dated_second:
             self._dated_second = second
-            date = datetimeToString(second)
-            self._begin = b"HTTP/1.1 200 OK\r\nServer: %b\r\nDate: %b\r\n" % (server, date)
-        return self._begin
+            self._begins.clear()
+        begin = self._begins.get(status)
+        if begin is None:
+            begin = self._begins[status] = b"HTTP/1.1 %d %b\r\nServer: %b\r\nDate: %b\r\n" % (
+                status,
+                HTTPStatus(status).phrase.encode("ascii"),
+                server,
+                datetimeToString(second),
+            )
+        return begin
 
 
 def _is_plain(block: bytes) -> bool:

@@ -17,7 +17,7 @@ from stor.mirror.chooser import Chooser
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror, Survey
-from stor.mirror.names import Names
+from stor.mirror.names import Known, Names
 from stor.mirror.outbox import Outbox
 from stor.mirror.rebuild import Rebuilds
 from stor.mirror.repair import Repairs
@@ -138,6 +138,14 @@ class Mirrors:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
         scouts, clock, rng = self.scouts, self.clock, self._rng
         return Search(self.mirrors, digest, self._report, scouts, clock, rng, hint, self._index)
+
+    def known(self, digest: Digest) -> Known | None:
+        """What the index says of a sample; `None` without an index."""
+        return None if self._index is None else self._index.find(digest)
+
+    def report(self, digest: Digest, mirror: Mirror) -> None:
+        """A copy of a sample is missing or bad: have it looked at, and put back."""
+        self._report(digest, mirror)
 
     def denied(self, digest: Digest) -> None:
         """Nobody has a sample, as the index has it: see now and then whether that is right."""

@@ -15,6 +15,13 @@ CALLS = tuple(
 )
 
 
+#: What returns a descriptor of what the path names.
+_OPENING = (
+    *("open_directory", "open_to_read", "open_to_append", "create"),
+    *("open_cached", "look_cached"),
+)
+
+
 @attrs.frozen
 class Call:
     """One system call; `path` is what its descriptor or path argument names below the root."""
@@ -48,7 +55,7 @@ class RecordingFiles(Syscalls):
 
     def _record(self, name, args, result):
         path = self._path(name, args)
-        if name in ("open_directory", "open_to_read", "open_to_append", "create"):
+        if name in _OPENING:
             self._paths[result] = path
         elif name == "open_nameless":
             self._paths[result] = "(nameless)"
@@ -147,6 +154,38 @@ class FaultyFiles(RecordingFiles):
             Syscalls.close(self, *args)
             self._record(name, args, None)
         raise OSError(error, os.strerror(error))
+
+
+class MemoryFiles(FaultyFiles):
+    """A disk on a local file system that the kernel has in memory, whatever it is really on."""
+
+    def type_of(self, fd):
+        super().type_of(fd)
+        return 0xEF53
+
+    def open_cached(self, path):
+        self._before("open_cached", (path,))
+        return self._opened("open_cached", (path,), os.O_RDONLY | os.O_NONBLOCK)
+
+    def cached(self, fd, length):
+        self._before("cached", (fd, length))
+        self._record("cached", (fd, length), True)
+        return True
+
+    def look_cached(self, path):
+        self._before("look_cached", (path,))
+        return self._opened("look_cached", (path,), os.O_PATH)
+
+    def read_cached(self, fd, length, offset):
+        self._before("read_cached", (fd, length, offset))
+        data = bytearray(os.pread(fd, length, offset))
+        self._record("read_cached", (fd, length, offset), data)
+        return data
+
+    def _opened(self, name, args, flags):
+        fd = os.open(args[0], flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._record(name, args, fd)
+        return fd
 
 
 def _shortened(name, args):

@@ -159,7 +159,7 @@ class Rig:
         self.store.hot.shrink(cache_bytes)
         self.served = []
         served = together(self.served.append, self.metrics.served, rates.served)
-        fast_path = FastPath(self.store.hot, self.api.hot_head, self.wall_seconds, served)
+        fast_path = FastPath(self.api, self.wall_seconds, served)
         self.site = StorSite(
             self.api.resource(), self.api, self.clock, served, fast_path, max_connections
         )

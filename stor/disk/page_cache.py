@@ -1,0 +1,142 @@
+"""What the kernel has in memory of one disk, read without ever waiting for the disk."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import attrs
+
+from stor.digest import Digest
+from stor.disk.syscalls import Syscalls, is_regular
+from stor.errors import Damaged
+
+#: Larger samples are not read from here: hashing one takes the time of several answers.
+READ_BYTES = 64 * 1024
+
+#: Ext2 to ext4, XFS, btrfs, F2FS and bcachefs (statfs(2)). On these, to open a file whose name is
+#: in memory, and to ask for its attributes, takes no more than memory. Through FUSE or a network it
+#: takes a program or a server, which may hang, whatever openat2(2) says of the name.
+_LOCAL_TYPES = (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E)
+
+#: What a kernel says that is too old, a sandbox that forbids the calls, or a file system that
+#: cannot do it: it will say so again.
+_REFUSALS = (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP)
+
+
+@attrs.define(eq=False)
+class CachedCopy:
+    """A copy as the kernel has it in memory; `storage` is the root of its disk.
+
+    `content`, where it was read, is verified.
+    """
+
+    digest: Digest
+    path: str
+    storage: str
+    size: int
+    modified_ns: int
+    content: bytes | bytearray | None = None
+
+
+class PageCache:
+    """One disk's samples, as far as the kernel has them in memory. For the reactor's thread.
+
+    Nothing is read before the disk's own thread has learnt that its file system can do this.
+    """
+
+    def __init__(self, root: str, files: Syscalls, check_device: Callable[[int], None]) -> None:
+        """`check_device` is given the `st_dev` of a file; raises `DiskAway` if it is elsewhere."""
+        self._root = root
+        self._files = files
+        self._check_device = check_device
+        #: Whether reading without waiting is possible here, `None` while nobody has tried.
+        self.offered: bool | None = None
+        self._is_cached = files.cached
+
+    def forget(self) -> None:
+        """Another disk is there."""
+        self.offered = None
+
+    def learn(self, path: str, status: os.stat_result) -> None:
+        """Try what reading takes on a file that was just looked at. May wait for the disk.
+
+        Never raises: what goes wrong may go well with the next file.
+        """
+        if self.offered is not None or not status.st_size or status.st_uid != os.geteuid():
+            return
+        try:
+            fd = self._files.open_cached(path)
+            try:
+                self.offered = self._files.type_of(fd) in _LOCAL_TYPES and self._works(fd)
+            finally:
+                self._files.close(fd)
+        except OSError as error:
+            self.offered = False if error.errno in _REFUSALS else None
+
+    def _works(self, fd: int) -> bool:
+        with suppress(BlockingIOError):
+            self._files.read_cached(fd, 1, 0)
+        for is_cached in (self._files.cached, self._files.mapped):
+            try:
+                is_cached(fd, 1)
+            except OSError as error:
+                if error.errno not in _REFUSALS:
+                    raise
+            else:
+                self._is_cached = is_cached
+                return True
+        return False
+
+    def look(self, digest: Digest) -> CachedCopy | None:
+        """The disk's copy by its name, not read; `None` when that would have to wait.
+
+        Raises `Damaged`, `DiskAway`, `OSError`: for who may wait to look into.
+        """
+        return self._opened(digest, self._files.look_cached, self._copy)
+
+    def read(self, digest: Digest) -> CachedCopy | None:
+        """The disk's copy, read whole and verified up to `READ_BYTES`; else like `look`."""
+        return self._opened(digest, self._files.open_cached, self._read)
+
+    def _opened(
+        self,
+        digest: Digest,
+        open_file: Callable[[str], int],
+        use: Callable[[Digest, str, int], CachedCopy | None],
+    ) -> CachedCopy | None:
+        if not self.offered:
+            return None
+        path = f"{self._root}/{digest.disk_path}"
+        try:
+            fd = open_file(path)
+            try:
+                return use(digest, path, fd)
+            finally:
+                self._files.close(fd)
+        except BlockingIOError:
+            return None
+
+    def _read(self, digest: Digest, path: str, fd: int) -> CachedCopy | None:
+        copy = self._copy(digest, path, fd)
+        size = copy.size
+        if size > READ_BYTES:
+            return copy
+        # Not by trying: Linux would begin to read what is missing.
+        if size and not self._is_cached(fd, size):
+            return None
+        content = self._files.read_cached(fd, size, 0)
+        if len(content) < size:
+            return None
+        if hashlib.sha256(content).digest() != digest.raw:
+            raise Damaged(f"{path}: content does not have the SHA-256 of its name")
+        copy.content = content
+        return copy
+
+    def _copy(self, digest: Digest, path: str, fd: int) -> CachedCopy:
+        status = self._files.fstat(fd)
+        if not is_regular(status):
+            raise Damaged(f"{path}: not a regular file")
+        self._check_device(status.st_dev)
+        return CachedCopy(digest, path, self._root, status.st_size, status.st_mtime_ns)
