@@ -377,7 +377,9 @@ CHECKS = (
         "stor/disk/page_cache.py",
         "self._files.type_of(fd) in _LOCAL_TYPES and self._works(fd)",
         "self._works(fd)",
-        (f"{_CACHED}::TestWhereItIsNotOffered",),
+        (
+            f"{_CACHED}::TestWhereItIsNotOffered::test_nor_where_to_open_a_file_may_take_more_than_memory",
+        ),
     ),
     Mutation(
         "what is in memory is the disk's",
@@ -391,7 +393,7 @@ CHECKS = (
         "stor/mirror/cached.py",
         "return None if known.unsure else NotFound()",
         "return NotFound()",
-        (f"{_CACHED}::TestWhatNobodyHas",),
+        (f"{_CACHED}::TestWhatNobodyHas::test_a_set_that_is_not_wholly_known_is_asked",),
     ),
     Mutation(
         "the file that an I/O error is about",

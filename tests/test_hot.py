@@ -61,7 +61,7 @@ class TestBounds:
         for content in contents[:2]:
             hot.add(hot_sample(content))
         hot.get(Digest.of(contents[0]).raw)
-        hot.add(Digest.of(contents[2]), contents[2], 0, PLACE, "/mnt/a")
+        hot.add(hot_sample(contents[2]))
         kept = [hot.get(Digest.of(content).raw) is not None for content in contents]
         assert kept == [True, False, True]
 

@@ -420,6 +420,14 @@ class TestWhatNobodyHas:
         assert rig.get(put_by_hand).body == put_by_hand
 
     def test_a_set_that_is_not_wholly_known_is_asked(self, tmp_path):
+        rig = Rig(tmp_path, (2,), files=Disks(MemoryFiles))
+        assert rig.mirrors.known(UNKNOWN).unsure
+        assert at_once(rig, UNKNOWN) is None
+        assert rig.get(str(UNKNOWN)).status == 404
+        rig.rounds(2)
+        assert at_once(rig, UNKNOWN) is not None
+
+    def test_without_an_index_all_are_asked(self, tmp_path):
         rig = Rig(tmp_path, (2,), files=Disks(MemoryFiles), knows=False)
         assert at_once(rig, UNKNOWN) is None
         assert rig.get(str(UNKNOWN)).status == 404
