@@ -15,7 +15,7 @@ from stor.disk.page_cache import READ_BYTES
 from stor.disk.syscalls import Syscalls
 from stor.errors import Damaged
 from stor.http.request import SERVER
-from stor.mirror.names import AUDIT_SECONDS
+from stor.mirror.learning import AUDIT_SECONDS
 from tests.conformance import sample
 from tests.support.files import MemoryFiles
 from tests.support.http import Disks, no_bug_logged
