@@ -33,7 +33,7 @@ from stor.http.auth import Attempts, Authenticator
 from stor.http.rates import Rates
 from stor.http.status import Overview, Snapshot
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
-from stor.index.index import Index, Shared
+from stor.index.index import Index, Shared, table_path
 from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
@@ -303,7 +303,10 @@ class App:
         learning = None
         if self._writer is None:
             names = learning = LearningNames(
-                shared, self._reactor, lambda name: ThreadPool(self._outcomes, name, 1)
+                shared,
+                self._reactor,
+                lambda name: ThreadPool(self._outcomes, name, 1),
+                table_path(self._state.path),
             )
         else:
             names = Names(Index(shared, shared.keys, self._writer.reader), self._writer.mend)

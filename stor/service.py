@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 from stor.app import App
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
+from stor.disk.syscalls import Syscalls
 from stor.gauges import LogGauges
-from stor.index.index import Shared
+from stor.index.index import shared_memory
 from stor.logs import LineObserver, LogStream, is_journal, observer_for, take_standard_output
 from stor.notify import Notifier
 from stor.options import Options, configuration
@@ -78,7 +79,7 @@ class StorService(Service):
         #: What answers: this process, or others.
         self._server: Server | Parent
         if chosen.workers == 1:
-            app = App(chosen, reactor, Shared.create())
+            app = App(chosen, reactor, shared_memory(chosen.state_directory, Syscalls()))
             if stream is not None:
                 app.metrics.figures.watch(LogGauges(stream))
             server = self._server = Server(app, reactor, chosen, self._observer)

@@ -55,6 +55,7 @@ _DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_w
 _UPKEEP = "tests/test_durable_upkeep.py"
 _GROUPS = "tests/test_group_commit.py"
 _NAMES = "tests/test_names.py"
+_SHARED = "tests/test_shared_names.py"
 _LOST_FILE = "tests/test_lost_index.py"
 _LOST = f"{_LOST_FILE}::test_no_sample_is_404_that_the_other_disk_has"
 _NOTED = f"{_NAMES}::test_what_is_known_is_noted_durably_and_in_order"
@@ -973,10 +974,21 @@ INDEX = (
         "stor/mirror/learning.py",
         "            index.set_complete(number, False)\n",
         "            pass\n",
-        (
-            "tests/test_shared_names.py"
-            "::test_of_a_set_that_a_new_writer_has_not_heard_nothing_is_denied",
-        ),
+        (f"{_SHARED}::test_of_a_set_that_a_new_writer_has_not_heard_nothing_is_denied",),
+    ),
+    Mutation(
+        "a table that was kept does not have what another host put on a disk since",
+        "stor/index/table.py",
+        "else min(self.sequence - 1, its.highest)",
+        "else self.sequence - 1",
+        ("tests/test_table.py::test_a_table_says_what_it_has_of_a_disk",),
+    ),
+    Mutation(
+        "a table that was kept does not have what is in a journal that was begun anew",
+        "stor/index/table.py",
+        "if attrs.evolve(its, highest=disk.highest) == disk and disk.journal:",
+        "if its.uuid == disk.uuid:",
+        ("tests/test_table.py::test_a_table_says_what_it_has_of_a_disk",),
     ),
     Mutation(
         "a set is known when every disk that is there is",

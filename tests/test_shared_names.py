@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from stor.index.index import Index, Shared
+from stor.disk.syscalls import Syscalls
+from stor.index.index import Index, Shared, shared_memory, table_path
 from stor.mirror.names import Names
 from tests.support.host import Host
 from tests.support.rig import close_indexes, digest_of
@@ -130,7 +131,99 @@ def test_a_reader_tells_the_writer_of_what_is_not_where_the_index_has_it(host, s
         assert names.held(digest) is False
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.fixture
+def kept(quick_path):
+    """A state directory: each call is another process of the host, with memory of its own."""
+    directory, made = quick_path / "state", []
+
+    def begin(rig_of, **options):
+        close_indexes()
+        made.append(shared_memory(str(directory), Syscalls()))
+        path = table_path(str(directory))
+        return rig_of(shared=made[-1], table_path=path, keep_seconds=0, **options)
+
+    yield begin
+    close_indexes()
+    for shared in made:
+        shared.close()
+
+
+def test_a_start_knows_from_the_kept_table_what_was_stored_before_and_from_journals_the_rest(
+    host, kept
+):
+    rig = learnt(kept(host.start, recent_limit=5))
+    for content in KEPT[:-3]:
+        rig.put(content)
+        rig.rounds(1)
+    assert rig.mirrors.names.table_bytes
+    in_table = sum(map(rig.mirrors.names.samples, rig.mirrors.mirrors)) - rig.mirrors.names.recent
+    for content in KEPT[-3:]:
+        rig.put(content)
+    again = learnt(kept(host.start))
+    names = again.mirrors.names
+    assert names.recent == len(KEPT) - in_table < len(KEPT)
+    assert answers(names, again, KEPT) == {True}
+    assert names.held(ABSENT) is False
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "another host's", "directory"])
+def test_without_a_table_that_can_be_used_all_is_learnt_from_the_disks(host, kept, damage):
+    rig = learnt(kept(host.start, recent_limit=5))
+    for content in KEPT:
+        rig.put(content)
+        rig.rounds(1)
+    path = host.path / "state/index-table"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    elif damage == "another host's":
+        (host.path / "state/index-key").unlink()
+        path.write_bytes(content)
+    elif damage != "gone":
+        path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + b"?")
+    again = learnt(kept(host.start))
+    assert answers(again.mirrors.names, again, KEPT) == {True}
+    assert again.mirrors.names.held(ABSENT) is False
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_table_is_loaded_nothing_that_is_stored_is_denied(host, kept, seed):
+    """One of any age, beside disks that have lost their index, or were used by another host."""
+    chance, stored, tables = random.Random(seed), [], []
+    path = host.path / "state/index-table"
+    limits = {"recent_limit": 4}
+    rig = learnt(kept(host.start, **limits))
+    for step in range(40):
+        doing = chance.choice(["put"] * 5 + ["round", "round", "start", "start", "lost", "abroad"])
+        if doing == "put":
+            content = b"%d of %d" % (step, seed)
+            assert rig.put(content).status == 201
+            stored.append(content)
+        elif doing == "round":
+            learnt(rig)
+        else:
+            if path.exists():
+                tables.append(path.read_bytes())
+            if tables and chance.random() < 0.7:
+                path.write_bytes(chance.choice(tables))
+            if doing == "lost":
+                label = chance.choice(["set0/disk0", "set0/disk1", "set1/disk0", "set1/disk1"])
+                shutil.rmtree(host.path / label / ".stor/index", ignore_errors=True)
+            elif doing == "abroad":
+                close_indexes()
+                other = host.start()
+                content = b"%d of %d, elsewhere" % (step, seed)
+                assert other.put(content).status == 201
+                stored.append(content)
+            rig = kept(host.start, **limits)
+        assert False not in answers(rig.mirrors.names, rig, stored)
+    learnt(rig)
+    assert answers(rig.mirrors.names, rig, stored) == {True}
+    assert tables
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_no_reader_ever_denies_what_is_stored(host, shared, seed):
     """Writers come and go, tables are made, readers end and begin, disks go away and return."""
     chance = random.Random(seed)

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from itertools import count
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from stor.disk.syscalls import Syscalls
 from stor.index.memory import create
 from stor.index.merge import Plan, make
 from stor.index.recent import Recent
-from stor.index.table import Contents, Keys, Table, TableDamaged, load, save
+from stor.index.table import Contents, Keys, Table, TableDamaged, TableDisk, load, save
 from tests.conformance import descriptors
 from tests.support.files import FaultyFiles, RecordingFiles
 from tests.support.index import UUID, sha
@@ -269,3 +270,34 @@ def test_half_a_table_is_none():
 def test_a_secret_has_32_bytes():
     with pytest.raises(ValueError, match="31 bytes, not 32"):
         Keys(bytes(31))
+
+
+DISK = TableDisk("b4ff5ea8-6ab2-4f2f-b5c5-5f32cbe07b0e", journal=7, highest=100, set_number=1)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "changes", "known"),
+    [
+        (90, {}, 89),
+        (90, {"highest": 5000}, 89),
+        # Another host has put more on it, with numbers of its own.
+        (2000, {"highest": 1500}, 100),
+        (101, {}, 100),
+        # The disk was set back; it has another journal, or none that can be told from others.
+        (90, {"highest": 99}, None),
+        (90, {"journal": 8}, None),
+        (90, {"journal": 0}, None),
+        (90, {"set_number": 0}, None),
+        (90, {"uuid": "00000000-6ab2-4f2f-b5c5-5f32cbe07b0e"}, None),
+    ],
+)
+def test_a_table_says_what_it_has_of_a_disk(sequence, changes, known):
+    contents = Contents(1, 0, sequence, 0, 16, 0, (), (DISK,))
+    header = contents.encode(KEYS.host, 0)
+    assert Contents.parse(header, KEYS.host) == (contents, 0)
+    assert contents.known(attrs.evolve(DISK, **changes)) == known
+
+
+def test_a_disk_whose_journal_cannot_be_told_from_others_is_in_no_table():
+    disk = attrs.evolve(DISK, journal=0)
+    assert Contents(1, 0, 90, 0, 16, 0, (), (disk,)).known(disk) is None

@@ -205,13 +205,23 @@ class Journal:
 
         Raises `OSError`. Damage that is met is left out, and said in `damage`.
         """
-        begin = max(self._first, self._last)
-        while begin > self._first and self._before(begin, root_fd) > after:
-            begin -= 1
+        begin = self.first_after(after, root_fd) or self._first
         for number in range(begin, self._last + 1):
             for record in self.segment(number, root_fd):
                 if record.sequence > after:
                     yield record
+
+    def first_after(self, after: int, root_fd: int) -> int | None:
+        """The segment from which on all records have a sequence number above `after`, or may.
+
+        `None`: some of them were removed. Raises `OSError`.
+        """
+        if not self.reaches(after, root_fd):
+            return None
+        begin = max(self._first, self._last)
+        while begin > self._first and self._before(begin, root_fd) > after:
+            begin -= 1
+        return begin
 
     def reaches(self, after: int, root_fd: int) -> bool:
         """Whether it has all records with a sequence number above `after`. Raises `OSError`."""

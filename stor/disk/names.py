@@ -1,6 +1,8 @@
 """The names that one disk holds: its journal, its base, and the proof that these tell of all."""
 
 import json
+import secrets
+import time
 from contextlib import suppress
 from threading import Lock
 from uuid import UUID
@@ -12,11 +14,14 @@ from stor.disk.disk import INDEX_DIRECTORY, Disk, write_all
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.identity import mark_complete
 from stor.disk.journal import Journal, Kind, Position, Record
-from stor.disk.walk import WalkedSample
+from stor.disk.walk import Batch, WalkedSample
 
 PROOF_PATH = f"{INDEX_DIRECTORY}/proof.json"
 #: Made by who wants the disk to be walked anew.
 WALK_PATH = f"{INDEX_DIRECTORY}/rescan"
+
+#: How far journals reach back at least.
+KEPT_SECONDS = 7 * 86400
 
 _NEW_PROOF_PATH = f"{PROOF_PATH}.new"
 _PROOF_BYTES = 4096
@@ -39,6 +44,8 @@ class Proof:
     journal: Position
     cursor: str | None
     inodes: int | None = None
+    #: Tells this journal from another one that the disk had, or has later; 0: it has none.
+    identity: int = 0
 
     @classmethod
     def parse(cls, data: bytes) -> "Proof":
@@ -51,6 +58,7 @@ class Proof:
                 Position(int(value["segment"]), int(value["records"])),
                 None if cursor is None else str(cursor),
                 None if inodes is None else int(inodes),
+                int(value.get("identity", 0)),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadProof(f"{PROOF_PATH} is damaged: {error!r}") from error
@@ -64,6 +72,7 @@ class Proof:
             "records": records,
             "cursor": self.cursor,
             "inodes": self.inodes,
+            "identity": self.identity,
         }
         return json.dumps(value).encode() + b"\n"
 
@@ -86,6 +95,8 @@ class DiskNames:
         self.journal = journal
         #: How far the disk was walked; `None`: every name on it is known.
         self.cursor: str | None = ""
+        #: See `Proof`.
+        self.identity = 0
         #: Why the disk is walked although what is known of it holds.
         self.strange: str | None = None
         self._kept: Proof | None = None
@@ -118,7 +129,7 @@ class DiskNames:
                 f"{disk.root}/{INDEX_DIRECTORY}: the journal ends at {tuple(journal.end)}, it had "
                 f"come to {tuple(least)}: the disk was set back"
             )
-        names.cursor, names._kept = proof.cursor, proof
+        names.cursor, names.identity, names._kept = proof.cursor, proof.identity, proof
         used = None if proof.inodes is None else used_inodes(disk, root_fd)
         if used != proof.inodes:
             names.strange = (
@@ -143,6 +154,7 @@ class DiskNames:
             if name == "proof.json":  # first, and durably: without it nothing else is believed
                 disk.sync_directory(INDEX_DIRECTORY, root_fd)
         names = cls(disk, uuid, Base(disk, uuid), Journal(disk, uuid))
+        names.identity = secrets.randbelow(2**63) + 1
         try:
             names.walked("", root_fd)
         except OSError as error:
@@ -199,7 +211,7 @@ class DiskNames:
         A crash leaves what was noted before. Raises `OSError`.
         """
         with self._keeping:
-            proof = Proof(self.uuid, self.journal.durable, self.cursor, inodes)
+            proof = Proof(self.uuid, self.journal.durable, self.cursor, inodes, self.identity)
             if self.written and proof != self._kept:
                 self._replace(proof, root_fd)
                 self._kept = proof
@@ -282,6 +294,21 @@ def begin_names(disk: Disk, uuid: str, new: bool) -> DiskNames:
         mark_complete(disk, (), (uuid,))
     with disk.entered() as root_fd:
         return DiskNames.anew(disk, uuid, root_fd)
+
+
+def found_names(disk: Disk, names: DiskNames, batch: Batch, sequence: int) -> None:
+    """Take what a walk has found into the journal, durably. Raises `DiskAway`, `OSError`."""
+    with disk.entered() as root_fd:
+        names.found(batch.samples, sequence, time.time_ns(), root_fd)
+        names.walked(batch.cursor, root_fd)
+
+
+def extended_base(disk: Disk, names: DiskNames) -> None:
+    """Another process has extended the base: old segments go. Raises `DiskAway`, `OSError`."""
+    before_ns = time.time_ns() - KEPT_SECONDS * 10**9
+    with disk.entered() as root_fd:
+        names.reopen_base(root_fd)
+        names.journal.remove(before_ns, names.base.covered, root_fd)
 
 
 def heed_request(disk: Disk, names: DiskNames) -> bool:

@@ -15,7 +15,19 @@ from stor.index import memory
 from stor.index import table as table_file
 from stor.index.merge import DiskSource, Plan
 from stor.index.recent import SECRET_OFFSET, Recent, applied, reader_offset
-from stor.index.table import SECRET_BYTES, SETS_LIMIT, Contents, Keys, Table, TableDamaged
+from stor.index.table import (
+    SECRET_BYTES,
+    SETS_LIMIT,
+    Contents,
+    Keys,
+    Table,
+    TableDamaged,
+    TableDisk,
+)
+
+#: What is kept in the state directory: the host's secret, and a table.
+KEY_FILE = "index-key"
+TABLE_FILE = "index-table"
 
 #: How often a table that is replaced meanwhile is looked for again.
 _ATTEMPTS = 10
@@ -248,6 +260,7 @@ class IndexWriter(Index):
         self,
         sequence: int,
         disks: Sequence[DiskSource] = (),
+        learnt: Sequence[TableDisk] = (),
         *,
         anew: bool = False,
         keep: bool = True,
@@ -255,8 +268,8 @@ class IndexWriter(Index):
         """How to make the next table; `None` while the one in use has yet to `settle`.
 
         All that happened under numbers below `sequence` is known, and in the bases of `disks`; the
-        names in these are added. With `anew` nothing is taken from the table in use. The table is
-        kept on disk if `keep`.
+        names in these are added. Of the disks `learnt` all names are known, or in these. With
+        `anew` nothing is taken from the table in use. The table is kept on disk if `keep`.
         """
         if not self.settle():
             return None
@@ -273,6 +286,7 @@ class IndexWriter(Index):
             sets=tuple(self.sets),
             old_fd=None if table is None else fds[table.contents.generation % 2],
             disks=tuple(disks),
+            learnt=tuple(learnt),
             path=self._path if keep else None,
         )
 
@@ -314,6 +328,25 @@ class IndexWriter(Index):
             os.ftruncate(self._shared.table_fds[self._old.generation % 2], 0)
             self._old = None
         return True
+
+
+def table_path(directory: str | None) -> str | None:
+    """Where the table of a host with this state directory is kept."""
+    return None if directory is None else os.path.join(directory, TABLE_FILE)
+
+
+def shared_memory(directory: str | None, files: Syscalls) -> Shared:
+    """Memory for the index of a host with this state directory.
+
+    Without one, or where it cannot be used, no table that was kept is of any use. Raises `OSError`:
+    no memory.
+    """
+    secret = None
+    if directory is not None:
+        with suppress(OSError):  # what is wrong is said where more depends on it
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            secret = host_secret(os.path.join(directory, KEY_FILE), files)
+    return Shared.create(secret)
 
 
 def host_secret(path: str, files: Syscalls) -> bytes:

@@ -30,6 +30,7 @@ from stor.index.table import (
     SetNames,
     Table,
     TableDamaged,
+    TableDisk,
     TableWriter,
 )
 
@@ -75,6 +76,8 @@ class Plan:
     sets: Sequence[str]
     old_fd: int | None = None
     disks: Sequence[DiskSource] = ()
+    #: The disks all of whose names are in the table then.
+    learnt: Sequence[TableDisk] = ()
     #: Where to keep the table, if anywhere.
     path: str | None = None
     #: Of a key, what the buckets of a small table take at the least: it is known for ever.
@@ -188,7 +191,9 @@ def main() -> int:
         if kind == DiskSource.__name__:
             extend(DiskSource(**fields))
         else:
-            plan = Plan(**{**fields, "disks": [DiskSource(**disk) for disk in fields["disks"]]})
+            fields["disks"] = [DiskSource(**disk) for disk in fields["disks"]]
+            fields["learnt"] = [TableDisk(**disk) for disk in fields["learnt"]]
+            plan = Plan(**fields)
             saved = _make_and_save(plan, Keys(bytes.fromhex(secret)))
     except BrokenPipeError:  # nobody listens any more
         return 1
@@ -468,6 +473,7 @@ def _finish(plan: Plan, writer: TableWriter, counts: "Counter[int]", unknown: in
         recent=plan.recent,
         unknown_bits=unknown,
         sets=[SetNames(uuid, counts[number]) for number, uuid in enumerate(plan.sets)],
+        disks=plan.learnt,
     )
 
 

@@ -43,14 +43,19 @@ _WORN_BITS = 12
 UNKNOWN_LIMIT = 24
 
 _MAGIC = b"STORTABL"
-_VERSION = 1
+_VERSION = 2
 #: magic, version, host, generation, entries, sequence number, recent names, bits of the bucket,
-#: bits that are unknown, sets, checksum of all that follows the header.
-_HEADER = struct.Struct("<8sI16sQQQQIIII")
+#: bits that are unknown, sets, disks, checksum of all that follows the header.
+_HEADER = struct.Struct("<8sI16sQQQQIIIII")
 _CHECKSUM = struct.Struct("<I")
 #: The UUID of each set, and how many names it has.
 _SET = struct.Struct("<16sQ")
-HEADER_BYTES = 16384
+#: See `TableDisk`.
+_DISK = struct.Struct("<16sQQH6x")
+HEADER_BYTES = 65536
+
+#: So many disks can be said to be in a table; others are learnt as if they were in none.
+DISKS_LIMIT = 1300
 
 _COPY_BYTES = 8 * 1024 * 1024
 
@@ -89,6 +94,20 @@ class SetNames(NamedTuple):
 
 
 @attrs.frozen
+class TableDisk:
+    """A disk of a set, with this UUID, all of whose names are in a table.
+
+    Those that its journal had up to the sequence number `highest`; `journal` tells that journal
+    from another one that the disk may have later.
+    """
+
+    uuid: str
+    journal: int
+    highest: int
+    set_number: int
+
+
+@attrs.frozen
 class Contents:
     """What a table is made of, and from.
 
@@ -104,6 +123,7 @@ class Contents:
     bucket_bits: int
     unknown_bits: int
     sets: tuple[SetNames, ...]
+    disks: tuple[TableDisk, ...] = ()
 
     @property
     def fan_out_offset(self) -> int:
@@ -123,6 +143,17 @@ class Contents:
         """
         return self.unknown_bits > _WORN_BITS
 
+    def known(self, disk: TableDisk) -> int | None:
+        """Up to which sequence number the table has all that the journal of a disk tells.
+
+        Above that is what ended after the table was begun, and what another host has put on the
+        disk since. `None`: the table may lack any of it.
+        """
+        for its in self.disks:
+            if attrs.evolve(its, highest=disk.highest) == disk and disk.journal:
+                return None if its.highest > disk.highest else min(self.sequence - 1, its.highest)
+        return None
+
     def encode(self, host: bytes, checksum: int) -> bytes:
         """The header."""
         data = _HEADER.pack(
@@ -136,10 +167,15 @@ class Contents:
             self.bucket_bits,
             self.unknown_bits,
             len(self.sets),
+            len(self.disks),
             checksum,
         )
         sets = b"".join(_SET.pack(UUID(one.uuid).bytes, one.names) for one in self.sets)
-        data = (data + sets).ljust(HEADER_BYTES - _CHECKSUM.size, b"\0")
+        disks = b"".join(
+            _DISK.pack(UUID(uuid).bytes, *fields)
+            for uuid, *fields in map(attrs.astuple, self.disks)
+        )
+        data = (data + sets + disks).ljust(HEADER_BYTES - _CHECKSUM.size, b"\0")
         return data + _CHECKSUM.pack(zlib.crc32(data))
 
     @classmethod
@@ -160,15 +196,19 @@ class Contents:
             bits,
             unknown_bits,
             sets,
+            disks,
             checksum,
         ) = _HEADER.unpack_from(data)
         if version != _VERSION:
             raise TableDamaged(f"it has version {version}, not {_VERSION}")
         if its_host != host:
             raise TableDamaged("it is another host's, or made with another secret")
-        known = _SET.iter_unpack(data[_HEADER.size : _HEADER.size + sets * _SET.size])
+        end = _HEADER.size + sets * _SET.size
+        known = _SET.iter_unpack(data[_HEADER.size : end])
         names = tuple(SetNames(str(UUID(bytes=uuid)), number) for uuid, number in known)
-        found = cls(generation, entries, sequence, recent, bits, unknown_bits, names)
+        whole = _DISK.iter_unpack(data[end : end + disks * _DISK.size])
+        in_it = tuple(TableDisk(str(UUID(bytes=uuid)), *fields) for uuid, *fields in whole)
+        found = cls(generation, entries, sequence, recent, bits, unknown_bits, names, in_it)
         return found, checksum
 
 
@@ -294,10 +334,18 @@ class TableWriter:
         recent: int,
         unknown_bits: int,
         sets: Sequence[SetNames],
+        disks: Sequence[TableDisk] = (),
     ) -> Contents:
         """All buckets were added: make it a table."""
         contents = Contents(
-            generation, self._entries, sequence, recent, self.bits, unknown_bits, tuple(sets)
+            generation=generation,
+            entries=self._entries,
+            sequence=sequence,
+            recent=recent,
+            bucket_bits=self.bits,
+            unknown_bits=unknown_bits,
+            sets=tuple(sets),
+            disks=tuple(disks[:DISKS_LIMIT]),
         )
         self._offsets.append(self._entries)
         if len(self._offsets) != (1 << self.bits) + 1:

@@ -18,7 +18,7 @@ from stor.digest import Digest
 from stor.disk.base import Entry
 from stor.disk.disk import DiskAway
 from stor.disk.journal import Kind, Record
-from stor.disk.names import DiskNames
+from stor.disk.names import DiskNames, extended_base, found_names
 from stor.disk.walk import Batch, HalfTheTime, first_samples, walk
 from stor.index import merge as merging
 from stor.index.index import IndexWriter, Shared
@@ -26,7 +26,7 @@ from stor.index.merge import DiskSource, Merge, MergeFailed
 from stor.index.recent import RecentDamaged
 from stor.index.sequence import GAP
 from stor.index.sequence import Sequence as Numbers
-from stor.index.table import TableDamaged
+from stor.index.table import TableDamaged, TableDisk
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
@@ -47,6 +47,9 @@ EXTEND_SEGMENTS = 8
 #: How often it is looked for room when too many names wait for the table.
 _ROOM_SECONDS = 0.1
 
+#: How often a table is kept for the next start; what came since, that learns from the journals.
+KEEP_SECONDS = 3600.0
+
 #: How many names are learnt in one turn of the reactor.
 _NAMES_A_TURN = 500
 
@@ -58,9 +61,6 @@ AUDIT_SECONDS = 1.0
 
 #: How long the end of Stor waits for what is noted on the disks.
 END_SECONDS = 2.0
-
-#: How far journals reach back at least.
-KEPT_SECONDS = 7 * 86400
 
 
 class NotKnown(Exception):
@@ -107,6 +107,7 @@ class _DiskState:
     `learnt` is what the index was told of; `in_base` says that its base is in no table yet.
     """
 
+    heard: DiskNames | None = None
     learnt: DiskNames | None = None
     in_base: bool = False
     running: bool = False
@@ -125,18 +126,21 @@ class LearningNames(Names):
         shared: Shared,
         clock: IReactorTime,
         threads: Callable[[str], Pool],
+        table_path: str | None = None,
         recent_limit: int = RECENT_NAMES,
         pace: Callable[[], Callable[[int], None]] = HalfTheTime,
         extend_segments: int = EXTEND_SEGMENTS,
+        keep_seconds: float = KEEP_SECONDS,
     ) -> None:
         """The memory `shared` stays the caller's. `threads` gives a pool of one thread with a name.
 
-        With more names than `recent_limit` since the table was made, a new one is made of them.
-        `pace` makes what paces a walk. A base is extended by `extend_segments` at least.
+        At `table_path` a table is kept for the next start, every `keep_seconds` at most. With more
+        names than `recent_limit` since the table was made, a new one is made of them. `pace` makes
+        what paces a walk. A base is extended by `extend_segments` at least.
         Raises `TableDamaged`, `RecentDamaged`, `OSError`.
         """
         self._keys = shared.keys
-        self._writing = index = IndexWriter(shared, self._keys)
+        self._writing = index = IndexWriter(shared, self._keys, table_path)
         super().__init__(index, lambda digest, mirror: None)
         self._clock = clock
         self._threads = threads
@@ -147,10 +151,14 @@ class LearningNames(Names):
         # What an earlier process knew holds on; whether it is all is found out anew.
         for number in index.find(bytes(32)).complete:
             index.set_complete(number, False)
-        plan = index.plan(0, keep=False) if index.contents is None else None
-        if plan is not None:
-            merging.make(attrs.evolve(plan, least_bits=1), self._keys)
-            index.install()
+        self._path = table_path
+        self._keep_seconds = keep_seconds
+        self._next_keep = 0.0
+        #: Whether there is a table to begin with, or someone is about to bring one.
+        self._begun = index.contents is not None
+        self._loading = False
+        if not self._begun and table_path is None:
+            self._begin_empty()
         #: The numbers of what happens to names.
         self.numbers = Numbers(0, clean=True)
         self._states: dict[Member, _DiskState] = {}
@@ -175,6 +183,8 @@ class LearningNames(Names):
 
     def expect(self, digest: Digest, mirror: Mirror, kind: Kind) -> Registration:
         """A sample is about to be put on the disks of a mirror."""
+        for member in mirror.members:
+            self._hear(member)
         return Registration(self, digest, mirror, kind)
 
     def stored(self, digest: Digest, mirror: Mirror) -> None:
@@ -278,6 +288,12 @@ class LearningNames(Names):
             return
         for mirror in self._mirrors:
             for member in mirror.members:
+                self._hear(member)
+        if not self._begun:
+            self._load()
+            return
+        for mirror in self._mirrors:
+            for member in mirror.members:
                 self._look_after(member, mirror)
             self._weigh(mirror)
         behind = any(state.in_base and not state.running for state in self._states.values())
@@ -323,6 +339,48 @@ class LearningNames(Names):
             self._writing.set_complete(number, False)
         return number
 
+    def _hear(self, member: Member) -> None:
+        """What happens next has a higher number than all that a disk knows."""
+        names, state = member.names, self._state(member)
+        if names is not None and state.heard is not names:
+            self.numbers.exceed(names.highest + GAP)
+            state.heard = names
+
+    def _begin_empty(self) -> None:
+        plan = self._writing.plan(0, keep=False)
+        if plan is not None:
+            merging.make(attrs.evolve(plan, least_bits=1), self._keys)
+            self._writing.install()
+
+    def _load(self) -> None:
+        """Begin with the table that was kept, if there is one that can be used."""
+        if not self._loading:
+            self._loading = self._merging = True
+            loading = Deferred.fromCoroutine(self._load_table())
+            loading.addErrback(lambda failure: self.log.failure("Loading the table", failure))
+
+    async def _load_table(self) -> None:
+        try:
+            contents = await self._in_thread("table", self._writing.load)
+            if self.broken is None:
+                self._writing.install()
+                self.numbers.exceed(contents.sequence + GAP)
+        except FileNotFoundError:
+            self.log.debug("No table of names was kept at {path}", path=self._path)
+        except (TableDamaged, OSError, Busy) as error:
+            self.log.warn(
+                "{path}: {error}: the table of names is made anew from the disks",
+                path=self._path,
+                error=str(error),
+            )
+        finally:
+            self._merging = False
+        if self.broken is None:
+            if self._index.contents is None:
+                self._begin_empty()
+            self._begun = True
+            self.resume(self._mirrors)
+
     def _look_after(self, member: Member, mirror: Mirror) -> None:
         """Do for the index of a disk what is due."""
         names, state = member.names, self._state(member)
@@ -333,8 +391,6 @@ class LearningNames(Names):
             member.names = None  # the next probe begins anew
             member.probe_soon()
             return
-        if state.learnt is not names:
-            self.numbers.exceed(names.highest + GAP)
         if state.running or state.not_before > self._clock.seconds():
             return
         if state.learnt is not names or not names.known:
@@ -402,18 +458,30 @@ class LearningNames(Names):
     ) -> None:
         """Tell the index of all names on a disk."""
         if state.learnt is not names:
-            for segment in range(names.base.covered + 1, names.journal.end.segment + 1):
-                await self._take(
-                    await self._in_thread(
-                        member.root, _on, member, partial(names.journal.segment, segment)
-                    ),
-                    mirror,
-                )
-            state.in_base = names.base.entries > 0
+            # What the table has of the disk is passed over, if its journal tells the rest.
+            after, first = self._in_table(names, mirror), None
+            if after is not None:
+                beginning = partial(names.journal.first_after, after)
+                first = await self._in_thread(member.root, _on, member, beginning)
+            if first is None or after is None:
+                after, begin = -1, names.base.covered + 1
+            else:
+                begin = first
+            for segment in range(begin, names.journal.end.segment + 1):
+                reading = partial(names.journal.segment, segment)
+                records = await self._in_thread(member.root, _on, member, reading)
+                await self._take([one for one in records if one.sequence > after], mirror)
+            state.in_base = first is None and names.base.entries > 0
             state.learnt = names
         if not names.known:
             await self._walk(member, mirror, names)
         self._weigh(mirror)
+
+    def _in_table(self, names: DiskNames, mirror: Mirror) -> int | None:
+        contents, number = self._index.contents, self._number(mirror)
+        if contents is None or number is None:
+            return None
+        return contents.known(TableDisk(names.uuid, names.identity, names.highest, number))
 
     async def _take(self, records: Sequence[Record], mirror: Mirror) -> None:
         for begin in range(0, len(records), _NAMES_A_TURN):
@@ -434,12 +502,12 @@ class LearningNames(Names):
                 first = batch.unreadable[0]
                 raise NotKnown(f"{first.path}: {first.error.strerror}")
             number = self.numbers.begin()
+            found = [Record(s.sha, number, s.size, s.inode, 0, Kind.FOUND) for s in batch.samples]
             try:
-                await self._in_thread(member.root, _found, member, names, batch, number)
+                await self._in_thread(member.root, found_names, member.disk, names, batch, number)
+                await self._take(found, mirror)
             finally:
                 self.numbers.end(number)
-            found = [Record(s.sha, number, s.size, s.inode, 0, Kind.FOUND) for s in batch.samples]
-            await self._take(found, mirror)
             if names is not member.names:
                 raise NotKnown("another disk is there than was walked")
         if not member.health.sound:
@@ -457,7 +525,7 @@ class LearningNames(Names):
         if device is not None:
             merge = Merge(DiskSource(member.root, names.uuid, device), self._keys)
             await self._in_thread(member.root, merge.wait)
-            await self._in_thread(member.root, _extended, member, names)
+            await self._in_thread(member.root, extended_base, member.disk, names)
 
     def _begin_table(self) -> None:
         if not self._merging and self._next_table <= self._clock.seconds():
@@ -468,16 +536,15 @@ class LearningNames(Names):
     async def _make_table(self) -> None:
         """Make a table of the one in use, of recent names, and of bases that are in none."""
         try:
-            states, sources = [], []
-            for mirror, (_, number) in self._sets.items():
-                for member in mirror.members:
-                    state, names, device = self._state(member), member.names, member.health.device
-                    if state.in_base and names is state.learnt and names and device is not None:
-                        states.append(state)
-                        sources.append(DiskSource(member.root, names.uuid, device, number))
-            plan = self._writing.plan(self.numbers.low, sources, keep=False)
+            states, sources, learnt = self._learnt()
+            keep = self._next_keep <= self._clock.seconds()
+            plan = self._writing.plan(self.numbers.low, sources, learnt, keep=keep)
             if plan is not None:
-                await self._in_thread("table", Merge(plan, self._keys).wait)
+                fault = await self._in_thread("table", Merge(plan, self._keys).wait)
+                if keep:
+                    self._next_keep = self._clock.seconds() + self._keep_seconds
+                if fault is not None:
+                    self.log.warn("The table of names is not kept: {fault}", fault=fault)
                 if self.broken is None:
                     self._writing.install()
                 for state in states:
@@ -489,6 +556,23 @@ class LearningNames(Names):
             self._merging = False
         for mirror in self._mirrors:
             self._weigh(mirror)
+
+    def _learnt(self) -> tuple[list[_DiskState], list[DiskSource], list[TableDisk]]:
+        """The disks that a table is made of from now on.
+
+        Those whose bases are in no table yet, and where these are; and all whose names are known.
+        """
+        states, sources, learnt = [], [], []
+        for mirror, (_, number) in self._sets.items():
+            for member in mirror.members:
+                state, names, device = self._state(member), member.names, member.health.device
+                if names is None or names is not state.learnt or device is None:
+                    continue
+                if state.in_base:
+                    states.append(state)
+                    sources.append(DiskSource(member.root, names.uuid, device, number))
+                learnt.append(TableDisk(names.uuid, names.identity, names.highest, number))
+        return states, sources, learnt
 
     def _in_thread(self, name: str, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         if name not in self._pools:
@@ -504,19 +588,6 @@ def _on(member: Member, act: Callable[[int], T]) -> T:
     """What is done on a disk, given its root."""
     with member.disk.entered() as root_fd:
         return act(root_fd)
-
-
-def _found(member: Member, names: DiskNames, batch: Batch, number: int) -> None:
-    with member.disk.entered() as root_fd:
-        names.found(batch.samples, number, time.time_ns(), root_fd)
-        names.walked(batch.cursor, root_fd)
-
-
-def _extended(member: Member, names: DiskNames) -> None:
-    before_ns = time.time_ns() - KEPT_SECONDS * 10**9
-    with member.disk.entered() as root_fd:
-        names.reopen_base(root_fd)
-        names.journal.remove(before_ns, names.base.covered, root_fd)
 
 
 def _first_entries(member: Member, begin: bytes, limit: int) -> list[Entry]:

@@ -18,9 +18,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.config import Config
+from stor.disk.syscalls import Syscalls
 from stor.errors import Unavailable
 from stor.gauges import Reloads
-from stor.index.index import Shared
+from stor.index.index import shared_memory
 from stor.processes.child import (
     CONTROL_FD,
     FIRST_LINE_FD,
@@ -179,7 +180,7 @@ class Parent:
         self._memory_fd = make_memory(chosen.workers)
         self._memory = Memory(self._memory_fd, chosen.workers)
         #: What the disks hold: it outlives who has learnt it.
-        self._index = Shared.create()
+        self._index = shared_memory(chosen.state_directory, Syscalls())
         # Kept here as well: what is on its way when a process ends, the next one takes.
         lines = [pair() for _ in range(1, chosen.workers)]
         self._lines = [end for line in lines for end in line]
