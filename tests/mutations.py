@@ -942,6 +942,22 @@ INDEX = (
         (_LOST,),
     ),
     Mutation(
+        "a disk is not known once its journal was found to be damaged",
+        "stor/mirror/learning.py",
+        "if names is None or names is not state.learnt or names.damage is not None:",
+        "if names is None or names is not state.learnt:",
+        (
+            f"{_LOST_FILE}::test_a_disk_whose_journal_turns_out_to_be_damaged_is_not_known_from_then_on",
+        ),
+    ),
+    Mutation(
+        "what was found to be damaged is not opened again",
+        "stor/mirror/member.py",
+        "if self.damage is not None:",
+        "if False:",
+        (_LOST,),
+    ),
+    Mutation(
         "a disk is walked whose journal has a torn end",
         "stor/disk/names.py",
         "elif journal.torn:",
@@ -958,8 +974,8 @@ INDEX = (
     Mutation(
         "a disk that has lost its index and is not written proves nothing",
         "stor/mirror/member.py",
-        "self._doubted = not new",
-        "self._doubted = False",
+        "self._doubted = not new  #",
+        "self._doubted = False  #",
         (f"{_LOST_FILE}::test_a_disk_that_has_lost_its_index_and_is_not_written_proves_nothing",),
     ),
     Mutation(

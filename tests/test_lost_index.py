@@ -131,8 +131,12 @@ def the_disk_is_as_it_was_after_a_clean_end(pair):
 
 
 def damaged(name, damage):
+    """Damage to a segment of the journal, to the base, or to what is noted of both."""
+
     def way(pair):
-        pair.put(ALL)
+        pair.put(EARLY)
+        pair.start()
+        pair.put(LATE)
         damage(pair.index / name)
         pair.unlink(LATE)
         return False
@@ -150,7 +154,7 @@ WAYS = [
     the_disk_is_as_it_was_after_a_clean_end,
     *[
         damaged(name, damage)
-        for name in ("journal-000000000001", "proof.json")
+        for name in ("journal-000000000001", "journal-000000000002", "proof.json")
         for damage in (cut, halve, flip, empty, remove)
     ],
 ]
@@ -215,3 +219,12 @@ def test_a_copy_whose_record_was_torn_is_found(pair, lost_bytes):
         pair.start(clean=False)
         assert pair.rig.get(last).body == last
         assert {pair.rig.get(content).status for content in EARLY} == {200}
+
+
+def test_a_disk_whose_journal_turns_out_to_be_damaged_is_not_known_from_then_on(pair):
+    """Not only once the next probe has been there."""
+    damaged("journal-000000000001", flip)(pair)
+    pair.take_away()
+    pair.settle = lambda: pair.rig.clock.pump([0] * 50)
+    pair.start(clean=False)
+    assert [pair.rig.get(content).body for content in EARLY] == EARLY

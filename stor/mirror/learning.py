@@ -388,7 +388,7 @@ class LearningNames(Names):
             return
         if names.damage is not None:
             self.log.error("{damage}: the disk is walked anew", damage=names.damage)
-            member.names = None  # the next probe begins anew
+            member.names, member.damage = None, names.damage  # the next probe begins anew
             member.probe_soon()
             return
         if state.running or state.not_before > self._clock.seconds():
@@ -422,7 +422,9 @@ class LearningNames(Names):
     def _knows(self, member: Member) -> bool:
         """Whether every name on the disk is in the index."""
         names, state = member.names, self._state(member)
-        return names is not None and names is state.learnt and names.known and not state.in_base
+        if names is None or names is not state.learnt or names.damage is not None:
+            return False
+        return names.known and not state.in_base
 
     def _state(self, member: Member) -> _DiskState:
         return self._states.setdefault(member, _DiskState())
@@ -445,11 +447,8 @@ class LearningNames(Names):
                 if outcome.check(DiskAway, Busy, OSError, MergeFailed, NotKnown) is None:
                     self.log.failure("Learning the names of {root}", outcome, root=member.root)
                 elif not self._stopped:
-                    self.log.warn(
-                        "{root}: not all its names are known yet: {error}",
-                        root=member.root,
-                        error=str(outcome.value),
-                    )
+                    said = f"{member.root}: not all its names are known yet: {outcome.value}"
+                    self.log.warn("{said}", said=said)
 
         Deferred.fromCoroutine(working).addBoth(ended)
 
@@ -458,6 +457,8 @@ class LearningNames(Names):
     ) -> None:
         """Tell the index of all names on a disk."""
         if state.learnt is not names:
+            if names.strange is not None:
+                self.log.info("{strange}: the disk is walked", strange=names.strange)
             # What the table has of the disk is passed over, if its journal tells the rest.
             after, first = self._in_table(names, mirror), None
             if after is not None:

@@ -110,6 +110,8 @@ class Member:
         self.keeps_names = keeps_names
         #: What the disk knows of its names, from when its marker was read first.
         self.names: DiskNames | None = None
+        #: What was found to be wrong with that since.
+        self.damage: str | None = None
         #: Whether the proof that it is complete does not hold, and that cannot be noted there.
         self._doubted = False
         self._probing = False
@@ -441,10 +443,7 @@ class Member:
         return found
 
     async def _know_names(self, found: Probe, marker: Marker, *, new: bool) -> Probe:
-        """Open the disk's journal before anything is written there; what that has shown.
-
-        One that is not `new` and has lost what it knew may have lost samples, too.
-        """
+        """Open the disk's journal before anything is written there; what that has shown."""
         names, uuid = self.names, marker.uuid
         writable = self.health.writable and not (found.held or found.refused or found.failing)
         right = names is not None and names.uuid == uuid and names.damage is None
@@ -453,24 +452,24 @@ class Member:
             if names.known and writable and await run(heed_request, disk, names):
                 self.log.info("{root}: its names are walked, as was asked", root=self.root)
             return found
+        self.damage = self.damage or (names.damage if names is not None else None)
         self.names = None
         try:
             try:
+                if self.damage is not None:
+                    raise BadProof(self.damage)
                 names = await run(open_names, disk, uuid, self.known_disks.journal(uuid), writable)
             except BadProof as error:
                 self.log.info("{reason}: its names are walked", reason=str(error))
-                self._doubted = not new
+                self._doubted = not new  # it may have lost samples, too
                 if writable:
                     names = await run(begin_names, disk, uuid, new)
-                    if not new:
-                        marker = attrs.evolve(marker, complete=())
-                        self.known_disks.marked(self.root, marker)
-                        found = attrs.evolve(found, marker=marker)
+                    marker = attrs.evolve(marker, complete=marker.complete if new else ())
+                    self.known_disks.marked(self.root, marker)
+                    found = attrs.evolve(found, marker=marker)
                 else:
                     names = DiskNames.unwritten(disk, uuid)
-            if names.strange is not None:
-                self.log.info("{strange}: its names are walked", strange=names.strange)
-            self.names = names
+            self.names, self.damage = names, None
         except OSError as error:
             if fault_of(error) is Fault.PROCESS:
                 raise
