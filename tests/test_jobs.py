@@ -418,3 +418,21 @@ def test_the_end_of_stor_keeps_how_far_each_job_has_come(rig):
     steps(rig, pool, 5)
     (job,) = kept.jobs
     assert (job["state"], job["samples_done"]) == ("running", 5)
+
+
+@pytest.mark.parametrize("ending", ["stop", "follow"])
+def test_jobs_that_rest_are_halted_all_at_once(quick_path, ending):
+    """Each that is woken ends before the next one is."""
+    rig = stor(quick_path, (2, 2))
+    fill(rig, (50,), seeds=range(20))
+    jobs = KeptJobs().begin(rig)
+    jobs.scrub(rate=Rate(bytes_per_second=0.001))
+    assert set(states(jobs).values()) == {"running"}
+    if ending == "stop":
+        Deferred.fromCoroutine(jobs.stop())
+        assert set(states(jobs).values()) == {"waiting"}
+    else:
+        rig.mirrors.reconfigure((), rig.mirrors.known_disks, 0)
+        jobs.follow(0)
+        rig.clock.advance(0)
+        assert set(states(jobs).values()) == {"cancelled"}

@@ -304,7 +304,7 @@ class Jobs:
                 job.period_seconds = self._period_seconds
                 if job.id in self._runs:
                     self._runs[job.id].renew()
-        for run in self._runs.values():
+        for run in list(self._runs.values()):
             if run.mirror is not None and run.mirror not in self._mirrors.mirrors:
                 run.job.state = State.WAITING if not run.job.state.over else run.job.state
                 run.halt()
@@ -325,7 +325,7 @@ class Jobs:
 
     async def stop(self) -> None:
         """Halt all, and keep how far each has come. Takes some seconds at most."""
-        for run in self._runs.values():
+        for run in list(self._runs.values()):
             run.halt()
         if self._begun and not self._stopped:
             self._stopped = True
@@ -424,7 +424,7 @@ class Jobs:
             return "Stor has just started"
         if not member.health.sound:
             return member.fault or f"{member.root}: is not to be read"
-        for run in self._runs.values():
+        for run in list(self._runs.values()):
             if run.job.scope.root == member.root:
                 if run.job.period_seconds is not None and job.period_seconds is None:
                     run.halt()

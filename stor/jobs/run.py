@@ -7,6 +7,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from stor.disk.verification import PART_SECONDS
 from stor.jobs.job import Job
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
@@ -98,13 +99,17 @@ class Run:
             await self._sleep(_LOOK_SECONDS)
 
     def pace(self, member: Member) -> Callable[[int], None]:
-        """What waits in a thread before each of many small reads. It raises `Halted`."""
+        """What waits in a thread now and then between many small reads. It raises `Halted`."""
+        next_turn = 0.0
 
         def wait(reads: int) -> None:
+            nonlocal next_turn
             self._look_halted()
-            until = time.monotonic() + YIELD_SECONDS
-            while member.under_way and time.monotonic() < until:
-                time.sleep(_LOOK_SECONDS)
+            if time.monotonic() >= next_turn:
+                until = time.monotonic() + YIELD_SECONDS
+                while member.under_way and time.monotonic() < until:
+                    time.sleep(_LOOK_SECONDS)
+                next_turn = time.monotonic() + PART_SECONDS
 
         return wait
 
