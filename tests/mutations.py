@@ -47,6 +47,7 @@ class Mutation:
 
 _STATE = "tests/test_state.py::test_a_file_is_durable_before_it_has_its_name"
 _KNOWN = "tests/test_known_disks.py"
+_SCRUB = "tests/test_scrub.py"
 _COMPLETE = "tests/test_completeness.py"
 _LACKING = f"{_COMPLETE}::test_a_disk_that_lacks_samples_makes_none_404"
 _AGAINST = f"{_COMPLETE}::TestWhatSpeaksAgainstANo"
@@ -583,6 +584,63 @@ CHECKS = (
         "if known is not None and known not in held:",
         "if False:",
         (f"{_COMPLETE}::TestAdopting::test_both_replaced_one_after_the_other",),
+    ),
+    Mutation(
+        "a scrub reads the disk and not what is in memory",
+        "stor/disk/verification.py",
+        "        # What is in memory may be right where the disk is not.\n"
+        "        self._forget(opened)\n",
+        "",
+        (f"{_SCRUB}::test_what_is_in_memory_does_not_hide_what_the_disk_has",),
+    ),
+    Mutation(
+        "a scrub compares names",
+        "stor/jobs/scrub.py",
+        "if lacking and await self._is_missing(Digest(sha), lacking):",
+        "if False:",
+        (f"{_SCRUB}::test_a_copy_that_is_missing_is_put_back_whichever_disk_is_scrubbed",),
+    ),
+    Mutation(
+        "directories that only the other disk has are compared",
+        "stor/jobs/scrub.py",
+        "others = sorted(theirs - {leaf for _, leaf in leaves.entries})",
+        "others: list[str] = []",
+        (f"{_SCRUB}::test_a_copy_that_is_missing_is_put_back_whichever_disk_is_scrubbed",),
+    ),
+    Mutation(
+        "a scrub skips samples of the same batch only",
+        "stor/jobs/scrub.py",
+        "cursor.sample if cursor.end == end else -1",
+        "cursor.sample",
+        (f"{_SCRUB}::test_a_batch_that_is_another_after_a_restart_is_read_from_its_beginning",),
+    ),
+    Mutation(
+        "what a scrub could not mend is tried again",
+        "stor/jobs/scrub.py",
+        "            self._repairs.report(digest, self._mirror)\n",
+        "",
+        (f"{_SCRUB}::test_a_copy_that_cannot_be_read_is_put_back",),
+    ),
+    Mutation(
+        "a paused job rests",
+        "stor/jobs/run.py",
+        "        if self._halted:\n            raise Halted",
+        "        if False:\n            raise Halted",
+        ("tests/test_jobs.py::test_a_job_is_paused_and_goes_on_where_it_was",),
+    ),
+    Mutation(
+        "a job makes way for clients",
+        "stor/jobs/run.py",
+        "while member.under_way and self.clock.seconds() < until:",
+        "while False:",
+        ("tests/test_jobs.py::test_a_job_waits_for_clients_of_its_disk_but_not_for_ever",),
+    ),
+    Mutation(
+        "no error of the disk's is called a bad copy",
+        "stor/jobs/scrub.py",
+        "            if not member.health.sound:\n                raise NotNow(member.fault or",
+        "            if False:\n                raise NotNow(member.fault or",
+        ("tests/test_jobs.py::test_errors_of_many_copies_at_once_are_the_disk_s",),
     ),
     Mutation(
         "an adopted disk is not complete",

@@ -13,7 +13,7 @@ from stor.jobs.run import YIELD_SECONDS
 from tests.support.http import no_bug_logged
 from tests.support.jobs import DAY, KeptJobs, pass_seconds, view
 from tests.support.pools import HeldPool
-from tests.test_scrub import fill, samples_read, stor
+from tests.test_scrub import alike, fill, samples_read, stor
 
 
 @pytest.fixture(autouse=True)
@@ -298,6 +298,19 @@ def test_a_disk_whose_every_read_fails_is_waited_for_and_its_copies_are_not_call
     jobs.resume()
     steps(rig, pool, 50)
     assert (view(jobs)["state"], rig.mirrors.repairs.waiting) == ("done", 0)
+
+
+def test_errors_of_many_copies_at_once_are_the_disk_s(quick_path):
+    rig, pool = stor(quick_path), HeldPool()
+    for content in alike(6):
+        rig.put(content)
+    jobs = KeptJobs().begin(rig, pool=pool, batch_directories=10)
+    jobs.scrub([root(rig)])
+    while pool.held[0][1].__name__ != "go_on":  # names are known, and copies are about to be read
+        steps(rig, pool, 1)
+    rig.disks["set0/disk0"].fail_always("*", errno.EIO)
+    steps(rig, pool, 2)
+    assert (view(jobs)["state"], view(jobs)["bad"]) == ("waiting", 0)
 
 
 def test_a_process_that_is_short_of_descriptors_blames_no_copy(rig):

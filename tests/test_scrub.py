@@ -1,6 +1,7 @@
 """A scrub finds every copy that is bad, unreadable or missing, and puts it back."""
 
 import errno
+import itertools
 import os
 import shutil
 from contextlib import suppress
@@ -41,6 +42,13 @@ def fill(rig, sizes=SIZES, seeds=(0,)):
     for content in contents:
         assert rig.put(content).status == 201
     return contents
+
+
+def alike(count):
+    """Samples whose names begin alike."""
+    contents = (sample(50, number) for number in itertools.count())
+    chosen = (content for content in contents if str(digest_of(content)).startswith("77"))
+    return list(itertools.islice(chosen, count))
 
 
 def scrubbed(rig, *, kept=None, **what):
@@ -291,6 +299,32 @@ def test_a_scrub_that_is_killed_anywhere_goes_on_and_reads_every_sample(quick_pa
         assert len(set(before) & set(after)) <= 1
         assert job["samples_done"] == len(names)
     assert step > len(names)
+
+
+def test_a_batch_that_is_another_after_a_restart_is_read_from_its_beginning(quick_path):
+    """A directory that went draws one into the batch whose sample has a lower inode."""
+    rig = stor(quick_path)
+    contents = alike(6)
+    paths = [[root / digest_of(content).disk_path for content in contents] for root in rig.roots]
+    for of_disk in paths:
+        for path in of_disk:
+            path.parent.mkdir(parents=True)
+        for path, content in reversed(list(zip(of_disk, contents, strict=True))):
+            path.write_bytes(content)
+    kept, pool = KeptJobs(), HeldPool()
+    jobs = kept.begin(rig, pool=pool, batch_directories=4)
+    jobs.scrub(roots=[rig.members[0].root])
+    while view(jobs)["samples_done"] < 4:
+        pool.release(1)
+        rig.clock.advance(11)
+    for of_disk in paths:
+        shutil.rmtree(of_disk[0].parent)
+    following = stor(quick_path)
+    again = KeptJobs(kept.data).begin(following, batch_directories=4)
+    following.clock.advance(0)
+    assert view(again)["state"] == "done"
+    left = {str(digest_of(content)).upper() for content in contents[1:]}
+    assert set(samples_read(rig)) | set(samples_read(following)) >= left
 
 
 def test_a_killed_scrub_mends_each_damage_once_and_counts_it_once(quick_path):
