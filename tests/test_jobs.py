@@ -218,11 +218,13 @@ def test_neighbours_of_a_bad_copy_are_read_at_once(rig):
 
 
 @pytest.mark.parametrize(
-    ("rate", "seconds"), [(Rate(bytes_per_second=100), 4), (Rate(samples_per_second=2), 4)]
+    ("rate", "seconds"), [(Rate(bytes_per_second=8192), 32), (Rate(samples_per_second=2), 4)]
 )
-def test_a_rate_is_kept(rig, rate, seconds):
-    jobs = KeptJobs().begin(rig)
-    jobs.scrub([root(rig)], rate=rate)  # 8 samples of 50 bytes, one a directory and part
+def test_a_rate_is_kept(quick_path, rate, seconds):
+    rig = stor(quick_path)
+    fill(rig, (32768,), seeds=range(8))
+    jobs = KeptJobs().begin(rig, batch_directories=100)
+    jobs.scrub([root(rig)], rate=rate)
     took = 0
     while view(jobs)["state"] == "running":
         rig.clock.advance(0.1)

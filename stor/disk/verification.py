@@ -64,17 +64,19 @@ class Verification:
         """Whether a copy is open."""
         return self._current is not None
 
-    def go_on(self) -> Part:
-        """Read on, for `PART_BYTES` or `PART_SECONDS`. Raises `DiskAway`."""
+    def go_on(self, most_bytes: int = PART_BYTES, most_samples: int | None = None) -> Part:
+        """Read on, for so many bytes or samples or `PART_SECONDS`. Raises `DiskAway`."""
         begun, read = self._seconds(), 0
         verdicts: list[Verdict] = []
-        while read < PART_BYTES and self._seconds() - begun < PART_SECONDS:
+        while read < most_bytes and self._seconds() - begun < PART_SECONDS:
+            if len(verdicts) == most_samples:
+                break
             reading = self._current or self._next()
             if reading is None:
                 return Part(read, tuple(verdicts), ended=True)
             self._current = reading
             try:
-                read += reading.go_on(PART_BYTES - read)
+                read += reading.go_on(most_bytes - read)
             except (Damaged, OSError) as error:
                 verdicts.append(Verdict(reading.sample, error))
                 self.close()

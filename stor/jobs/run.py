@@ -7,7 +7,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from stor.disk.verification import PART_SECONDS
+from stor.disk.verification import PART_BYTES, PART_SECONDS
 from stor.jobs.job import Job
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
@@ -16,6 +16,10 @@ from stor.mirror.mirror import Mirror
 #: is always busy is scrubbed at 4 MiB a second.
 YIELD_SECONDS = 0.25
 _LOOK_SECONDS = 0.01
+
+#: A rate is kept over this time, by parts of this size at least.
+_EVEN_SECONDS = 0.25
+_LEAST_BYTES = 4096
 
 #: A job that is ahead of its time looks at least this often whether it still is.
 _AHEAD_SECONDS = 60.0
@@ -112,6 +116,18 @@ class Run:
                 next_turn = time.monotonic() + PART_SECONDS
 
         return wait
+
+    @property
+    def allowance(self) -> tuple[int, int | None]:
+        """How many bytes and samples may be read in one go, or the rate would not be even."""
+        rate = self.job.rate
+        most_bytes, most_samples = PART_BYTES, None
+        if rate.bytes_per_second is not None:
+            even = int(rate.bytes_per_second * _EVEN_SECONDS)
+            most_bytes = max(_LEAST_BYTES, min(most_bytes, even))
+        if rate.samples_per_second is not None:
+            most_samples = max(1, int(rate.samples_per_second * _EVEN_SECONDS))
+        return most_bytes, most_samples
 
     def did(self, samples: int, read_bytes: int) -> None:
         """So much was read."""

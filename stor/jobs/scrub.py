@@ -33,6 +33,13 @@ Args = TypeVarTuple("Args")
 BATCH_DIRECTORIES = 4096
 
 
+#: How many batches are sorted at least: as many directories, of 150 bytes each in memory, as a full
+#: disk has below one of the first level.
+_REGION_BATCHES = 16
+
+#: The inode of one of the lowest directories, and its path.
+_Leaf = tuple[int, str]
+
 _SUFFIX = ".dat"
 
 
@@ -44,11 +51,12 @@ class NotNow(Exception):
 class Cursor:
     """How far a scrub has come.
 
-    Below `first` all directories up to the inode `leaf` are done, and of those after it, up to
-    `end`, all samples up to the inode `sample`. `leaf` is -1 before anything was looked at.
+    From `first` to `last` all directories up to the inode `leaf` are done, and of those after it,
+    up to `end`, all samples up to the inode `sample`. `leaf` is -1 before anything was looked at.
     """
 
     first: str = ""
+    last: str = ""
     leaf: int = -1
     end: int = -1
     sample: int = -1
@@ -56,14 +64,15 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> "Cursor":
         """Read what `str` gives; what is none is the beginning."""
-        first, *numbers = text.split("/")
+        first, _, rest = text.partition("/")
+        last, *numbers = rest.split("/")
         try:
-            return cls(first, *map(int, numbers)) if len(numbers) == 3 else cls()
+            return cls(first, last, *map(int, numbers)) if len(numbers) == 3 else cls()
         except ValueError:
             return cls()
 
     def __str__(self) -> str:
-        return f"{self.first}/{self.leaf}/{self.end}/{self.sample}"
+        return f"{self.first}/{self.last}/{self.leaf}/{self.end}/{self.sample}"
 
 
 class Scrub:
@@ -91,6 +100,7 @@ class Scrub:
         self._repairs = repairs
         self._pool = pool
         self._batch_directories = batch_directories
+        self._region_directories = batch_directories * _REGION_BATCHES
         self._prefix = run.job.scope.prefix.upper()
 
     async def run(self) -> None:
@@ -102,10 +112,13 @@ class Scrub:
             firsts.update(found)
             self._tell(member, unreadable)
         todo = sorted(first for first in firsts if self._concerns(first))
-        for number, first in enumerate(todo):
-            if first >= begin.first:
-                cursor = begin if first == begin.first else Cursor(first)
-                await self._below(cursor, number / len(todo), 1 / len(todo))
+        number = sum(first < begin.first for first in todo)
+        while number < len(todo):
+            cursor = begin if todo[number] == begin.first else Cursor(todo[number])
+            count, own = await self._region(cursor, todo[number:])
+            region = todo[number : number + count]
+            await self._below(cursor, own, region, number / len(todo), count / len(todo))
+            number += count
         self._run.reached(str(Cursor("G")), 1.0)  # after the last that there can be
 
     async def one(self, digest: Digest) -> bool:
@@ -146,31 +159,56 @@ class Scrub:
         digits, prefix = directory.replace("/", ""), self._prefix
         return digits.startswith(prefix) or prefix.startswith(digits)
 
-    async def _below(self, cursor: Cursor, share: float, whole: float) -> None:
-        """What is below one directory of the first level, which is `whole` of all."""
-        member, pace, first = self._member, self._run.pace, cursor.first
-        await self._run.turn(member)
-        leaves = await self._walk(member, leaves_of, member.disk, first, pace(member))
-        self._tell(member, leaves.unreadable)
-        own = [(inode, leaf) for inode, leaf in leaves.entries if self._concerns(leaf)]
-        if cursor.leaf < 0:
-            theirs: set[str] = set()
-            for twin in self._twins():
-                found = await self._walk(twin, leaves_of, twin.disk, first, pace(twin))
+    async def _region(self, cursor: Cursor, firsts: Sequence[str]) -> tuple[int, list[_Leaf]]:
+        """The lowest directories below some of `firsts`, by inode; and below how many of them.
+
+        As many as fit into memory: the more they are, the fewer times the disk is crossed. After a
+        restart those that they were before.
+        """
+        member, pace = self._member, self._run.pace
+        own: list[_Leaf] = []
+        for number, first in enumerate(firsts):
+            if first > cursor.last if cursor.last else len(own) >= self._region_directories:
+                return number, sorted(own)
+            await self._run.turn(member)
+            leaves = await self._walk(member, leaves_of, member.disk, first, pace(member))
+            self._tell(member, leaves.unreadable)
+            own += [(inode, leaf) for inode, leaf in leaves.entries if self._concerns(leaf)]
+        return len(firsts), sorted(own)
+
+    async def _compare_others(self, own: Sequence[_Leaf], firsts: Sequence[str]) -> None:
+        """Have put back what is in directories that only other disks have."""
+        theirs: set[str] = set()
+        for twin in self._twins():
+            for first in firsts:
+                pace = self._run.pace(twin)
+                found = await self._walk(twin, leaves_of, twin.disk, first, pace)
                 theirs.update(leaf for _, leaf in found.entries if self._concerns(leaf))
-            others = sorted(theirs - {leaf for _, leaf in leaves.entries})
-            for begin in range(0, len(others), self._batch_directories):
-                await self._compare(set(), others[begin : begin + self._batch_directories])
-            cursor = Cursor(first, 0)
-            self._run.reached(str(cursor), share)
-        todo = [entry for entry in own if entry[0] > cursor.leaf]
+        others = sorted(theirs - {leaf for _, leaf in own})
+        for begin in range(0, len(others), self._batch_directories):
+            await self._compare(set(), others[begin : begin + self._batch_directories])
+
+    async def _below(
+        self,
+        cursor: Cursor,
+        own: Sequence[_Leaf],
+        firsts: Sequence[str],
+        share: float,
+        whole: float,
+    ) -> None:
+        """What is below some directories of the first level, which are `whole` of all."""
+        here = Cursor(firsts[0], firsts[-1], max(cursor.leaf, 0), cursor.end, cursor.sample)
+        if cursor.leaf < 0:
+            await self._compare_others(own, firsts)
+            self._run.reached(str(here), share)
+        todo = [entry for entry in own if entry[0] > here.leaf]
         done = len(own) - len(todo)
         for begin in range(0, len(todo), self._batch_directories):
             batch = todo[begin : begin + self._batch_directories]
             part = whole * len(batch) / len(own)
-            await self._batch(cursor, batch, share + whole * (done + begin) / len(own), part)
-            cursor = Cursor(first, batch[-1][0])
-        self._run.reached(str(cursor), share + whole)
+            await self._batch(here, batch, share + whole * (done + begin) / len(own), part)
+            here = Cursor(firsts[0], firsts[-1], batch[-1][0])
+        self._run.reached(str(here), share + whole)
 
     async def _batch(
         self, cursor: Cursor, leaves: Sequence[tuple[int, str]], share: float, whole: float
@@ -202,7 +240,7 @@ class Scrub:
                     self._run.found(missing=isinstance(verdict.error, Gone))
                     await self._mend(Digest(verdict.sample.sha))
                 done += 1
-                here = Cursor(cursor.first, cursor.leaf, end, verdict.sample.inode)
+                here = attrs.evolve(cursor, end=end, sample=verdict.sample.inode)
                 self._run.reached(str(here), share + whole * done / len(samples))
 
         await self._read(member, todo, heard)
@@ -243,7 +281,8 @@ class Scrub:
             ended = False
             while not ended:
                 await self._run.turn(member)
-                part = await member.work(self._pool(member.root), verification.go_on)
+                pool, most = self._pool(member.root), self._run.allowance
+                part = await member.work(pool, verification.go_on, *most)
                 ended = part.ended
                 for verdict in part.verdicts:
                     self._weigh(member, verdict)
