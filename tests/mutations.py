@@ -603,7 +603,7 @@ CHECKS = (
     Mutation(
         "directories that only the other disk has are compared",
         "stor/jobs/scrub.py",
-        "others = sorted(theirs - {leaf for _, leaf in leaves.entries})",
+        "others = sorted(theirs - {leaf for _, leaf in own})",
         "others: list[str] = []",
         (f"{_SCRUB}::test_a_copy_that_is_missing_is_put_back_whichever_disk_is_scrubbed",),
     ),
