@@ -27,6 +27,9 @@ JOBS_NICE = 10
 class _Site(Site):
     """Without lines for requests: what was asked for is in the log as it happens."""
 
+    # Twisted would say that it starts and stops.
+    noisy = False
+
     def __init__(self, resource: IResource, reactor: Any) -> None:
         super().__init__(resource, reactor=reactor)
 

@@ -58,8 +58,12 @@ def _password(path: str) -> str:
     return password
 
 
-def greeting(chosen: Config, address: object) -> str:
-    """Lines to paste that store and fetch a first sample; `address` is where Stor listens."""
+def greeting(chosen: Config, address: object, directory: str, *, private: bool) -> str:
+    """Lines to paste that store and fetch a first sample; `address` is where Stor listens.
+
+    All is below `directory`. The password is shown where that is `private`, on a terminal; a log
+    has many readers, and lines that read it from its file.
+    """
     curl, port = "curl", getattr(address, "port", 0)
     if isinstance(address, UNIXAddress):
         socket = os.fsdecode(address.name or b"")
@@ -73,8 +77,11 @@ def greeting(chosen: Config, address: object) -> str:
     scheme = "https" if chosen.listen[0].startswith("ssl:") else "http"
     url = f"{scheme}://{place}/{hashlib.sha256(b'hello').hexdigest()}"
     (writer,) = chosen.credentials
+    user = f"{writer.user}:{writer.password}"
+    if not private:
+        user = f'"{writer.user}:$(cat {shlex.quote(os.path.join(directory, "password"))})"'
     return (
-        f"Stor keeps samples in {os.path.commonpath([r for s in chosen.sets for r in s])}. Try:\n"
-        f"  printf hello | {curl} -u {writer.user}:{writer.password} --data-binary @- {url}\n"
-        f"  {curl} {url}\n"
+        f"\nStor keeps samples in {directory}. Try:\n\n"
+        f"  printf hello | {curl} -u {user} --data-binary @- {url}\n"
+        f"  {curl} {url}\n\n"
     )

@@ -16,6 +16,7 @@ from stor.http.site import StorSite
 from stor.logs import LineObserver
 from stor.shared import Count
 from stor.sockets import Ports
+from stor.summary import summary
 
 #: How long what runs may still run after the end was asked for.
 DRAIN_SECONDS = 60.0
@@ -70,6 +71,11 @@ class Server:
         """Answer, once the storages have been looked at."""
         await self._app.start()
         settle_down()
+
+    @property
+    def summary(self) -> str:
+        """What runs here, and with what, in one line."""
+        return summary(self._app.store.status(), self.addresses, 1)
 
     async def reload(self, chosen: Config) -> None:
         """Put another configuration in force. Raises `CannotListen`; then all is as before."""

@@ -174,11 +174,18 @@ class StorService(Service):
 
     async def _start(self) -> None:
         await self._server.start()
+        if isinstance(self._server, Server):
+            self.log.info("{line}", line=self._server.summary)
         self._started.callback(None)
         self._notifier.send(READY=1)
         if self._options["data"] and sys.__stdout__ is not None:
-            address = self._server.addresses[0]
-            print(printable(greeting(self._config, address)), file=sys.__stdout__, flush=True)
+            text = greeting(
+                self._config,
+                self._server.addresses[0],
+                os.path.abspath(self._options["data"]),
+                private=sys.__stdout__.isatty(),
+            )
+            print(printable(text), file=sys.__stdout__, flush=True)
 
     def _bug(self, failure: Failure) -> None:
         self.log.failure("Starting or reloading", failure)

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs, formatEvent
 
 from stor.cli.main import main
 from stor.mirror.health import State
-from tests.support.rig import Rig
+from tests.support.rig import Rig, digest_of
 
 SAMPLES = [b"", b"hello", b"x" * 300_000, *(b"sample %d" % n for n in range(50))]
 
@@ -105,6 +106,19 @@ def test_an_adopted_disk_is_made_whole(replaced, capsys):
     assert [member.health.state for member in again.members] == [State.ONLINE] * 4
     again.probe()
     assert all(member.complete for member in again.members)
+
+
+def test_the_log_says_how_far_a_rebuild_is_and_not_each_sample(replaced):
+    main(["adopt", "--config", configuration(replaced), str(replaced / "set0" / "disk1")])
+    rig = Rig(replaced, (2, 2))
+    with capturedLogs() as logs:
+        rig.rounds(1)
+    said = [formatEvent(event) for event in logs]
+    copied = sum(len(rig.copies(content)) == 2 for content in SAMPLES)
+    (end,) = [line for line in said if line.startswith("Compared ")]
+    assert int(re.search(r": (\d+) samples copied, 0 cannot be mended$", end)[1]) > 3
+    assert copied == len(SAMPLES)
+    assert not [line for line in said for content in SAMPLES if str(digest_of(content)) in line]
 
 
 def test_a_miss_on_a_disk_that_is_being_rebuilt_is_no_answer(replaced):

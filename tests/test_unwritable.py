@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from stor.mirror.health import Cause, State
 from tests.conformance import QuickFiles, sample
@@ -77,6 +77,27 @@ def said(logs):
     ]
 
 
+def lines(logs):
+    """What the log has of disks' states."""
+    return [formatEvent(event) for event in logs if "state" in event]
+
+
+def test_a_disk_that_was_away_says_for_how_long_and_one_that_is_in_order_says_nothing(rig):
+    disk, root = rig.members[1], rig.roots[1]
+    with capturedLogs() as logs:
+        rig.probe()
+        root.rename(f"{root}.away")
+        rig.probe()
+        rig.clock.advance(200)
+        rig.probe()
+        os.rename(f"{root}.away", root)
+        rig.probe()
+    assert lines(logs) == [
+        f"{disk.root} is offline: {disk.root}: not a directory",
+        f"{disk.root} is online again after 3 min",
+    ]
+
+
 @pytest.mark.parametrize("what", ["bytes", "inodes"])
 def test_a_disk_that_is_full_up_to_its_reserve_takes_no_samples_and_says_so(rig, what):
     disk = rig.members[1]
@@ -109,7 +130,9 @@ def test_a_disk_that_is_full_up_to_its_reserve_takes_no_samples_and_says_so(rig,
     for n in range(5):
         assert "set1" in rig.put(b"%d" % n).text
     rig.disks["set0/disk1"].free_blocks = rig.disks["set0/disk1"].free_inodes = 10**6
-    rig.probe()
+    with capturedLogs() as logs:
+        rig.probe()
+    assert lines(logs) == [f"{disk.root} is online again after 15 s"]
     assert unwritable(rig, disk) == []
     assert picture(rig)[2] == []
 

@@ -16,6 +16,7 @@ from stor.http.answer import Answer
 from stor.http.page_style import STYLE
 from stor.http.rates import PerSecond
 from stor.paths import printable
+from stor.quantities import duration, size
 from stor.store import Status
 
 REFRESH_SECONDS = 15
@@ -47,8 +48,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 @attrs.frozen
@@ -199,10 +198,10 @@ def _disk(number: int, disk: dict[str, Any], now: float) -> _Disk:
         level = _BAD
     if why is not None:
         level = min(level, _WARN)
-        said = f"{said} for {_duration(now - disk['since'])}"
+        said = f"{said} for {duration(now - disk['since'])}"
     elif disk["unwritable"] is not None:
         why = disk["unwritable"]["reason"]
-        said = f"takes no new samples for {_duration(now - disk['unwritable']['since'])}"
+        said = f"takes no new samples for {duration(now - disk['unwritable']['since'])}"
     elif disk["held"]:
         said = f"{said}, held by the operator"
     why = None if why is None else why.removeprefix(f"{root}: ")
@@ -264,15 +263,15 @@ def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: fl
     if sets:
         total = sum(min(disk.total_bytes for disk in one.disks) for one in sets)
         free = sum(min(disk.free_bytes for disk in one.disks) for one in sets)
-        lines.append(_figure("Free", f"{_bytes(free)} of {_bytes(total)}"))
+        lines.append(_figure("Free", f"{size(free)} of {size(total)}"))
         taking = [one for one in sets if one.writable]
-        lines.append(_figure("For new samples", _bytes(sum(one.usable_bytes for one in taking))))
+        lines.append(_figure("For new samples", size(sum(one.usable_bytes for one in taking))))
         if days_left is not None:
             lines.append(_figure("Full in, at last week's rate", _days(days_left)))
         if len(taking) > 1:
             lowest = min(taking, key=lambda one: one.usable_bytes)
             lines.append(
-                _figure("Lowest set", f"{_bytes(lowest.usable_bytes)} (set {lowest.number})")
+                _figure("Lowest set", f"{size(lowest.usable_bytes)} (set {lowest.number})")
             )
         known = [one.samples for one in sets if one.samples is not None]
         if known:
@@ -282,8 +281,8 @@ def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: fl
     lines += [
         _figure("GETs a second", _rate(rates.gets)),
         _figure("POSTs a second", _rate(rates.posts)),
-        _figure("Sent a second", _bytes(int(rates.sent_bytes))),
-        _figure("Received a second", _bytes(int(rates.received_bytes))),
+        _figure("Sent a second", size(int(rates.sent_bytes))),
+        _figure("Received a second", size(int(rates.received_bytes))),
         _figure("Uploads in flight", moment.uploads),
         _figure("Repairs waiting", status.repairs["waiting"]),
         _figure("Repaired", status.repairs["done"]),
@@ -350,7 +349,7 @@ def _row(of_set: _Set) -> str:
 def _brief(disk: _Disk) -> str:
     """What a row says of a disk: of one in order, what is free."""
     if disk.level == _GOOD and disk.said == "online":
-        free = _bytes(disk.free_bytes) if disk.total_bytes else "not known yet"
+        free = size(disk.free_bytes) if disk.total_bytes else "not known yet"
         return f'<span class="soft">{free}</span>'
     return f'<span class="state">{disk.said}</span>{_reason(disk)}'
 
@@ -387,8 +386,8 @@ def _room(disk: _Disk) -> str:
         return '<p class="soft">size not known yet</p>'
     known = "" if disk.seen else " when last seen"
     return (
-        f'{_bar(disk)}<div class="top soft"><span>{_bytes(disk.free_bytes)} free of '
-        f"{_bytes(disk.total_bytes)}{known}</span>"
+        f'{_bar(disk)}<div class="top soft"><span>{size(disk.free_bytes)} free of '
+        f"{size(disk.total_bytes)}{known}</span>"
         f"<span>{_used(disk):.0%}</span></div>"
     )
 
@@ -398,7 +397,7 @@ def _s3(s3: dict[str, Any]) -> str:
     lines = ""
     if s3.get("copies"):
         copies = s3["copies"]
-        oldest = f", the oldest for {_duration(copies['oldest_seconds'])}"
+        oldest = f", the oldest for {duration(copies['oldest_seconds'])}"
         waiting = f"{copies['waiting']:,} copies to be sent" + (oldest if copies["waiting"] else "")
         lines = f'<p class="soft">{waiting}; {copies["sent"]:,} sent</p>'
     if s3["reason"]:
@@ -434,7 +433,7 @@ def _jobs(jobs: list[dict[str, Any]]) -> str:
 def _job(job: dict[str, Any]) -> str:
     said = [job["state"], f"{job['done']:.1%}"]
     if job["eta_seconds"] is not None:
-        said.append(f"{_duration(job['eta_seconds'])} left")
+        said.append(f"{duration(job['eta_seconds'])} left")
     if job["not_mended"]:
         said.append(f"{job['not_mended']:,} not mended")
     if job["reason"]:
@@ -455,30 +454,12 @@ def _rate(number: float) -> str:
     return f"{number:,.1f}" if 0 < number < 10 else f"{number:,.0f}"
 
 
-def _bytes(number: int) -> str:
-    """A number of bytes as people say it, in powers of 1000 as disks are sold."""
-    value = float(number)
-    for unit in _UNITS:
-        if value < 999.5 or unit == _UNITS[-1]:
-            break
-        value /= 1000
-    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
-
-
 def _days(days: float) -> str:
     if days < 1:
         return "less than a day"
     if days < 730:
         return f"{days:.0f} days" if days >= 1.5 else "a day"
     return f"{days / 365:.0f} years"
-
-
-def _duration(seconds: float) -> str:
-    seconds = max(seconds, 0)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _text(value: object) -> str:

@@ -10,6 +10,7 @@ from stor.disk.disk import Room
 from stor.disk.identity import Marker
 from stor.disk.probe import Probe
 from stor.mirror.placement import shortage
+from stor.quantities import duration
 
 #: I/O errors over this many different files, with no success between them, make a disk suspect.
 ERRORS_UNTIL_SUSPECT = 3
@@ -206,3 +207,43 @@ class Health:
             self.since = self._clock()
         if before[1] is None and self.unwritable is not None:
             self._unwritable_since = self._clock()
+
+
+@attrs.frozen
+class News:
+    """What is said of a disk: how it is, and why."""
+
+    how: str
+    state: str
+    why: str
+    problem: bool
+
+
+class Reports:
+    """What of a disk's health is news: a problem, another one, and that there is none any more.
+
+    That a disk is in order from the beginning is none.
+    """
+
+    def __init__(self) -> None:
+        self._said: tuple[State, str | None] = (State.ONLINE, None)
+        self._ailing_since: float | None = None
+
+    def news(self, health: Health, now_seconds: float) -> News | None:
+        """What has not been said yet; `now_seconds` is of the clock of `health`."""
+        unwritable = health.unwritable
+        problem = health.fault or (unwritable.reason if unwritable is not None else None)
+        if (health.state, problem) == self._said:
+            return None
+        self._said = (health.state, problem)
+        state = health.state.value
+        if problem is not None:
+            if self._ailing_since is None:
+                self._ailing_since = health.since if unwritable is None else unwritable.since
+            what = state if health.fault else "in use, and takes no new samples"
+            return News(f"{what}: {problem}", state, problem, problem=True)
+        how, why = state, "held by the operator" if health.held else ""
+        if self._ailing_since is not None:
+            how += f" again after {duration(now_seconds - self._ailing_since)}"
+            self._ailing_since = None
+        return News(f"{how}, {why}" if why else how, state, why, problem=False)

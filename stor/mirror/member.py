@@ -32,7 +32,7 @@ from stor.disk.verified import Mark
 from stor.errors import Damaged
 from stor.mirror.corrupt import CorruptCopies
 from stor.mirror.group_commit import Step
-from stor.mirror.health import Health, Picture, State
+from stor.mirror.health import Health, Picture, Reports, State
 from stor.mirror.pools import DiskPools
 from stor.prometheus import DiskMeter
 from stor.threads import Busy, Pool, Unanswered, within
@@ -116,7 +116,7 @@ class Member:
         self._doubted = False
         self._probing = False
         self._probe_due: IDelayedCall | None = None
-        self._said: tuple[object, ...] = ()
+        self._reports = Reports()
         #: Directories in the root in which some sample could not be named.
         self._doubtful: set[str] = set()
         self._operations = 0
@@ -379,15 +379,10 @@ class Member:
 
     def _say(self) -> None:
         """Write to the log what is wrong with the disk, or that nothing is, when that is news."""
-        health = self.health
-        unwritable = health.unwritable
-        problem = health.fault or (unwritable and unwritable.reason)
-        if (health.state, problem) == self._said:
-            return
-        self._said = (health.state, problem)
-        say = self.log.warn if problem else self.log.info
-        why = problem or ("held by the operator" if health.held else "in use")
-        say("{root} is {state}: {why}", root=self.root, state=health.state.value, why=why)
+        news = self._reports.news(self.health, self.clock.seconds())
+        if news is not None:
+            say = self.log.warn if news.problem else self.log.info
+            say("{root} is {how}", root=self.root, how=news.how, state=news.state, why=news.why)
 
     async def _probe(self) -> None:
         run, disk = self._workers.prober.run, self.disk

@@ -24,6 +24,9 @@ T = TypeVar("T")
 #: A comparison that could not be finished begins anew no earlier.
 RETRY_SECONDS = 60.0
 
+#: The log has a line of a comparison this often, and no more of samples that cannot be mended.
+LINE_SECONDS = 60.0
+
 #: A mirror with more samples than this that cannot be mended has another trouble than these.
 MOST_LEFTOVERS = 1000
 
@@ -42,6 +45,9 @@ class _Run:
     copied: int = 0
     leftovers: int = 0
     short: set[Member] = attrs.field(factory=set)
+    said_seconds: float = 0.0
+    #: What was wrong with the last sample that could not be mended, until the log has it.
+    trouble: str | None = None
 
 
 class Rebuilds:
@@ -114,12 +120,14 @@ class Rebuilds:
     async def _compare(self, run: _Run) -> None:
         members = run.mirror.members
         self.log.info("Comparing {mirror}", mirror=run.mirror)
+        run.said_seconds = self._clock.seconds()
         outer = await _ask_all(members, "", _directories)
         for first in sorted(set().union(*outer.values())):
             holders = [member for member in members if first in outer[member]]
             inner = await _ask_all(holders, first, _directories)
             for second in sorted(set().union(*inner.values())):
                 run.done = (int(first, 16) * 256 + int(second, 16)) / 65536
+                self._say(run)
                 path = f"{first}/{second}"
                 found = await _ask_all([m for m in holders if second in inner[m]], path, _samples)
                 for digest in sorted(set().union(*found.values()), key=str):
@@ -139,8 +147,9 @@ class Rebuilds:
         except Absent:
             return  # an upload that was given up has taken its names along
         except (Unmendable, Unavailable) as error:
-            self.log.warn("{digest}: {error}", digest=str(digest), error=str(error))
+            run.trouble = f"{digest}: {error}"
             good = set()
+        self._say(run)
         run.copied += not good.isdisjoint(lacking)
         short = lacking - run.short - good
         faulty = [member for member in mirror.members if not member.health.sound]
@@ -152,6 +161,22 @@ class Rebuilds:
                 raise NotNow(f"more than {MOST_LEFTOVERS} samples cannot be mended")
             run.short.update(short - await self._repairs.note(digest, mirror))
             self._repairs.report(digest, mirror)
+
+    def _say(self, run: _Run) -> None:
+        """Have a line a minute in the log, however many samples there are."""
+        now = self._clock.seconds()
+        if now - run.said_seconds < LINE_SECONDS:
+            return
+        run.said_seconds = now
+        say = self.log.info if run.trouble is None else self.log.warn
+        trouble, run.trouble = run.trouble, None
+        say(
+            "Comparing {mirror}: {done:.0%}, {copied} samples copied{more}",
+            mirror=run.mirror,
+            done=run.done,
+            copied=run.copied,
+            more=f", {run.leftovers} cannot be mended, the last {trouble}" if trouble else "",
+        )
 
     async def _made_whole(self, digest: Digest, mirror: Mirror) -> set[Member]:
         try:
@@ -168,11 +193,13 @@ class Rebuilds:
             if member.writable and member not in run.short and not member.complete:
                 await member.mark_complete(run.proof)
                 self.log.info("{root} is complete", root=member.root)
-        self.log.info(
-            "Compared {mirror}: {copied} samples copied, {leftovers} cannot be mended",
+        say = self.log.warn if run.leftovers else self.log.info
+        say(
+            "Compared {mirror}: {copied} samples copied, {leftovers} cannot be mended{last}",
             mirror=mirror,
             copied=run.copied,
             leftovers=run.leftovers,
+            last=f", the last {run.trouble}" if run.trouble else "",
         )
         if run.short:
             raise NotNow(f"{_roots(run.short)}: samples could not be put there")

@@ -299,13 +299,14 @@ class Repairs:
     def _say_repaired(self, digest: Digest, restored: list[Member], found: Examination) -> None:
         for member in restored:
             member.restored()
-        # A disk that is being filled is expected to lack what it is given.
-        say = self.log.warn if any(member.trusted for member in restored) else self.log.info
-        where = ", ".join(
-            f"{m.root} ({'missing' if m in found.absent else 'bad or unreadable'})"
-            for m in restored
-        )
-        say("Repaired {digest} on {where}", digest=str(digest), where=where)
+        # A disk that is being filled is expected to lack what it is given: no line for each.
+        told = [m for m in restored if m.trusted or m not in found.absent]
+        if told:
+            where = ", ".join(
+                f"{m.root} ({'missing' if m in found.absent else 'bad or unreadable'})"
+                for m in told
+            )
+            self.log.warn("Repaired {digest} on {where}", digest=str(digest), where=where)
 
     async def _examine(self, digest: Digest, mirror: Mirror) -> Examination:
         found = Examination()

@@ -40,6 +40,7 @@ from stor.prometheus import summed
 from stor.reactor import Reactor, own_reactor
 from stor.server import Server
 from stor.sockets import CannotListen
+from stor.summary import summary
 
 #: The first descriptors of such a process: its line to the parent, the memory of all, that of the
 #: index, and then its lines to others.
@@ -159,7 +160,11 @@ class Child:
             await self._ports.inherit(order.listeners, descriptors)
         except CannotListen as error:
             return Done(str(error))
-        self._memory.serving[self._process].value = 1
+        number = self._memory.serving[self._process]
+        if self._writes and not number.value:
+            line = summary(self._app.store.status(), self._ports.addresses, chosen.workers)
+            self.log.info("{line}", line=line)
+        number.value = 1
         return Done()
 
     async def _begin(self, chosen: Config) -> tuple[App, Server, InheritedPorts]:

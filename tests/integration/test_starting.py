@@ -87,6 +87,14 @@ class TestData:
     def test_a_first_start_has_nothing_to_warn_of(self, with_data):
         stor = with_data("data")
         assert [line for line in stor.log.splitlines() if "#warn" in line] == []
+        log = stor.log_so_far()
+        assert f" serves at 127.0.0.1:{stor.port}: 2 sets of 4 disks, " in log
+        assert "factory" not in log
+
+    def test_the_log_has_no_password(self, with_data):
+        """Many read a log, and it is kept; who has the terminal is shown it."""
+        stor = with_data("data")
+        assert stor.password not in stor.log
 
     def test_the_printed_lines_store_and_fetch(self, with_data):
         stor = with_data("data")
