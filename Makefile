@@ -1,4 +1,4 @@
-# make run    a Stor with its disks under ./data, on 127.0.0.1:8080
+# make run    a Stor with its disks under ./data, on 127.0.0.1:8080, or with PORT=9000 there
 # make check  lint, types and unit tests, in a few minutes; make test everything that CI checks;
 #   make soak the long forms
 # make deb    the Debian package, in dist/; make boot-test and make image-test try it and the image
@@ -8,6 +8,7 @@
 SHELL = /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+PORT ?= 8080
 SWIFT_VENV ?= .venv-swift
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Tests that run with several processes as well as with one.
@@ -27,7 +28,7 @@ COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-un
 .PHONY: run check test soak lint format lock bench deb boot-test image-test clean
 
 run: $(VENV)/installed
-	$(VENV)/bin/twistd -n --pidfile= stor --data ./data
+	$(VENV)/bin/twistd -n --pidfile= stor --data ./data --listen tcp:$(PORT):interface=127.0.0.1
 
 check: lint
 	$(PYTEST) --numprocesses=auto --dist=worksteal --ignore=tests/integration \

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from stor import doubts
 from stor.htpasswd import Htpasswd, HtpasswdError, read_htpasswd
 from stor.paths import is_path, real_path
 from stor.reader import Reader, show
@@ -28,6 +29,9 @@ DEFAULT_SPOOL = "/var/lib/stor/spool"
 S3_WRITES = ("never", "copy", "only")
 TIERS = ("disk", "s3")
 LOG_FORMATS = ("text", "journal", "json")
+
+#: The port of an endpoint that has one.
+_PORT = re.compile(r"(?:haproxy:)?(?:tcp6?|ssl|tls):(?:port=)?(\d{1,9})(?=:|$)")
 
 #: Keys of the older Stor that have no meaning any more.
 RETIRED = ("log", "cleanup_tempdir_period", "rabbitmq_uri")
@@ -193,14 +197,14 @@ class _Reader(Reader):
             "statsite": self._statsite(),
             "listen": self._listen(),
             "workers": self.integer("workers", 1, 1, MOST_WORKERS),
-            "reserve_bytes": self.integer("reserve_bytes", GIB, 0),
-            "max_upload_bytes": self.integer("max_upload_bytes", None, 0),
+            "reserve_bytes": self.size("reserve_bytes", GIB, 0),
+            "max_upload_bytes": self.size("max_upload_bytes", None, 1),
             "max_uploads": self.integer("max_uploads", DEFAULT_UPLOADS, 1),
             "max_connections": self.integer("max_connections", DEFAULT_CONNECTIONS, 1),
             "require_mount": self.boolean("require_mount", True),
             "spool_directory": self.path("spool_directory", DEFAULT_SPOOL),
-            "spool_bytes": self.integer("spool_bytes", 10 * GIB, 1),
-            "cache_bytes": self.integer("cache_bytes", DEFAULT_CACHE_BYTES, 0),
+            "spool_bytes": self.size("spool_bytes", 10 * GIB, 1),
+            "cache_bytes": self.size("cache_bytes", DEFAULT_CACHE_BYTES, 0),
             "log_format": self.choice("log_format", LOG_FORMATS, None),
             "state_directory": self._state_directory(),
             "scrub_days": self.integer("scrub_days", DEFAULT_SCRUB_DAYS, 0, MOST_SCRUB_DAYS),
@@ -209,7 +213,8 @@ class _Reader(Reader):
         self.text("secret", "", default="")
         if self.faults:
             raise ConfigError(self.faults)
-        return Config(**values, warnings=tuple(self.warnings))
+        found = Config(**values)
+        return attrs.evolve(found, warnings=(*self.warnings, *_doubts(found)))
 
     def _state_directory(self) -> str | None:
         return self.path("state_directory", "") if "state_directory" in self.data else None
@@ -405,6 +410,8 @@ class _Reader(Reader):
         for index, endpoint in enumerate(listen):
             if not isinstance(endpoint, str) or not re.match(r"[a-z][a-z0-9-]*:.", endpoint):
                 self.fault(f"listen[{index}]", expected, endpoint)
+            elif (port := _PORT.match(endpoint)) is not None and int(port[1]) > 65535:
+                self.fault(f"listen[{index}]", f"{expected}, with a port up to 65535", endpoint)
             elif (reason := self.endpoint_fault(endpoint)) is not None:
                 self.fault(f"listen[{index}]", f"{expected} ({reason})", endpoint)
         return tuple(str(endpoint) for endpoint in listen)
@@ -442,6 +449,23 @@ _KEYS = (
     "secret",
     *RETIRED,
 )
+
+
+def _doubts(found: Config) -> list[str]:
+    """What can be read and makes no sense."""
+    return [
+        *doubts.of_sets(found.sets, found.writable),
+        *doubts.of_credentials((one.user, one.password) for one in found.credentials),
+        *doubts.of_access(
+            read_auth=found.read_auth,
+            public_listing=found.public_listing,
+            status_auth=found.status_auth,
+            proxies=found.trusted_proxies,
+        ),
+        *doubts.of_tiers(
+            s3=found.s3 is not None, s3_write=found.s3_write, order=found.lookup_order
+        ),
+    ]
 
 
 def _authority(text: str) -> tuple[str, int | None] | None:

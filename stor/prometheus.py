@@ -50,7 +50,7 @@ Labels = tuple[str, ...]
 
 @attrs.define
 class Family:
-    """A figure as it is now. Its `samples` are by what follows its name, and by their labels.
+    """A figure as it is now. Its `samples` are by what follows its name, then by their labels.
 
     In a bucket of a histogram the labels end with its bound.
     """
@@ -59,11 +59,16 @@ class Family:
     what: str
     kind: str
     labels: Sequence[str] = ()
-    samples: dict[tuple[str, Labels], float] = attrs.field(factory=dict)
+    samples: dict[str, dict[Labels, float]] = attrs.field(factory=dict)
 
     def add(self, labels: Labels, value: float) -> None:
         """The value for these labels."""
-        self.samples["_total" if self.kind == "counter" else "", labels] = value
+        self.values[labels] = value
+
+    @property
+    def values(self) -> dict[Labels, float]:
+        """The samples of a gauge or a counter."""
+        return self.samples.setdefault("_total" if self.kind == "counter" else "", {})
 
 
 def gauge(name: str, what: str, value: float | None = None, labels: Sequence[str] = ()) -> Family:
@@ -107,8 +112,7 @@ class Counts(dict[Labels, float]):
     def collect(self) -> Iterator[Family]:
         """The figure, now."""
         family = counter(*self._about, labels=self._labels)
-        for labels, value in self.items():
-            family.add(labels, value)
+        family.values.update(self)
         yield family
 
 
@@ -155,14 +159,17 @@ class Spreads(dict[Labels, Spread]):
     def collect(self) -> Iterator[Family]:
         """The figure, now."""
         family = Family(*self._about, "histogram" if self._bounds else "summary", self._labels)
-        samples = family.samples
+        buckets: dict[Labels, float] = {}
+        counts: dict[Labels, float] = {}
+        totals: dict[Labels, float] = {}
         names = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]
         for labels, spread in self.items():
             if self._bounds:
                 for name, count in zip(names, accumulate(spread.counts), strict=True):
-                    samples["_bucket", (*labels, name)] = count
-            samples["_count", labels] = sum(spread.counts)
-            samples["_sum", labels] = spread.total
+                    buckets[*labels, name] = count
+            counts[labels] = sum(spread.counts)
+            totals[labels] = spread.total
+        family.samples = {"_bucket": buckets, "_count": counts, "_sum": totals}
         yield family
 
 
@@ -366,11 +373,13 @@ def summed(parts: Iterable[Iterable[Family]]) -> list[Family]:
         for family in part:
             known = found.get(family.name)
             if known is None:
-                found[family.name] = attrs.evolve(family, samples=dict(family.samples))
+                copied = {suffix: dict(values) for suffix, values in family.samples.items()}
+                found[family.name] = attrs.evolve(family, samples=copied)
             elif family.name not in _ONE:
-                samples = known.samples
-                for key, value in family.samples.items():
-                    samples[key] = samples.get(key, 0) + value
+                for suffix, values in family.samples.items():
+                    sums = known.samples.setdefault(suffix, {})
+                    for labels, value in values.items():
+                        sums[labels] = sums.get(labels, 0) + value
     return list(found.values())
 
 
@@ -381,10 +390,11 @@ def exposition(families: Iterable[Family]) -> bytes:
         name, labels = family.name, tuple(family.labels)
         full = f"{name}_total" if family.kind == "counter" else name
         lines.append(f"# HELP {full} {_escaped(family.what)}\n# TYPE {full} {family.kind}\n")
-        lines += [
-            f"{name}{suffix}{_labelled(labels, values)} {value}\n"
-            for (suffix, values), value in family.samples.items()
-        ]
+        for suffix, samples in family.samples.items():
+            begin = name + suffix
+            lines += [
+                f"{begin}{_labelled(labels, values)} {value}\n" for values, value in samples.items()
+            ]
     return "".join(lines).encode()
 
 

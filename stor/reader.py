@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -98,6 +99,18 @@ class Reader:
             return default
         return value
 
+    def size(self, key: str, default: int | None, least: int) -> int | None:
+        """A number of bytes, or a text such as "100 GB" or "8 MiB"."""
+        value = self.data.get(key, default)
+        if value is None and default is None:
+            return None
+        found = _bytes_of(value) if isinstance(value, str) else value
+        if isinstance(found, bool) or not isinstance(found, int) or not least <= found < 2**63:
+            expected = f'a number of bytes from {least} on, or a text such as "100 GB" or "8 MiB"'
+            self.fault(key, expected, value)
+            return default
+        return found
+
     def boolean(self, key: str, default: bool) -> bool:
         """Read true or false."""
         value = self.data.get(key, default)
@@ -116,6 +129,16 @@ class Reader:
             self.fault(key, "one of " + ", ".join(f'"{choice}"' for choice in choices), value)
             return default
         return str(value)
+
+
+def _bytes_of(text: str) -> int | None:
+    """The bytes that a text such as "1.5 TB" means; `None` when it means none."""
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,3})?) ?(?:([kKMGTP])(i?))?B", text.strip(), re.ASCII)
+    if found is None:
+        return None
+    power = " KMGTP".index((found[2] or " ").upper())
+    number = Decimal(found[1]) * (1024 if found[3] else 1000) ** power
+    return int(number) if number == int(number) else None
 
 
 def show(value: Any) -> str:

@@ -1,6 +1,8 @@
 """`stor check-config`: whether a configuration can be used, before a service stumbles over it."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,55 @@ def check(tmp_path, capsys):
 
 
 def test_a_good_one(check):
-    assert check(GOOD)[1:] == (0, ["The configuration can be used (sets: 1, disks: 2)"], [])
+    path, status, output, errors = check(GOOD)
+    assert (status, errors) == (0, [])
+    assert output == [
+        "The configuration can be used (sets: 1, disks: 2)",
+        "  set 1: /mnt/data1, /mnt/data2",
+        "  listens at: tcp:8080",
+        "  may store: writer",
+        "  may read: everybody",
+        "  may list: the same users",
+        "  may see /, /status and /metrics: everybody",
+        "  kept free on each disk: 1.1 GB",
+        "  largest upload: no limit",
+        "  at once: 10000 connections, 1000 uploads",
+        "  processes: 1",
+        f"  state: {os.environ.get('STATE_DIRECTORY') or Path(path).parent / 'stor-state'}",
+    ]
+
+
+def test_all_that_it_understood_is_said_but_for_what_is_secret(check):
+    _, status, output, _ = check(
+        {
+            **GOOD,
+            "storage_pairs": [["/mnt/data1"], ["/srv/old"]],
+            "writable_pairs_regex": "data",
+            "s3_enabled": True,
+            "s3_credentials": {
+                "access_key": "AK",
+                "secret_key": "SK",
+                "host": "https://s3.example",
+            },
+            "memcached_servers": ["cache"],
+            "statsite": {"host": "stats"},
+            "trusted_proxies": ["10.0.0.0/8"],
+            "status_auth": True,
+            "max_upload_bytes": "100 GB",
+        }
+    )
+    assert status == 0
+    for line in (
+        "set 2: /srv/old (read, takes no new samples: writable_pairs_regex)",
+        "S3: bucket samples at https://s3.example, written: never, asked: disk and then s3",
+        "location cache: cache:11211",
+        "statsd: stats:8125, stor",
+        "says who the client is: 10.0.0.0/8",
+        "may see /, /status and /metrics: the same users",
+        "largest upload: 100 GB",
+    ):
+        assert f"  {line}" in output
+    assert not [line for line in output for secret in ("pass", "SK", "AK") if secret in line]
 
 
 def test_a_good_one_with_something_to_think_of(check):
@@ -42,7 +92,7 @@ def test_every_fault_has_its_line(check):
         {
             "storage_pairs": [["/mnt/data1", "mnt/data2"]],
             "writable_pair_regex": "data",
-            "reserve_bytes": "1 GB",
+            "reserve_bytes": "1 gigabyte",
             "require_mount": "no",
             "listen": ["tcp:8080", "tcp:http"],
         }
@@ -53,7 +103,8 @@ def test_every_fault_has_its_line(check):
         'storage_pairs[0][1]: expected an absolute path, found "mnt/data2"',
         "basic_auth: missing, expected ",
         'listen[1]: expected a Twisted endpoint such as "tcp:8080" (invalid literal ',
-        'reserve_bytes: expected a whole number from 0 on, found "1 GB"',
+        'reserve_bytes: expected a number of bytes from 0 on, or a text such as "100 GB" or '
+        '"8 MiB", found "1 gigabyte"',
         'require_mount: expected true or false, found "no"',
     ]
     assert len(errors) == len(expected)

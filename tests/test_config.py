@@ -46,8 +46,9 @@ def test_the_example_is_valid_as_it_stands():
     assert config.listen == ("tcp:8080",)
     assert (config.workers, config.reserve_bytes, config.max_upload_bytes) == (1, GIB, None)
     assert config.require_mount
-    (warning,) = config.warnings
-    assert "S3_HOST has no scheme" in warning
+    of_s3, of_password = config.warnings
+    assert "S3_HOST has no scheme" in of_s3
+    assert "the password of writer is the example's" in of_password
 
 
 def test_what_is_not_given_has_its_default():
@@ -301,10 +302,21 @@ FAULTS = [
     ({"workers": 0}, "workers: expected a whole number from 1 up to 128, found 0"),
     ({"workers": 1.5}, "workers: expected a whole number from 1 up to 128, found 1.5"),
     ({"workers": True}, "workers: expected a whole number from 1 up to 128, found true"),
-    ({"reserve_bytes": -1}, "reserve_bytes: expected a whole number from 0 on, found -1"),
+    (
+        {"reserve_bytes": -1},
+        "reserve_bytes: expected a number of bytes from 0 on, or a text such as "
+        '"100 GB" or "8 MiB", found -1',
+    ),
     ({"max_uploads": 0}, "max_uploads: expected a whole number from 1 on, found 0"),
     ({"max_connections": 0}, "max_connections: expected a whole number from 1 on, found 0"),
-    ({"max_upload_bytes": "1G"}, 'max_upload_bytes: expected a whole number from 0 on, found "1G"'),
+    *(
+        (
+            {"max_upload_bytes": wrong},
+            "max_upload_bytes: expected a number of bytes from 1 on, or a text such as "
+            f'"100 GB" or "8 MiB", found {shown}',
+        )
+        for wrong, shown in [("1G", '"1G"'), (0, "0"), ("0 B", '"0 B"'), (True, "true")]
+    ),
     ({"require_mount": "no"}, 'require_mount: expected true or false, found "no"'),
     ({"storage_pair": []}, 'storage_pair: unknown key, did you mean "storage_pairs"?'),
     (
@@ -496,3 +508,88 @@ def test_what_the_system_cannot_take_is_a_fault(key, value):
 def test_however_deep_the_json_is_nothing_but_faults_is_raised():
     for depth in range(500, 1010):
         assert faults('{"workers": ' + "[" * depth + "]" * depth + "}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("100 GB", 100 * 10**9),
+        ("8 MiB", 8 * 1024**2),
+        ("8MiB", 8 * 1024**2),
+        ("1.5 TB", 1_500_000_000_000),
+        ("2 TiB", 2 * 1024**4),
+        ("64 kB", 64_000),
+        ("64 KiB", 65_536),
+        ("1 PB", 10**15),
+        ("512 B", 512),
+        (" 1 GB ", 10**9),
+        (4096, 4096),
+    ],
+)
+def test_a_size_may_be_a_text(text, expected):
+    for key in ("reserve_bytes", "max_upload_bytes", "spool_bytes", "cache_bytes"):
+        assert getattr(configured(**{key: text}), key) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "GB", "1", "1 G", "-1 GB", "1,5 GB", "1 gb", "1 EB", "1.0005 kB", "0.3 B", "\u0661 GB"],
+)
+def test_what_is_no_size_is_a_fault(text):
+    (fault,) = faults({**LEAST, "max_upload_bytes": text})
+    assert fault.startswith("max_upload_bytes: expected a number of bytes from 1 on, or a text")
+
+
+SETS = [["/mnt/a", "/mnt/b"], ["/mnt/c", "/mnt/d"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        (
+            {"storage_pairs": SETS, "writable_pairs_regex": "data"},
+            'writable_pairs_regex: "data" matches no storage root: no set takes new samples',
+        ),
+        (
+            {"storage_pairs": SETS, "writable_pairs_regex": "[abc]$"},
+            "writable_pairs_regex: matches /mnt/c and not /mnt/d, which are of one set: the set "
+            "takes no new samples",
+        ),
+        (
+            {"storage_pairs": [["/mnt/a", "/mnt/a-2"], ["/mnt/a/b"]]},
+            "storage_pairs: /mnt/a/b is below /mnt/a: expected disks that are mounted apart",
+        ),
+        (
+            {"basic_auth": ["writer:writer_pass"]},
+            "basic_auth: the password of writer is the example's, which everybody knows",
+        ),
+        ({"basic_auth": "bob:bob"}, "basic_auth: the password of bob is the user's name"),
+        (
+            {"read_auth": True, "public_listing": True},
+            "public_listing: strangers may list the samples, which read_auth keeps from them",
+        ),
+        (
+            {"status_auth": True, "public_listing": True},
+            "public_listing: strangers may list the samples, and not see the pages (status_auth)",
+        ),
+        (
+            {"trusted_proxies": ["unix", "::/0"]},
+            "trusted_proxies: ::/0 is everybody: any client can say who it is",
+        ),
+        (
+            WITH_S3 | {"lookup_order": ["disk"]},
+            'lookup_order: S3 is enabled and never asked: expected "s3" in it',
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_a_warning(changes, warning):
+    assert configured(**changes).warnings == (warning,)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp:65536", "tcp:port=70000", "ssl:99999:privateKey=k", "haproxy:tcp:65536"]
+)
+def test_a_port_that_there_is_not_is_a_fault(endpoint):
+    (fault,) = faults({**LEAST, "listen": ["tcp:65535", endpoint]})
+    expected = 'a Twisted endpoint such as "tcp:8080", with a port up to 65535'
+    assert fault == f'listen[1]: expected {expected}, found "{endpoint}"'

@@ -23,6 +23,7 @@ ORDER = [
     "quantities",
     "reader",
     "htpasswd",
+    "doubts",
     "config",
     "garbage",
     "descriptors",
