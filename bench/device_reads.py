@@ -46,15 +46,15 @@ LEAVES = tuple(f"51/07/{number:02X}" for number in range(256))
 
 @attrs.frozen
 class LoopDisk:
-    """An ext4 in a sparse file, mounted."""
+    """A file system in a sparse file, mounted."""
 
     point: Path
     device: str
 
     @classmethod
     @contextlib.contextmanager
-    def mounted(cls, image: Path, point: Path) -> "Iterator[LoopDisk]":
-        """Make one for a while. Raises `Failed`."""
+    def mounted(cls, image: Path, point: Path, file_system: str = "ext4") -> "Iterator[LoopDisk]":
+        """Make one, an `ext4` or an `xfs`, for a while. Raises `Failed`."""
         point.mkdir(parents=True)
         with image.open("wb") as file:
             file.truncate(DISK_BYTES)
@@ -64,8 +64,10 @@ class LoopDisk:
             cleaning.callback(_run, "losetup", "--detach", device)
             # Whatever is initialised later would be read and written while requests are counted.
             lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-            _run("mkfs.ext4", "-q", "-E", lazy, device)
-            _run("mount", "-o", "noatime,noinit_itable", device, str(point))
+            making = {"ext4": ("-E", lazy), "xfs": ("-f",)}[file_system]
+            _run(f"mkfs.{file_system}", "-q", *making, device)
+            options = "noatime,noinit_itable" if file_system == "ext4" else "noatime"
+            _run("mount", "-o", options, device, str(point))
             cleaning.callback(_run, "umount", str(point))
             yield cls(point, device)
 

@@ -359,3 +359,20 @@ def test_a_large_copy_is_read_in_parts_so_that_clients_come_between(quick_path):
         assert rig.get(content).body == content
     assert parts == 5
     assert isinstance(rig.disks["set0/disk0"], Syscalls)
+
+
+def test_a_thousand_damages_and_losses_that_nobody_met_are_all_found_by_one_scrub(quick_path):
+    rig = stor(quick_path)
+    contents = fill(rig, (200,), seeds=range(1000))
+    ways = [*DAMAGES.values(), lambda path, other: path.unlink()]
+    for number, content in enumerate(contents):
+        way, disk = ways[number % len(ways)], number // len(ways) % 2
+        copies = rig.copies(content)
+        way(copies[disk], copies[1 - disk])
+    views = scrubbed(rig, batch_directories=4096)
+    assert total(views, "bad") + total(views, "missing") == len(contents)
+    assert (total(views, "mended"), total(views, "not_mended")) == (len(contents), 0)
+    assert_whole(rig, contents)
+    again = scrubbed(rig, batch_directories=4096)
+    assert total(again, "bad") + total(again, "missing") == 0
+    assert total(again, "samples_done") == 2 * len(contents)

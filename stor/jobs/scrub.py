@@ -35,7 +35,7 @@ BATCH_DIRECTORIES = 4096
 
 #: How many batches are sorted at least: as many directories, of 150 bytes each in memory, as a full
 #: disk has below one of the first level.
-_REGION_BATCHES = 16
+REGION_BATCHES = 16
 
 #: The inode of one of the lowest directories, and its path.
 _Leaf = tuple[int, str]
@@ -100,7 +100,7 @@ class Scrub:
         self._repairs = repairs
         self._pool = pool
         self._batch_directories = batch_directories
-        self._region_directories = batch_directories * _REGION_BATCHES
+        self._region_directories = batch_directories * REGION_BATCHES
         self._prefix = run.job.scope.prefix.upper()
 
     async def run(self) -> None:
