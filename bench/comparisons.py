@@ -34,6 +34,7 @@ from bench.servers import (
     SumlessServer,
 )
 from bench.workloads import (
+    ManyWrk,
     Tasks,
     Workload,
     Wrk,
@@ -48,6 +49,7 @@ from stor.digest import Digest
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 CLIENTS = 16
+SAMPLES = 20_000
 SWEEP_CONNECTIONS = 16
 LARGE = (SPEED, CPU_PER_GB, BUSY, PSS, RSS)
 
@@ -72,9 +74,10 @@ class Setup:
         directory = self.directory / name.lower().replace(" ", "-").replace(",", "")
         return StorServer(directory, self.cores, name, **settings)
 
-    def nginx(self, stor: StorServer) -> NginxServer:
+    def nginx(self, stor: StorServer, *, logs: bool = False) -> NginxServer:
         """An nginx that serves the first disk of a Stor."""
-        return NginxServer(self.directory / "nginx", stor.sets[0][0], self.programs, self.cores)
+        directory, root = self.directory / "nginx", stor.sets[0][0]
+        return NginxServer(directory, root, self.programs, self.cores, logs=logs)
 
     def registry(self) -> RegistryServer:
         """A docker-registry."""
@@ -96,6 +99,18 @@ def get(size: int, setup: Setup, go: bool = False) -> Comparison:
     stor = setup.stor()
     servers: list[Server] = [stor, setup.nginx(stor)]
     return _compare(workload, [*servers, *(_go(setup) if go else ())], NGINX)
+
+
+def any_of_many(
+    size: int, setup: Setup, *, method: str = "GET", missing: bool = False
+) -> Comparison:
+    """Asking for any of many samples, nothing of which Stor keeps in its own memory."""
+    bodies = list(islice(Bodies(size), SAMPLES))
+    place = (setup.directory, setup.programs, setup.cores)
+    clients = CLIENTS * len(setup.cores.client)
+    workload = ManyWrk(*place, bodies, clients, method=method, missing=missing)
+    stor = setup.stor(cache_bytes=0)
+    return _compare(workload, [stor, setup.nginx(stor, logs=True)], NGINX)
 
 
 def download(size: int, clients: int, setup: Setup) -> Comparison:
@@ -229,6 +244,10 @@ ALL = Cores.all_for_both
 COMPARISONS: dict[str, Plan] = {
     "get-4k": Plan(partial(get, 4 * KIB, go=True), [at_least(RATE, 0.35, NGINX)]),
     "get-64k": Plan(partial(get, 64 * KIB, go=True), [at_least(RATE, 0.45, NGINX)]),
+    "any-4k": Plan(partial(any_of_many, 4 * KIB), [at_least(RATE, 0.35, NGINX)]),
+    "any-64k": Plan(partial(any_of_many, 64 * KIB), [at_least(RATE, 0.45, NGINX)]),
+    "any-head": Plan(partial(any_of_many, 4 * KIB, method="HEAD"), [at_least(RATE, 0.4, NGINX)]),
+    "any-missing": Plan(partial(any_of_many, 4 * KIB, missing=True), [at_least(RATE, 0.4, NGINX)]),
     "get-1m": Plan(partial(download, MIB, 4)),
     "get-100m": Plan(
         partial(download, 100 * MIB, 1),

@@ -30,7 +30,7 @@ pid nginx.pid;
 error_log stderr warn;
 events {{ worker_connections 8192; }}
 http {{
-    access_log off;
+    access_log {access_log};
     log_not_found off;
     sendfile on;
     tcp_nopush on;
@@ -217,9 +217,13 @@ class StorClient:
 class NginxServer(_Program):
     """One nginx with a worker per core, serving one of Stor's disks, configured as Debian does."""
 
-    def __init__(self, directory: Path, root: Path, programs: Programs, cores: Cores) -> None:
+    def __init__(
+        self, directory: Path, root: Path, programs: Programs, cores: Cores, *, logs: bool = False
+    ) -> None:
+        """`logs`: it writes a line for each request to a file, as Stor always does."""
         super().__init__("nginx", directory, cores)
         self._root = root
+        self._access_log = "access.log" if logs else "off"
         self._nginx = programs.nginx
         self._workers = len(cores.server)
 
@@ -231,6 +235,7 @@ class NginxServer(_Program):
                 user="user root;" if os.geteuid() == 0 else "",
                 master="off" if self._workers == 1 else "on",
                 workers=self._workers,
+                access_log=self._access_log,
                 port=self._new_port(),
                 root=self._root,
             )

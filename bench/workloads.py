@@ -20,13 +20,31 @@ from stor.digest import Digest
 
 _PREPARE_SECONDS = 60.0
 
+#: Storing very many samples.
+_FILL_SECONDS = 600.0
+STORING_CLIENTS = 16
+
 #: wrk calls it at its end. Without a function for requests it runs no Lua in between.
 _WRK_REPORT = """
 function done(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format("\\nbench %d %d %d %d\\n", summary.requests, summary.duration,
-    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(99)))
+  local refused = %s
+  io.write(string.format("\\nbench %%d %%d %%d %%d\\n", summary.requests, summary.duration,
+    e.connect + e.read + e.write + refused + e.timeout, latency:percentile(99)))
 end
+"""
+_WRK_REFUSED, _WRK_NOT_REFUSED = "e.status", "summary.requests - e.status"
+
+#: With these functions it sends one of many requests, any.
+_WRK_REQUESTS = """
+local requests = {{}}
+function init(arguments)
+  math.randomseed({seed})
+  for path in io.lines("{paths}") do
+    requests[#requests + 1] = wrk.format("{method}", path)
+  end
+end
+function request() return requests[math.random(#requests)] end
 """
 
 
@@ -79,23 +97,83 @@ class Wrk:
         self._report = directory / "report.lua"
 
     def prepare(self, server: Server) -> None:
-        self._report.write_text(_WRK_REPORT)
+        self._report.write_text(_WRK_REPORT % _WRK_REFUSED)
         store_before(server, [self._body])
 
     def run(self, server: Server, seconds: float) -> Done:
-        threads = min(self._clients, len(self._cores.client))
-        length, timeout = f"{max(1, round(seconds))}s", f"{ANSWER_SECONDS:.0f}s"
-        options = ["-t", str(threads), "-c", str(self._clients), "-d", length]
-        command = [self._wrk, *options, "--timeout", timeout, "-s", str(self._report)]
         url = server.base + server.path(self._body.digest)
-        with pinned(self._cores.client):
-            wrk = subprocess.run([*command, url], check=False, capture_output=True, text=True)
-        if wrk.returncode:
-            raise Failed(f"wrk ended with status {wrk.returncode}: {wrk.stderr.strip()}")
-        try:
-            return wrk_report(wrk.stdout, self._body.size)
-        except Failed as error:
-            raise Failed(f"{server.name}: {error}") from error
+        options = [self._wrk, "-c", str(self._clients), "-s", str(self._report), url]
+        return _run_wrk(server, options, self._clients, self._cores, seconds, self._body.size)
+
+
+class ManyWrk:
+    """A workload: every client of wrk asks for any of many samples, which stay in the page cache.
+
+    With `missing` for as many that are not stored.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        programs: Programs,
+        cores: Cores,
+        bodies: Sequence[Body],
+        clients: int,
+        *,
+        method: str = "GET",
+        missing: bool = False,
+    ) -> None:
+        asked = "404" if missing else f"{method} {size_name(bodies[0].size)}"
+        self.title = f"{asked}, any of {len(bodies)} samples, in memory, {clients} connections"
+        self._directory = directory
+        self._wrk = programs.wrk
+        self._cores = cores
+        self._clients = clients
+        self._bodies = bodies
+        self._method = method
+        self._missing = missing
+
+    def prepare(self, server: Server) -> None:
+        if _fetched(server, self._bodies[0])[0] != 200:
+            _run(server, STORING_CLIENTS, stores(server, self._bodies), _FILL_SECONDS)
+        for body in self._bodies[-1:]:
+            status, content = _fetched(server, body)
+            if status != 200 or content != b"".join(body.parts):
+                raise Failed(f"{server.name} does not return a sample: status {status}")
+        paths = self._directory / f"{server.name}.paths"
+        digests = [any_digest() if self._missing else body.digest for body in self._bodies]
+        paths.write_text("".join(f"{server.path(digest)}\n" for digest in digests))
+        requests = _WRK_REQUESTS.format(seed=1, paths=paths, method=self._method)
+        report = _WRK_REPORT % (_WRK_NOT_REFUSED if self._missing else _WRK_REFUSED)
+        self._script(server).write_text(requests + report)
+
+    def run(self, server: Server, seconds: float) -> Done:
+        size = 0 if self._missing or self._method == "HEAD" else self._bodies[0].size
+        script = str(self._script(server))
+        options = [self._wrk, "-c", str(self._clients), "-s", script, server.base]
+        return _run_wrk(server, options, self._clients, self._cores, seconds, size)
+
+    def _script(self, server: Server) -> Path:
+        return self._directory / f"{server.name}.lua"
+
+
+def _run_wrk(
+    server: Server, command: list[str], clients: int, cores: Cores, seconds: float, size: int
+) -> Done:
+    """Run wrk, whose every answer brings `size` bytes. Raises `Failed`."""
+    threads = min(clients, len(cores.client))
+    length, timeout = f"{max(1, round(seconds))}s", f"{ANSWER_SECONDS:.0f}s"
+    options = ["-t", str(threads), "-d", length, "--timeout", timeout]
+    with pinned(cores.client):
+        wrk = subprocess.run(
+            [command[0], *options, *command[1:]], check=False, capture_output=True, text=True
+        )
+    if wrk.returncode:
+        raise Failed(f"wrk ended with status {wrk.returncode}: {wrk.stderr.strip()}")
+    try:
+        return wrk_report(wrk.stdout, size)
+    except Failed as error:
+        raise Failed(f"{server.name}: {error}") from error
 
 
 def wrk_report(text: str, size: int) -> Done:
