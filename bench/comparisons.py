@@ -43,6 +43,7 @@ from bench.workloads import (
     misses,
     mixture,
     parts,
+    store_many,
     stores,
 )
 from stor.digest import Digest
@@ -101,16 +102,21 @@ def get(size: int, setup: Setup, go: bool = False) -> Comparison:
     return _compare(workload, [*servers, *(_go(setup) if go else ())], NGINX)
 
 
-def any_of_many(
-    size: int, setup: Setup, *, method: str = "GET", missing: bool = False
-) -> Comparison:
-    """Asking for any of many samples, nothing of which Stor keeps in its own memory."""
+def any_of_many(size: int, setup: Setup, *, missing: bool = False) -> Comparison:
+    """Fetching any of many samples, none of which Stor has in its own memory."""
     bodies = list(islice(Bodies(size), SAMPLES))
-    place = (setup.directory, setup.programs, setup.cores)
     clients = CLIENTS * len(setup.cores.client)
-    workload = ManyWrk(*place, bodies, clients, method=method, missing=missing)
-    stor = setup.stor(cache_bytes=0)
-    return _compare(workload, [stor, setup.nginx(stor, logs=True)], NGINX)
+    place = (setup.directory, setup.programs, setup.cores)
+    return _beside_nginx(ManyWrk(*place, bodies, clients, missing=missing), setup)
+
+
+def head_of_many(size: int, setup: Setup) -> Comparison:
+    """Asking for the headers of many samples. Wrk would wait for the bodies."""
+    bodies = list(islice(Bodies(size), SAMPLES))
+    title = f"HEAD {size_name(size)}, {SAMPLES} samples, in memory, {CLIENTS} clients"
+    tasks = partial(fetches, bodies=bodies, method="HEAD")
+    workload = Tasks(title, setup.cores, CLIENTS, tasks, bodies, store_many)
+    return _beside_nginx(workload, setup)
 
 
 def download(size: int, clients: int, setup: Setup) -> Comparison:
@@ -246,7 +252,7 @@ COMPARISONS: dict[str, Plan] = {
     "get-64k": Plan(partial(get, 64 * KIB, go=True), [at_least(RATE, 0.45, NGINX)]),
     "any-4k": Plan(partial(any_of_many, 4 * KIB), [at_least(RATE, 0.35, NGINX)]),
     "any-64k": Plan(partial(any_of_many, 64 * KIB), [at_least(RATE, 0.45, NGINX)]),
-    "any-head": Plan(partial(any_of_many, 4 * KIB, method="HEAD"), [at_least(RATE, 0.4, NGINX)]),
+    "any-head": Plan(partial(head_of_many, 4 * KIB), [at_least(RATE, 0.4, NGINX)]),
     "any-missing": Plan(partial(any_of_many, 4 * KIB, missing=True), [at_least(RATE, 0.4, NGINX)]),
     "get-1m": Plan(partial(download, MIB, 4)),
     "get-100m": Plan(
@@ -319,6 +325,12 @@ SWEEPS: Mapping[str, Callable[[Setup], Sweep]] = {"sizes": sizes, "connections":
 def _compare(workload: Workload, servers: Sequence[Server], reference: str) -> Comparison:
     subjects = [LoadedServer(server, workload) for server in servers]
     return Comparison(workload.title, subjects, reference)
+
+
+def _beside_nginx(workload: Workload, setup: Setup) -> Comparison:
+    """Both write their access logs, and Stor keeps no samples."""
+    stor = setup.stor(cache_bytes=0)
+    return _compare(workload, [stor, setup.nginx(stor, logs=True)], NGINX)
 
 
 def _go(setup: Setup) -> list[Server]:

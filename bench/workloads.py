@@ -22,7 +22,7 @@ _PREPARE_SECONDS = 60.0
 
 #: Storing very many samples.
 _FILL_SECONDS = 600.0
-STORING_CLIENTS = 16
+_STORING_CLIENTS = 16
 
 #: wrk calls it at its end. Without a function for requests it runs no Lua in between.
 _WRK_REPORT = """
@@ -41,7 +41,7 @@ local requests = {{}}
 function init(arguments)
   math.randomseed({seed})
   for path in io.lines("{paths}") do
-    requests[#requests + 1] = wrk.format("{method}", path)
+    requests[#requests + 1] = wrk.format("GET", path)
   end
 end
 function request() return requests[math.random(#requests)] end
@@ -66,7 +66,7 @@ class Workload(Protocol):
 class Tasks:
     """A workload: a number of clients do the tasks that there are for a server.
 
-    What is `stored` is stored before, unless the server has it.
+    What is `stored` is stored before, by `store`, unless the server has it.
     """
 
     title: str
@@ -74,9 +74,10 @@ class Tasks:
     clients: int
     tasks: Callable[[Server], Iterator[Task]]
     stored: Sequence[Body] = ()
+    store: Callable[[Server, Sequence[Body]], None] | None = None
 
     def prepare(self, server: Server) -> None:
-        store_before(server, self.stored)
+        (self.store or store_before)(server, self.stored)
 
     def run(self, server: Server, seconds: float) -> Done:
         with pinned(self.cores.client):
@@ -120,35 +121,28 @@ class ManyWrk:
         bodies: Sequence[Body],
         clients: int,
         *,
-        method: str = "GET",
         missing: bool = False,
     ) -> None:
-        asked = "404" if missing else f"{method} {size_name(bodies[0].size)}"
+        asked = "404" if missing else f"GET {size_name(bodies[0].size)}"
         self.title = f"{asked}, any of {len(bodies)} samples, in memory, {clients} connections"
         self._directory = directory
         self._wrk = programs.wrk
         self._cores = cores
         self._clients = clients
         self._bodies = bodies
-        self._method = method
         self._missing = missing
 
     def prepare(self, server: Server) -> None:
-        if _fetched(server, self._bodies[0])[0] != 200:
-            _run(server, STORING_CLIENTS, stores(server, self._bodies), _FILL_SECONDS)
-        for body in self._bodies[-1:]:
-            status, content = _fetched(server, body)
-            if status != 200 or content != b"".join(body.parts):
-                raise Failed(f"{server.name} does not return a sample: status {status}")
+        store_many(server, self._bodies)
         paths = self._directory / f"{server.name}.paths"
         digests = [any_digest() if self._missing else body.digest for body in self._bodies]
         paths.write_text("".join(f"{server.path(digest)}\n" for digest in digests))
-        requests = _WRK_REQUESTS.format(seed=1, paths=paths, method=self._method)
+        requests = _WRK_REQUESTS.format(seed=1, paths=paths)
         report = _WRK_REPORT % (_WRK_NOT_REFUSED if self._missing else _WRK_REFUSED)
         self._script(server).write_text(requests + report)
 
     def run(self, server: Server, seconds: float) -> Done:
-        size = 0 if self._missing or self._method == "HEAD" else self._bodies[0].size
+        size = 0 if self._missing else self._bodies[0].size
         script = str(self._script(server))
         options = [self._wrk, "-c", str(self._clients), "-s", script, server.base]
         return _run_wrk(server, options, self._clients, self._cores, seconds, size)
@@ -242,6 +236,15 @@ def store_before(server: Server, bodies: Sequence[Body]) -> None:
         status, content = _fetched(server, body)
         if status != 200 or content != b"".join(body.parts):
             raise Failed(f"{server.name} does not return the sample: status {status}")
+
+
+def store_many(server: Server, bodies: Sequence[Body]) -> None:
+    """Store very many, all of which the server has or none, and check the last. Raises `Failed`."""
+    if _fetched(server, bodies[-1])[0] != 200:
+        _run(server, _STORING_CLIENTS, stores(server, bodies), _FILL_SECONDS)
+    status, content = _fetched(server, bodies[-1])
+    if status != 200 or content != b"".join(bodies[-1].parts):
+        raise Failed(f"{server.name} does not return a sample: status {status}")
 
 
 def _run(server: Server, clients: int, tasks: Iterator[Task], seconds: float) -> Done:
