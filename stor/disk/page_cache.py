@@ -94,45 +94,48 @@ class PageCache:
 
         Raises `Damaged`, `DiskAway`, `OSError`: for who may wait to look into.
         """
-        return self._opened(digest, self._files.look_cached, self._copy)
-
-    def read(self, digest: Digest) -> CachedCopy | None:
-        """The disk's copy, read whole and verified up to `READ_BYTES`; else like `look`."""
-        return self._opened(digest, self._files.open_cached, self._read)
-
-    def _opened(
-        self,
-        digest: Digest,
-        open_file: Callable[[str], int],
-        use: Callable[[Digest, str, int], CachedCopy | None],
-    ) -> CachedCopy | None:
         if not self.offered:
             return None
         path = f"{self._root}/{digest.disk_path}"
         try:
-            fd = open_file(path)
+            fd = self._files.look_cached(path)
+        except BlockingIOError:
+            return None
+        try:
+            return self._copy(digest, path, fd)
+        finally:
+            self._files.close(fd)
+
+    def read(self, digest: Digest) -> CachedCopy | None:
+        """The disk's copy, read whole and verified up to `READ_BYTES`; else like `look`."""
+        if not self.offered:
+            return None
+        path = f"{self._root}/{digest.disk_path}"
+        try:
+            fd = self._files.open_cached(path)
             try:
-                return use(digest, path, fd)
+                copy = self._copy(digest, path, fd)
+                if copy.size > READ_BYTES:
+                    return copy
+                content = self._content(fd, copy.size)
             finally:
                 self._files.close(fd)
         except BlockingIOError:
             return None
-
-    def _read(self, digest: Digest, path: str, fd: int) -> CachedCopy | None:
-        copy = self._copy(digest, path, fd)
-        size = copy.size
-        if size > READ_BYTES:
-            return copy
-        # Not by trying: Linux would begin to read what is missing.
-        if size and not self._is_cached(fd, size):
-            return None
-        content = self._files.read_cached(fd, size, 0)
-        if len(content) < size:
+        if content is None:
             return None
         if hashlib.sha256(content).digest() != digest.raw:
             raise Damaged(f"{path}: content does not have the SHA-256 of its name")
         copy.content = content
         return copy
+
+    def _content(self, fd: int, size: int) -> bytes | bytearray | None:
+        """All of a file, `None` when a part is not in memory."""
+        # Not by trying: Linux would begin to read what is missing.
+        if size and not self._is_cached(fd, size):
+            return None
+        content = self._files.read_cached(fd, size, 0)
+        return content if len(content) == size else None
 
     def _copy(self, digest: Digest, path: str, fd: int) -> CachedCopy:
         status = self._files.fstat(fd)

@@ -17,10 +17,7 @@ from twisted.web.http import datetimeToString
 from stor.http.access import Observer, RequestIds, Served
 from stor.http.proxies import Proxies
 
-#: `<method> /<64 digits> HTTP/1.1`.
-_METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
-_NAME_BYTES = 64
-_END = b" HTTP/1.1"
+_LINE = re.compile(rb"(GET|HEAD) /([0-9a-fA-F]{64}) HTTP/1\.1\r\n")
 
 #: A request with a larger head is not the plainest.
 _HEAD_BYTES = 2048
@@ -85,20 +82,15 @@ class FastPath:
 
         In pieces, so that the content is copied by nobody but the kernel.
         """
-        line, separator, block = data.partition(b"\r\n")
-        verb, _, digits = line[: -len(_END)].partition(b" /")
-        method = _METHODS.get(verb)
-        if method is None or len(digits) != _NAME_BYTES or not line.endswith(_END) or not separator:
+        match = _LINE.match(data)
+        if match is None:
             return None
+        block = data[match.end() :]
         if not self._is_plain(block):
             return None
-        name = digits.decode("latin-1")
-        try:
-            raw = bytes.fromhex(name)
-        except ValueError:
-            return None
+        method, name = match[1].decode("ascii"), match[2].decode("ascii")
         getting = method == "GET"
-        found = self._samples.at_once(raw, body=getting)
+        found = self._samples.at_once(bytes.fromhex(name), body=getting)
         if found is None:
             return None
         body = found.body if getting else b""
@@ -108,7 +100,7 @@ class FastPath:
         of_sample = ("done", "sample", found.storage, found.causes, "-", "-", number)
         self._served(Served(peer, method, f"/{name}", found.status, len(body), 0, 0.0, *of_sample))
         begin = self._begin(found.status, server)
-        return begin, b"X-Request-Id: %b\r\n" % number.encode(), found.head, body
+        return b"%bX-Request-Id: %b\r\n%b" % (begin, number.encode(), found.head), body
 
     def _is_plain(self, block: bytes) -> bool:
         if len(block) > _HEAD_BYTES:

@@ -38,6 +38,9 @@ class Names:
         #: The set that each mirror's disks belong to, and its number in the index.
         self._sets: dict[Mirror, tuple[str, int]] = {}
         self._mirror_of: dict[int, Mirror] = {}
+        #: The mirrors that are not wholly known, by the sets that are; `None`: to be found anew.
+        self._complete: frozenset[int] | None = None
+        self._incomplete: tuple[Mirror, ...] = ()
         #: Why the index is not used any more, if it is not.
         self.broken: str | None = None
         self.lookups_total = 0
@@ -57,12 +60,18 @@ class Names:
         except (TableDamaged, RecentDamaged, OSError) as error:
             self._break(error)
             return Known((), self._mirrors)
-        holders = tuple(self._mirror_of[n] for n in sets if n in self._mirror_of)
-        unsure = tuple(
-            mirror
-            for mirror in self._mirrors
-            if mirror not in holders and self._sets.get(mirror, ("", -1))[1] not in complete
-        )
+        # Not for each look-up: there may be hundreds of mirrors.
+        if complete is not self._complete:
+            self._complete = complete
+            self._incomplete = tuple(
+                mirror
+                for mirror in self._mirrors
+                if self._sets.get(mirror, ("", -1))[1] not in complete
+            )
+        holders = tuple([self._mirror_of[n] for n in sets if n in self._mirror_of])
+        unsure = self._incomplete
+        if unsure and holders:
+            unsure = tuple([mirror for mirror in unsure if mirror not in holders])
         return Known(holders, unsure)
 
     def held(self, digest: Digest) -> bool | None:
@@ -112,6 +121,7 @@ class Names:
         for mirror in set(self._mirrors) - set(mirrors):
             self._left_out(mirror)
         self._mirrors = tuple(mirrors)
+        self._complete = None
         for mirror in self._mirrors:
             self._number(mirror)
 
@@ -135,6 +145,7 @@ class Names:
 
     def _forget_number(self, mirror: Mirror) -> int | None:
         """The number that a mirror had, and has no longer."""
+        self._complete = None
         _, number = self._sets.pop(mirror, (None, None))
         if number is not None:
             self._mirror_of.pop(number, None)
@@ -155,6 +166,7 @@ class Names:
         if number is not None:
             self._sets[mirror] = uuid, number
             self._mirror_of[number] = mirror
+            self._complete = None
         return number
 
     def _number_of(self, uuid: str) -> int | None:
