@@ -981,7 +981,7 @@ INDEX = (
     Mutation(
         "a journal that is shorter than it was is not believed",
         "stor/disk/names.py",
-        "if journal.end < least:",
+        "if journal.end < least or identity != proof.identity:",
         "if False:",
         (f"{_NAMES}::test_a_disk_that_was_set_back_is_walked_anew",),
     ),
@@ -993,10 +993,17 @@ INDEX = (
         (f"{_NAMES}::test_files_that_came_or_went_after_a_clean_end_have_the_disk_walked",),
     ),
     Mutation(
+        "another journal than the disk had",
+        "stor/disk/names.py",
+        "if journal.end < least or identity != proof.identity:",
+        "if journal.end < least:",
+        (_LOST,),
+    ),
+    Mutation(
         "what is known of a journal in the state directory",
         "stor/disk/names.py",
-        "least = max(proof.journal, least or proof.journal)",
-        "least = proof.journal",
+        "identity, least = noted or (proof.identity, proof.journal)",
+        "identity, least = proof.identity, proof.journal",
         (_LOST,),
     ),
     Mutation(

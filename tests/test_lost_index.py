@@ -119,6 +119,20 @@ def the_disk_is_an_older_one(pair):
     return False
 
 
+def the_disk_is_one_from_before_its_index_was_lost(pair):
+    """Its journal has more segments than the one that was begun then."""
+    pair.put(EARLY)
+    pair.start()
+    pair.put(ALL[10:18])
+    shutil.copytree(pair.disk, pair.path / "kept")
+    shutil.rmtree(pair.index)
+    pair.start()
+    pair.put(ALL[18:])
+    shutil.rmtree(pair.disk)
+    (pair.path / "kept").rename(pair.disk)
+    return False
+
+
 def the_disk_is_as_it_was_after_a_clean_end(pair):
     pair.put(EARLY)
     Deferred.fromCoroutine(pair.rig.mirrors.names.end())
@@ -152,6 +166,7 @@ WAYS = [
     the_index_is_an_older_one,
     the_disk_is_an_older_one,
     the_disk_is_as_it_was_after_a_clean_end,
+    the_disk_is_one_from_before_its_index_was_lost,
     *[
         damaged(name, damage)
         for name in ("journal-000000000001", "journal-000000000002", "proof.json")

@@ -6,12 +6,13 @@ import uuid
 import pytest
 
 from stor.disk.identity import Remembered, encode_remembered, parse_remembered
+from stor.disk.journal import Position
 from stor.disk.syscalls import Syscalls
 from stor.state import StateDirectory
 from tests.support.files import RecordingFiles
 
 DISKS = {
-    "/mnt/a": Remembered(str(uuid.uuid4()), True),
+    "/mnt/a": Remembered(str(uuid.uuid4()), True, (2**63, Position(3, 17))),
     "/mnt/\udcff": Remembered(str(uuid.uuid4()), False),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 
@@ -188,12 +189,13 @@ class DiskLock:
 class Remembered:
     """What the state directory knows of a disk: its UUID, and whether it had samples.
 
-    `journal` is how far its journal had come; `None`: nobody has noted that.
+    `journal` says which one it had (`DiskNames.identity`), and how far that had come; `None`:
+    nobody has noted that.
     """
 
     uuid: str
     samples: bool
-    journal: Position | None = None
+    journal: tuple[int, Position] | None = None
 
 
 def parse_remembered(data: bytes) -> dict[str, Remembered]:
@@ -203,7 +205,7 @@ def parse_remembered(data: bytes) -> dict[str, Remembered]:
             str(root): Remembered(
                 str(uuid.UUID(disk["uuid"])),
                 disk["samples"] is not False,
-                None if disk.get("journal") is None else Position(*map(int, disk["journal"])),
+                _journal(disk.get("journal")),
             )
             for root, disk in json.loads(data)["disks"].items()
         }
@@ -213,7 +215,13 @@ def parse_remembered(data: bytes) -> dict[str, Remembered]:
 
 def encode_remembered(disks: Mapping[str, Remembered]) -> bytes:
     """The file of the state directory that `parse_remembered` reads."""
-    value = {"disks": {root: attrs.asdict(disk) for root, disk in sorted(disks.items())}}
+    fields = ("uuid", "samples", "journal")
+    value = {
+        "disks": {
+            root: {field: getattr(disk, field) for field in fields}
+            for root, disk in sorted(disks.items())
+        }
+    }
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
@@ -291,13 +299,13 @@ class KnownDisks:
         }
         return left_out | known
 
-    def journal(self, uuid: str) -> Position | None:
-        """How far the journal of a disk has come at least; `None`: unknown."""
+    def journal(self, uuid: str) -> tuple[int, Position] | None:
+        """Which journal a disk has, and how far that has come at least; `None`: unknown."""
         return self._journals.get(uuid)
 
-    def came_to(self, uuid: str, journal: Position) -> None:
-        """The journal of a disk has come this far; a new one has begun if that is less."""
-        self._journals[uuid] = journal
+    def came_to(self, uuid: str, identity: int, position: Position) -> None:
+        """The journal of a disk is this one, and has come this far."""
+        self._journals[uuid] = identity, position
 
     def left_out(self) -> list[str]:
         """The roots that were taken out of the configuration with samples that only they hold."""
@@ -456,6 +464,13 @@ class KnownDisks:
             for root, marker in self._carried.items()
             if all(self._uuids.get(other) in marker.complete for other in self._set_of[root])
         }
+
+
+def _journal(value: Any) -> tuple[int, Position] | None:
+    if value is None:
+        return None
+    identity, (segment, records) = value
+    return int(identity), Position(int(segment), int(records))
 
 
 def _new_uuid() -> str:

@@ -104,12 +104,13 @@ class DiskNames:
 
     @classmethod
     def open(
-        cls, disk: Disk, uuid: str, root_fd: int, least: Position | None = None
+        cls, disk: Disk, uuid: str, root_fd: int, noted: tuple[int, Position] | None = None
     ) -> "DiskNames":
         """What the disk with this UUID knows. Writes nothing.
 
-        `least` is how far its journal had come, as is known elsewhere. Where its end is torn, or
-        files came or went since Stor ended, what is known holds, and a walk finds the rest.
+        `noted` is which journal it had, and how far that had come, as is known elsewhere. Where its
+        end is torn, or files came or went since Stor ended, what is known holds, and a walk finds
+        the rest.
         Raises `BadProof` when less is known than was once, `OSError`.
         """
         proof = _read(disk, root_fd)
@@ -123,11 +124,12 @@ class DiskNames:
             raise BadProof(f"{disk.root}: its names were never all looked at")
         if proof.uuid != uuid:
             raise BadProof(f"{disk.root}/{PROOF_PATH} is another disk's, {proof.uuid}")
-        least = max(proof.journal, least or proof.journal)
-        if journal.end < least:
+        identity, least = noted or (proof.identity, proof.journal)
+        least = max(proof.journal, least)
+        if journal.end < least or identity != proof.identity:
             raise BadProof(
                 f"{disk.root}/{INDEX_DIRECTORY}: the journal ends at {tuple(journal.end)}, it had "
-                f"come to {tuple(least)}: the disk was set back"
+                f"come to {tuple(least)}, or was another one: the disk was set back"
             )
         names.cursor, names.identity, names._kept = proof.cursor, proof.identity, proof
         used = None if proof.inodes is None else used_inodes(disk, root_fd)
@@ -273,13 +275,15 @@ def used_inodes(disk: Disk, root_fd: int) -> int | None:
     return room.f_files - room.f_ffree if room.f_files else None
 
 
-def open_names(disk: Disk, uuid: str, least: Position | None, writable: bool) -> DiskNames:
-    """What a disk knows; it is written from now on if it is `writable`. `least`: see there.
+def open_names(
+    disk: Disk, uuid: str, noted: tuple[int, Position] | None, writable: bool
+) -> DiskNames:
+    """What a disk knows; it is written from now on if it is `writable`. `noted`: see there.
 
     Raises `BadProof`, `DiskAway`, `OSError`.
     """
     with disk.entered() as root_fd:
-        names = DiskNames.open(disk, uuid, root_fd, least)
+        names = DiskNames.open(disk, uuid, root_fd, noted)
         if writable:
             names.begin(root_fd)
         return names

@@ -411,7 +411,8 @@ class Member:
         if self.keeps_names and found.marker is not None:
             found = await self._know_names(found, found.marker, new=new)
             if self.names is not None and self.names.written:
-                known_disks.came_to(self.names.uuid, self.names.journal.durable)
+                names = self.names
+                known_disks.came_to(names.uuid, names.identity, names.journal.durable)
         if self.known_disks is not known_disks:  # another configuration, which judges anew
             await self._probe()
             return
