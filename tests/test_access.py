@@ -1,11 +1,14 @@
 """What is said of requests that are over, and when."""
 
+import re
+
 import pytest
 from twisted.internet.task import Clock
 
 from stor.http.access import Afterwards, RequestIds, Served, word
+from stor.http.fast_path import AtOnce, FastPath
 from stor.http.proxies import Proxies, network_of
-from tests.support.rig import AUTHORIZATION, Rig, digest_of
+from tests.support.rig import AUTHORIZATION, Rig, digest_of, request_bytes
 
 CONTENT = b"content" * 100
 NAME = str(digest_of(CONTENT))
@@ -96,6 +99,38 @@ def test_a_name_that_came_with_a_request_is_kept(rig, name):
     for path in (f"/{NAME}", "/status", "/malformed"):
         assert rig.request("GET", path, [("X-Request-ID", name)]).headers["x-request-id"] == name
         assert rig.served[-1].request_id == name
+
+
+class Nobody:
+    """The index of a Stor that knows that it has nothing."""
+
+    def at_once(self, raw, *, body):
+        return AtOnce(404, b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([("X-Request-ID", "one")], b"one"),
+        ([("x-request-id", "one ")], b"one"),
+        ([("X-Request-Id", "one"), ("Accept", "*/*"), ("X-Request-Id", "two")], b"two"),
+        ([("Accept", "equest-")], None),
+        ([("X-Request-ID", "not plain")], None),
+    ],
+)
+def test_the_fast_path_keeps_the_name_that_came_with_a_request(lines, expected):
+    """A proxy gives each request one: they are not the slow ones for that."""
+    served = []
+    path = FastPath(Nobody(), lambda: 0, served.append)
+    pieces = path.answer(request_bytes("GET", f"/{NAME}", lines), "192.0.2.1", b"Stor")
+    ((name,),) = [re.findall(rb"X-Request-Id: (.*)\r\n", b"".join(pieces))]
+    assert name == expected or (expected is None and len(name) > 8)
+    assert served[0].request_id == name.decode()
+
+
+def test_a_name_in_an_unusual_form_is_for_the_ordinary_way():
+    path = FastPath(Nobody(), lambda: 0, lambda served: None)
+    assert path.answer(request_bytes("GET", f"/{NAME}", [("X-REQUEST-ID", "a")]), "-", b"S") is None
 
 
 @pytest.mark.parametrize("name", [b"", b"x" * 65, b"a b", b"a\x1b[31m", b'"', b"\xc3\xa9", b"a,b"])

@@ -409,6 +409,20 @@ def test_the_verdict_has_its_colour(disk, level):
 
 
 @pytest.mark.parametrize(
+    ("at_risk", "expected"),
+    [
+        (0, "All storages are available"),
+        (1, "All storages are available; 1 sample has too few good copies"),
+        (1234, "All storages are available; 1,234 samples have too few good copies"),
+    ],
+)
+def test_samples_at_risk_are_in_the_verdict(at_risk, expected):
+    found = shown(attrs.evolve(status_of([{}]), work=Work([], at_risk)))
+    assert expected in found.words
+    assert ("verdict warn" in [a.get("class") for _, a in found.elements]) == (at_risk > 0)
+
+
+@pytest.mark.parametrize(
     ("used", "colour"), [(0.0, "f0"), (0.74, "f0"), (0.76, "f1"), (0.91, "f2"), (0.96, "f3")]
 )
 def test_a_bar_has_the_colour_of_its_fill(used, colour):
@@ -449,7 +463,10 @@ def test_jobs_that_somebody_asked_for_are_listed_and_passes_are_counted():
     jobs.append(work(continuous=True, not_mended=1, about="/worn", done=0.6))
     told = Status([], [], [], {"waiting": 0, "done": 0}, work=Work(jobs, 1234))
     text = page(told, Moment(), 0).body.decode()
-    assert "scrub /&lt;b&gt;</span><span>running, 25.0%, 2 h left, a &amp; b</span>" in text
+    assert "<span>scrub /&lt;b&gt;</span><svg " in text
+    assert "</svg><span>running, 25.0%, 2 h left, a &amp; b</span>" in text
+    assert text.count('<rect width="25.0"') == 2
+    assert text.index('class="jobs"') < text.index("</main>")
     assert "paused, 25.0%, 3 not mended" in text
     assert "scrub /worn" in text
     assert "4 disks, 50% to 75% of this pass" in text

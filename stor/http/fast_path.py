@@ -25,10 +25,14 @@ _HEAD_BYTES = 2048
 #: Headers that change nothing in the answer to such a request, and those that have to say this.
 _IGNORED = frozenset(
     b"host user-agent accept accept-encoding accept-language referer cache-control pragma via "
-    b"x-forwarded-for x-forwarded-proto x-real-ip".split()
+    b"x-forwarded-for x-forwarded-proto x-real-ip x-request-id".split()
 )
+_NAMED = re.compile(rb"^x-request-id:[ \t]*([^\r]*)", re.IGNORECASE | re.MULTILINE)
 _FORWARDED = re.compile(rb"^x-forwarded-for:[ \t]*([^\r]*)", re.IGNORECASE | re.MULTILINE)
 _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e][\x20-\x7e]*)?")
+
+#: Stands in a block with X-Request-ID, in the forms that clients and proxies give it.
+_IN_NAMED = b"equest-"
 
 #: How many bytes of header blocks known to be plain or not are kept: clients send
 #: the same ones again and again.
@@ -96,7 +100,8 @@ class FastPath:
         body = found.body if getting else b""
         if self.proxies.trust(peer):
             peer = self.proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
-        number = self._request_ids.next()
+        named = _NAMED.findall(block) if _IN_NAMED in block else []
+        number = self._request_ids.given(named[-1].rstrip()) if named else self._request_ids.next()
         of_sample = ("done", "sample", found.storage, found.causes, "-", "-", number)
         self._served(Served(peer, method, f"/{name}", found.status, len(body), 0, 0.0, *of_sample))
         begin = self._begin(found.status, server)
@@ -144,5 +149,7 @@ def _is_plain(block: bytes) -> bool:
         hosts += name == b"host"
         keeps = name == b"connection" and (match[2] or b"").lower() == b"keep-alive"
         if name not in _IGNORED and not keeps:
+            return False
+        if name == b"x-request-id" and _IN_NAMED not in match[1]:
             return False
     return hosts == 1

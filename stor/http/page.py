@@ -124,7 +124,7 @@ def page(
 {_problems(status, disks)}</section>
 <dl>
 {_figures(status, moment, sets, days_left)}</dl>
-{_storages(status, sets)}{_jobs(status.work.jobs)}</main>
+{_jobs(status.work.jobs)}{_storages(status, sets)}</main>
 <footer class="soft">As last seen; this page asks again every {REFRESH_SECONDS} seconds.</footer>
 </body>
 </html>
@@ -225,13 +225,20 @@ def _verdict(status: Status, disks: Sequence[_Disk], stopping: bool) -> tuple[in
         return _BAD, f"{' and '.join(missing)} {verb} not available"
     if status.problems:
         return _BAD, "; ".join(status.problems)
+    but = _to_look_at(status, disks)
+    return (_WARN if but else _GOOD), f"All storages are available{f'; {but}' if but else ''}"
+
+
+def _to_look_at(status: Status, disks: Sequence[_Disk]) -> str:
+    """What is to be looked at although all storages are available."""
     ailing = sum(disk.level == _WARN for disk in disks)
+    at_risk = status.work.at_risk
     if ailing:
-        verb = "needs" if ailing == 1 else "need"
-        return _WARN, f"All storages are available; {ailing} of {len(disks)} disks {verb} a look"
-    if status.warnings:
-        return _WARN, "All storages are available; read the warnings"
-    return _GOOD, "All storages are available"
+        return f"{ailing} of {len(disks)} disks {'needs' if ailing == 1 else 'need'} a look"
+    if at_risk:
+        samples = "1 sample has" if at_risk == 1 else f"{at_risk:,} samples have"
+        return f"{samples} too few good copies"
+    return "read the warnings" if status.warnings else ""
 
 
 def _problems(status: Status, disks: Sequence[_Disk]) -> str:
@@ -374,10 +381,13 @@ def _bar(disk: _Disk) -> str:
     if not disk.total_bytes:
         return ""
     used = _used(disk)
-    fill = next(name for least, name in _FILLS if used >= least)
+    return _filled(used, next(name for least, name in _FILLS if used >= least), "used")
+
+
+def _filled(part: float, colour: str, what: str) -> str:
     return (
-        f'<svg class="bar {fill}" viewBox="0 0 100 1" preserveAspectRatio="none" role="img" '
-        f'aria-label="{used:.0%} used"><rect width="{used * 100:.1f}" height="1"/></svg>'
+        f'<svg class="bar {colour}" viewBox="0 0 100 1" preserveAspectRatio="none" role="img" '
+        f'aria-label="{part:.0%} {what}"><rect width="{part * 100:.1f}" height="1"/></svg>'
     )
 
 
@@ -426,8 +436,9 @@ def _jobs(jobs: list[dict[str, Any]]) -> str:
     passes = [job["done"] for job in jobs if job["continuous"]]
     if passes:
         far = f"{min(passes):.0%} to {max(passes):.0%} of this pass"
-        lines.append(_line("scrub", f"{len(passes)} disks, {far}"))
-    return f'<ul class="jobs">{"".join(lines)}</ul>\n' if lines else ""
+        disks = "disk" if len(passes) == 1 else "disks"
+        lines.append(_line("scrub", f"{len(passes)} {disks}, {far}", sum(passes) / len(passes)))
+    return f'<ul class="jobs">\n{"".join(lines)}</ul>\n' if lines else ""
 
 
 def _job(job: dict[str, Any]) -> str:
@@ -438,11 +449,14 @@ def _job(job: dict[str, Any]) -> str:
         said.append(f"{job['not_mended']:,} not mended")
     if job["reason"]:
         said.append(job["reason"])
-    return _line(f"{job['kind']} {job['about']}", ", ".join(said))
+    return _line(f"{job['kind']} {job['about']}", ", ".join(said), job["done"])
 
 
-def _line(what: str, said: str) -> str:
-    return f'<li class="top soft"><span>{_text(what)}</span><span>{_text(said)}</span></li>'
+def _line(what: str, said: str, done: float) -> str:
+    return (
+        f'<li class="soft"><span>{_text(what)}</span>{_filled(done, "f0", "done")}'
+        f"<span>{_text(said)}</span></li>\n"
+    )
 
 
 def _figure(name: str, figure: int | str) -> str:

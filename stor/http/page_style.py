@@ -63,6 +63,9 @@ dd { font-size: 1.125rem; font-variant-numeric: tabular-nums; }
 .table .bar { margin: 0; height: .4rem; }
 .table p.soft { font-size: .8125rem; text-align: right; min-width: 4.25rem; }
 .table p.soft span { display: block; }
-.jobs { margin: 1rem 0 0; }
+.jobs { margin: 0 0 1.25rem; }
+.jobs li { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: center; }
+.jobs span { flex: 1 1 16rem; } .jobs span:first-child { flex: 0 1 16rem; }
+.jobs .bar { flex: none; width: 6rem; margin: .3rem 0; }
 footer { margin-top: 2rem; }
 """
