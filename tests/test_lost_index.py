@@ -4,11 +4,14 @@ The disk answers alone for its set after that, as the other one is away; some of
 gone, too. Once both are there, all is whole and known again.
 """
 
+import re
 import shutil
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from stor.disk.journal import RECORD_BYTES, Position
+from stor.disk.names import BadProof, DiskNames
 from tests.conformance import sample
 from tests.support.host import Host
 from tests.support.http import assert_one_line, no_bug_logged
@@ -110,6 +113,18 @@ def the_index_is_an_older_one(pair):
     return False
 
 
+def the_index_is_an_older_one_after_another_start(pair):
+    """Which has brought nothing to stable storage itself."""
+    pair.put(EARLY)
+    shutil.copytree(pair.index, pair.path / "kept")
+    pair.put(LATE)
+    pair.unlink(LATE)
+    pair.start()
+    shutil.rmtree(pair.index)
+    (pair.path / "kept").rename(pair.index)
+    return False
+
+
 def the_disk_is_an_older_one(pair):
     pair.put(EARLY)
     shutil.copytree(pair.disk, pair.path / "kept")
@@ -164,6 +179,7 @@ WAYS = [
     the_index_is_removed,
     the_index_is_the_other_disks,
     the_index_is_an_older_one,
+    the_index_is_an_older_one_after_another_start,
     the_disk_is_an_older_one,
     the_disk_is_as_it_was_after_a_clean_end,
     the_disk_is_one_from_before_its_index_was_lost,
@@ -243,3 +259,19 @@ def test_a_disk_whose_journal_turns_out_to_be_damaged_is_not_known_from_then_on(
     pair.settle = lambda: pair.rig.clock.pump([0] * 50)
     pair.start(clean=False)
     assert [pair.rig.get(content).body for content in EARLY] == EARLY
+
+
+def test_a_start_does_not_forget_how_long_a_journal_was(pair):
+    pair.put(ALL)
+    before = pair.rig.members[0].names.durable
+    for _ in range(3):
+        pair.start(clean=False)
+    assert pair.rig.members[0].names.durable == before
+    shorter = Position(before.segment, before.records - 1)
+    segment = pair.index / "journal-000000000001"
+    segment.write_bytes(segment.read_bytes()[:-RECORD_BYTES])
+    with (
+        pair.rig.members[0].disk.entered() as root_fd,
+        pytest.raises(BadProof, match=re.escape(f"ends at {tuple(shorter)}")),
+    ):
+        DiskNames.open(pair.rig.members[0].disk, pair.marker(ALONE)["uuid"], root_fd)

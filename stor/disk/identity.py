@@ -304,7 +304,10 @@ class KnownDisks:
         return self._journals.get(uuid)
 
     def came_to(self, uuid: str, identity: int, position: Position) -> None:
-        """The journal of a disk is this one, and has come this far."""
+        """The journal of a disk is this one, and has come this far at least."""
+        before = self._journals.get(uuid)
+        if before is not None and before[0] == identity:
+            position = max(before[1], position)
         self._journals[uuid] = identity, position
 
     def left_out(self) -> list[str]:

@@ -176,10 +176,16 @@ class DiskNames:
         return self.cursor is None
 
     @property
+    def durable(self) -> Position:
+        """How far the journal has come on stable storage, as is known, also of earlier starts."""
+        kept = self._kept
+        return self.journal.durable if kept is None else max(kept.journal, self.journal.durable)
+
+    @property
     def outdated(self) -> bool:
         """Whether what was noted last holds no longer."""
         kept = self._kept
-        now = (self.journal.durable, self.cursor)
+        now = (self.durable, self.cursor)
         return self.written and (kept is None or (kept.journal, kept.cursor) != now)
 
     @property
@@ -213,7 +219,7 @@ class DiskNames:
         A crash leaves what was noted before. Raises `OSError`.
         """
         with self._keeping:
-            proof = Proof(self.uuid, self.journal.durable, self.cursor, inodes, self.identity)
+            proof = Proof(self.uuid, self.durable, self.cursor, inodes, self.identity)
             if self.written and proof != self._kept:
                 self._replace(proof, root_fd)
                 self._kept = proof

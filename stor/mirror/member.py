@@ -412,7 +412,7 @@ class Member:
             found = await self._know_names(found, found.marker, new=new)
             if self.names is not None and self.names.written:
                 names = self.names
-                known_disks.came_to(names.uuid, names.identity, names.journal.durable)
+                known_disks.came_to(names.uuid, names.identity, names.durable)
         if self.known_disks is not known_disks:  # another configuration, which judges anew
             await self._probe()
             return
