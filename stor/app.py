@@ -26,12 +26,12 @@ from stor.disk.identity import (
 from stor.disk.syscalls import Syscalls
 from stor.fleet import Disks, Fleet, Writer, adapt
 from stor.gauges import DiskGauges, JobGauges, WorkGauges
-from stor.growth import Growth
+from stor.growth import GROWTH_FILE, Growth
 from stor.http.accounts import Accounts
 from stor.http.api import Api
 from stor.http.auth import Attempts, Authenticator
 from stor.http.rates import Rates
-from stor.http.status import Overview, Snapshot
+from stor.http.status import Overview, Snapshot, free_of
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.index.index import Index, Shared, table_path
 from stor.location import S3 as S3_PLACE
@@ -163,9 +163,11 @@ class App:
         self.rates = Rates(reactor.seconds)
         figures = self.metrics.figures
         #: What is said of the whole.
+        self._growth = Growth(lambda: time.time_ns() / 1e9)
+        self._growth.recall(self._state.read(GROWTH_FILE) or b"")
         self.overview = Overview(
             *(self.store, self._uploads, self.rates, figures, others, absent),
-            growth=Growth(reactor.seconds) if self._writes else None,
+            growth=self._growth,
             host=socket.gethostname(),
         )
         self.api = Api(
@@ -256,9 +258,10 @@ class App:
         if self._administration is not None:
             await self._administration.start()
         self.ready.callback(None)
-        status = self.store.status()
-        for problem in (*status.problems, *status.warnings):
-            self.log.warn("{problem}", problem=problem)
+        for member in self.mirrors.members:
+            member.say()  # also of one that has not been heard yet
+        for warning in self.store.status().warnings:
+            self.log.warn("{warning}", warning=warning)
 
     async def begin(self) -> None:
         """The first look is over: judge the disks that waited, and recall the work that is due."""
@@ -266,6 +269,14 @@ class App:
         await self._remember_disks()
         if self.mirrors.outbox is not None:
             await self._outbox.recall()
+
+    async def _look_at_room(self) -> None:
+        """Note what is free, to know how quickly that becomes less, also after the next start."""
+        if self._growth.due:
+            self._growth.note(free_of(self.store.status()))
+            if self._state.fault is None:
+                encoded = self._growth.encode()
+                await self._state_worker.run(self._state.write, GROWTH_FILE, encoded)
 
     def _look(self) -> Deferred[None]:
         looking = Deferred.fromCoroutine(self.look_after())
@@ -279,7 +290,7 @@ class App:
         await settle(probes)
         await self._let_go()
         await self._remember_disks()
-        self.overview.look()
+        await self._look_at_room()
         if self._administration is not None:
             self._administration.jobs.resume()
 

@@ -206,6 +206,9 @@ class LineObserver:
         urgent = event.get("log_level") is not INFO
         if not urgent and event.get("log_namespace", "").startswith(_LIBRARY):
             return
+        # The journal and programs can leave them out; a text is read as it is.
+        if event.get("log_level") is LogLevel.debug and self._line_of is text_line:
+            return
         line = self._line_of(event)
         if line:
             self._write(line, urgent=urgent)

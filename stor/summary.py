@@ -15,8 +15,10 @@ def summary(status: Status, addresses: Sequence[object], workers: int) -> str:
     parts = []
     if disks:
         away = sum(disk["state"] == "offline" for disk in disks)
-        total = sum(min(disk["total_bytes"] for disk in one["disks"]) for one in status.sets)
-        free = sum(min(disk["free_bytes"] for disk in one["disks"]) for one in status.sets)
+        # Of a disk that was not seen yet nothing is known.
+        seen = [[disk for disk in one["disks"] if disk["total_bytes"]] for one in status.sets]
+        total = sum(min(disk["total_bytes"] for disk in one) for one in seen if one)
+        free = sum(min(disk["free_bytes"] for disk in one) for one in seen if one)
         parts += [
             f"{_several(len(status.sets), 'set')} of {_several(len(disks), 'disk')}",
             *([f"{away} not available"] if away else []),

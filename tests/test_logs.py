@@ -72,6 +72,11 @@ def test_a_program_gets_one_object_an_event():
     assert (found["level"], found["message"], found["root"]) == ("warn", "/mnt/a is away", "/mnt/a")
 
 
+def test_details_are_left_out_of_a_text_and_not_of_what_can_be_filtered():
+    for line_of, lines in ((text_line, 0), (journal_line, 1), (json_line, 1)):
+        assert logged(line_of, lambda log: log.debug("a detail")).count("\n") == lines
+
+
 def access_line(line_of):
     """The line of a request, from an observer that has seen an event before."""
     stream = io.StringIO()

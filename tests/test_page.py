@@ -341,6 +341,8 @@ def test_the_totals_are_of_sets_each_as_large_as_its_smallest_disk():
         "Lowest set": "400 GB (set 2)",
         "Samples": "3,000",
     }
+    status.sets[0]["disks"][1] |= {"total_bytes": 0, "free_bytes": 0}  # not seen yet
+    assert figures_of(shown(status).words)["Free"] == "1.5 TB of 10 TB"
     status.sets[0]["indexed"] = False
     assert figures_of(shown(status).words)["Samples"] == "at least 3,000"
 

@@ -37,6 +37,12 @@ TWO = [IPv4Address("TCP", "127.0.0.1", 8080), IPv6Address("TCP", "::", 8443)]
             "unix:/run/stor.sock: 1 set of 2 disks, 1 not available, 1.0 TB free of 4.0 TB, "
             "4 processes",
         ),
+        (
+            status([disk(), {"state": "offline", "total_bytes": 0, "free_bytes": 0}]),
+            TWO[:1],
+            1,
+            "127.0.0.1:8080: 1 set of 2 disks, 1 not available, 1.0 TB free of 4.0 TB, 1 process",
+        ),
         (status(s3={"bucket": "samples"}), [], 1, "no address: S3 bucket samples, 1 process"),
     ],
 )

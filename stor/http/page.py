@@ -268,8 +268,10 @@ def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: fl
     """The totals: a set holds as much as its smallest disk."""
     lines = []
     if sets:
-        total = sum(min(disk.total_bytes for disk in one.disks) for one in sets)
-        free = sum(min(disk.free_bytes for disk in one.disks) for one in sets)
+        # Of a disk that was not seen yet nothing is known.
+        seen = [[disk for disk in one.disks if disk.total_bytes] for one in sets]
+        total = sum(min(disk.total_bytes for disk in one) for one in seen if one)
+        free = sum(min(disk.free_bytes for disk in one) for one in seen if one)
         lines.append(_figure("Free", f"{size(free)} of {size(total)}"))
         taking = [one for one in sets if one.writable]
         lines.append(_figure("For new samples", size(sum(one.usable_bytes for one in taking))))

@@ -74,17 +74,12 @@ class Overview:
         own = self._store.status()
         return attrs.evolve(own, warnings=[*own.warnings, *self._absent()])
 
-    def look(self) -> None:
-        """Note what is free, to know how quickly that becomes less."""
-        if self._growth is not None and self._growth.due:
-            self._growth.note(_free(self._store.status()))
-
     def days_left(self, status: Status) -> float | None:
         """How long the room for new samples lasts at the rate of the last week.
 
         `None` while that is not known, and when it does not become less.
         """
-        rate = None if self._growth is None else self._growth.bytes_a_day(_free(status))
+        rate = None if self._growth is None else self._growth.bytes_a_day(free_of(status))
         return usable_bytes(status) / rate if rate is not None and rate > 0 else None
 
     def snapshot(self) -> Snapshot:
@@ -106,7 +101,7 @@ class Overview:
         return exposition(summed([own, *(one.figures for one in others)]) if others else own)
 
 
-def _free(status: Status) -> dict[str, int]:
+def free_of(status: Status) -> dict[str, int]:
     """What is free on each set: what is on its smallest disk."""
     return {
         ",".join(disk["root"] for disk in one["disks"]): min(d["free_bytes"] for d in one["disks"])

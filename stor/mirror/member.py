@@ -371,13 +371,13 @@ class Member:
             self.health.write_refused(self._refusal(error))
         else:
             self.health.operation_failed(str(error), about)
-        self._say()
+        self.say()
         self.probe_soon()
 
     def _refusal(self, error: OSError) -> str:
         return f"{self.root}: cannot be written: {error.strerror}"
 
-    def _say(self) -> None:
+    def say(self) -> None:
         """Write to the log what is wrong with the disk, or that nothing is, when that is news."""
         news = self._reports.news(self.health, self.clock.seconds())
         if news is not None:
@@ -418,7 +418,7 @@ class Member:
             return
         self._probing = False
         self.health.probe_passed(found)
-        self._say()
+        self.say()
 
     async def _keep(self, found: Probe, *, writable: bool) -> Probe:
         """Keep other Stors from the disk. Where that cannot be done it is read, never written."""
@@ -522,7 +522,7 @@ class Member:
 
     def _went_away(self, reason: str) -> None:
         self.health.probe_failed(reason)
-        self._say()
+        self.say()
 
 
 class DiskSource:

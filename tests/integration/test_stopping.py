@@ -251,3 +251,15 @@ def test_nothing_acknowledged_is_lost_when_it_is_restarted_under_load(start, thr
         assert sha_of(stor.get(sha).body) == sha
         assert len(stor.copies(sha)) == 2
     assert stor.staged() == []
+    assert stor.staged() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("log_format", ["text", "journal", "json"])
+def test_the_last_lines_before_the_end_are_in_the_log(start, log_format, workers):
+    """They are written in batches, and the end comes before the next one is due."""
+    stor = start(log_format=log_format, workers=workers)
+    for n in range(20):
+        stor.request("GET", "status", headers={"X-Request-ID": f"last-{n}-"})
+    stor.stop()
+    assert [n for n in range(20) if f"last-{n}-" not in stor.log] == []
