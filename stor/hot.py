@@ -64,6 +64,9 @@ class HotSamples:
     def __len__(self) -> int:
         return len(self._samples)
 
+    def __contains__(self, raw: object) -> bool:
+        return raw in self._samples
+
     def get(self, raw: bytes, *, missed: bool = True) -> HotSample | None:
         """The sample with this digest (`Digest.raw`), if it is here; `missed` counts if not."""
         sample = self._samples.get(raw)

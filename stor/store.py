@@ -144,6 +144,13 @@ class Store:
         self._mirrors.denied(digest)
         return found
 
+    def find_at_once(self, digest: Digest) -> Found | None:
+        """Like `find` where nothing has to wait; else `None`. Raises `NotFound`."""
+        found = None if digest.raw in self.hot else self.at_once(digest.raw, read=False)
+        if isinstance(found, NotFound):
+            raise found
+        return found if isinstance(found, Found) else None
+
     def _found_at_once(self, found: CachedCopy, *, read: bool) -> HotSample | Found | None:
         if read and found.content is None:
             return None

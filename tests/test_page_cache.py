@@ -352,6 +352,29 @@ class TestNobodyWaits:
         assert at_once(rig, SMALL, method) is not None
 
 
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=len)
+@pytest.mark.parametrize(
+    ("header", "status"), [("If-None-Match", 304), ("If-Match", 200), ("If-Match-Not", 412)]
+)
+def test_conditions_are_judged_without_a_disk(tmp_path, content, header, status):
+    rig = stored(FaultyRig(tmp_path, (2,), kind=Watched, threads=True), content)
+    etag = f'"{digest_of(content)}"' if header != "If-Match-Not" else '"another"'
+    for files in rig.disks.values():
+        files.calls.clear()
+    response = rig.get(content, [(header.removesuffix("-Not"), etag)], method="HEAD")
+    assert response.status == status
+    assert {call.name for files in rig.disks.values() for call in files.calls} <= NEVER_WAITING
+
+
+def test_a_condition_on_what_nobody_has_is_404_by_the_index(tmp_path):
+    rig = stored(FaultyRig(tmp_path, (2,), kind=Watched, threads=True), SMALL)
+    rig.get(str(UNKNOWN))  # the one that is checked
+    for files in rig.disks.values():
+        files.calls.clear()
+    assert rig.get(str(UNKNOWN), [("If-None-Match", "*")]).status == 404
+    assert all(files.calls == [] for files in rig.disks.values())
+
+
 class TestWhatIsWrong:
     @pytest.fixture
     def rig(self, tmp_path):

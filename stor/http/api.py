@@ -285,7 +285,8 @@ class Api:
         await self._may_read(request)
         conditions = _conditions(request)
         if conditions.present or request.method == b"HEAD":
-            found = await self._store.find(digest)
+            found = self._store.find_at_once(digest) if conditions.present else None
+            found = found or await self._store.find(digest)
             request.storage = found.storage
             now = self._validators(digest, found.modified_ns)
             code = conditions.evaluate(now, self._wall_seconds())
