@@ -13,6 +13,7 @@ from stor.disk.disk import Disk
 from stor.disk.durable import Blocks
 from stor.disk.identity import DiskLock, KnownDisks, Remembered
 from stor.disk.syscalls import Syscalls
+from stor.disk.verified import VerifiedSmall
 from stor.mirror.group_commit import (
     Alone,
     Commits,
@@ -91,6 +92,7 @@ class Disks:
         self._figures = figures
         self._writer = writer
         self._blocks = Blocks(BLOCKS_BYTES)
+        self._verified_small = VerifiedSmall()
         self._members: dict[str, Member] = {}
 
     @property
@@ -131,7 +133,14 @@ class Disks:
         health = Health(clock.seconds, writable)
         health.reserve_bytes = chosen.reserve_bytes
         device = _forbidden_device(chosen)
-        disk = Disk(root, self._files, device, self._blocks, keeps_sums=self._writer is None)
+        disk = Disk(
+            root,
+            self._files,
+            device,
+            self._blocks,
+            keeps_sums=self._writer is None,
+            verified_small=self._verified_small,
+        )
         writers = ThreadPool(outcomes, f"write {root}", DISK_WRITERS, nice=WRITERS_NICE)
         alone = Alone(disk, writers)
         commits: Commits = alone

@@ -368,6 +368,13 @@ CHECKS = (
         (f"{_CACHED}::TestReading::test_wrong_bytes_are_never_given",),
     ),
     Mutation(
+        "what was right lately has not changed since it was read",
+        "stor/disk/page_cache.py",
+        "self._verified.knows(digest, mark) and Mark.of(self._files.fstat(fd)) == mark",
+        "self._verified.knows(digest, mark)",
+        (f"{_CACHED}::TestReading::test_what_was_right_lately_is_right_until_the_file_changes",),
+    ),
+    Mutation(
         "only what is in memory is read on the reactor's thread",
         "stor/disk/page_cache.py",
         "if size and not self._is_cached(fd, size):",

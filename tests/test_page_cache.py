@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from stor.digest import Digest
 from stor.disk.disk import Disk, DiskAway
 from stor.disk.page_cache import READ_BYTES
 from stor.disk.syscalls import Syscalls
+from stor.disk.verified import VerifiedSmall
 from stor.errors import Damaged
 from stor.http.request import SERVER
 from stor.mirror.learning import AUDIT_SECONDS
@@ -46,8 +48,8 @@ def write(root, content, name=None):
     return path
 
 
-def disk_at(root, files):
-    disk = Disk(str(root), files)
+def disk_at(root, files, verified_small=None):
+    disk = Disk(str(root), files, verified_small=verified_small)
     disk.identify(os.stat(root).st_dev)
     return disk
 
@@ -200,6 +202,35 @@ class TestReading:
         write(disk.root, SMALL[:-1] + b"?", DIGEST)
         with pytest.raises(Damaged):
             disk.page_cache.read(DIGEST)
+
+    def test_what_was_right_lately_is_right_until_the_file_changes(self, tmp_path):
+        """Also while it is read, and whatever times are given to it."""
+
+        class Changing(MemoryFiles):
+            new = None
+
+            def read_cached(self, fd, length, offset):
+                data = super().read_cached(fd, length, offset)
+                if self.new is not None:
+                    path, data = self.new, bytearray(b"?" * length)
+                    status = path.stat()
+                    while path.stat().st_ctime_ns == status.st_ctime_ns:  # a tick of its clock
+                        path.write_bytes(data)
+                        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+                return data
+
+        content = sample(READ_BYTES)
+        path = write(tmp_path, content)
+        files = Changing()
+        later = lambda: time.time_ns() + 10**10  # noqa: E731 - the file has settled
+        disk = disk_at(tmp_path, files, VerifiedSmall(now_ns=later))
+        disk.look(digest_of(content))
+        for _ in range(2):
+            assert disk.page_cache.read(digest_of(content)).content == content
+        files.new = path
+        for _ in range(2):
+            with pytest.raises(Damaged):
+                disk.page_cache.read(digest_of(content))
 
     def test_what_is_no_file_of_the_disk_is_for_others_to_look_into(self, disk, tmp_path):
         path = Path(disk.root, DIGEST.disk_path)

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from stor.digest import Digest
 from stor.disk.disk import Disk
-from stor.disk.verified import FRESH_SECONDS, Mark, Verified
+from stor.disk.verified import FRESH_SECONDS, Mark, Verified, VerifiedSmall
 from stor.errors import Damaged
 from stor.zero_copy import PIPE_BYTES, SplicePipes
 from tests.conformance import sample
@@ -260,3 +260,46 @@ def test_where_it_cannot_be_done_it_says_so(disk, opened):
     splice_pipe = SplicePipes().take(0)
     assert opened.send(splice_pipe, 0, 10) is False
     splice_pipe.close()
+
+
+class TestSmallCopies:
+    @pytest.fixture
+    def clock(self):
+        return Clock()
+
+    @pytest.fixture
+    def verified(self, clock):
+        """Of files that have not changed for long."""
+        return VerifiedSmall(clock.seconds, lambda: 10**18, limit=100)
+
+    def test_a_copy_is_known_by_all_that_tells_its_file_from_another(self, verified):
+        verified.add(DIGEST, MARK)
+        assert verified.knows(DIGEST, MARK)
+        assert not verified.knows(Digest.of(b"another"), MARK)
+        for field in Mark._fields:
+            assert not verified.knows(DIGEST, MARK._replace(**{field: 9}))
+
+    def test_it_is_forgotten_in_time(self, verified, clock):
+        verified.add(DIGEST, MARK)
+        clock.advance(FRESH_SECONDS / 2)
+        assert verified.knows(DIGEST, MARK)
+        clock.advance(FRESH_SECONDS / 2)
+        assert not verified.knows(DIGEST, MARK)
+
+    def test_it_is_forgotten_when_nobody_has_asked_meanwhile(self, verified, clock):
+        verified.add(DIGEST, MARK)
+        clock.advance(FRESH_SECONDS)
+        assert not verified.knows(DIGEST, MARK)
+
+    def test_the_latest_are_remembered_and_no_more_than_twice_the_limit(self, verified):
+        marks = [MARK._replace(inode=number) for number in range(1000)]
+        for mark in marks:
+            verified.add(DIGEST, mark)
+        known = [verified.knows(DIGEST, mark) for mark in marks]
+        assert 100 <= sum(known) <= 200
+        assert all(known[-100:])
+
+    def test_a_file_that_has_just_changed_may_change_unseen(self):
+        verified = VerifiedSmall(now_ns=lambda: MARK.changed_ns + 10**9)
+        verified.add(DIGEST, MARK)
+        assert not verified.knows(DIGEST, MARK)

@@ -18,7 +18,7 @@ from stor.disk.copy import Copy, DamagedCopy, MadeSums, OpenCopy
 from stor.disk.durable import Blocks, DurableDirectories
 from stor.disk.page_cache import PageCache
 from stor.disk.syscalls import Syscalls, is_regular
-from stor.disk.verified import Mark, Verified
+from stor.disk.verified import Mark, Verified, VerifiedSmall
 from stor.errors import Damaged
 
 T = TypeVar("T")
@@ -121,12 +121,14 @@ class Disk:
         blocks: Blocks | None = None,
         *,
         keeps_sums: bool = True,
+        verified_small: VerifiedSmall | None = None,
     ) -> None:
         """`forbidden_device`: the `st_dev` that means "not mounted", with `require_mount`.
 
         `blocks` are those that the disk shares with others, to know its directories by.
         `keeps_sums`: block sums that a copy lacks are written to it once it was read whole; a
-        process that only reads does not.
+        process that only reads does not. `verified_small` is what it shares with others, too, for
+        the reactor's thread.
         """
         self.root = root
         #: What is mounted there, also where a symbolic link leads to it.
@@ -144,7 +146,12 @@ class Disk:
         self.claims = Claims()
         self.verified = Verified()
         self.durable_directories = DurableDirectories(blocks or Blocks(_BLOCKS_BYTES))
-        self.page_cache = PageCache(root, files, partial(self._check_mount, probing=False))
+        self.page_cache = PageCache(
+            root,
+            files,
+            partial(self._check_mount, probing=False),
+            verified_small or VerifiedSmall(),
+        )
 
     def identify(self, device: int) -> None:
         """From now on the disk is the file system with this `st_dev` and no other."""

@@ -10,10 +10,14 @@ import attrs
 
 from stor.digest import Digest
 from stor.disk.syscalls import Syscalls, is_regular
+from stor.disk.verified import Mark, VerifiedSmall
 from stor.errors import Damaged
 
 #: Larger samples are not read from here: hashing one takes the time of several answers.
 READ_BYTES = 64 * 1024
+
+#: To hash fewer bytes takes no longer than to know that they were hashed lately.
+_HASHED_BYTES = 16 * 1024
 
 #: Ext2 to ext4, XFS, btrfs, F2FS and bcachefs (statfs(2)). On these, to open a file whose name is
 #: in memory, and to ask for its attributes, takes no more than memory. Through FUSE or a network it
@@ -46,8 +50,15 @@ class PageCache:
     Nothing is read before the disk's own thread has learnt that its file system can do this.
     """
 
-    def __init__(self, root: str, files: Syscalls, check_device: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        root: str,
+        files: Syscalls,
+        check_device: Callable[[int], None],
+        verified: VerifiedSmall,
+    ) -> None:
         """`check_device` is given the `st_dev` of a file; raises `DiskAway` if it is elsewhere."""
+        self._verified = verified
         self._root = root
         self._files = files
         self._check_device = check_device
@@ -102,7 +113,7 @@ class PageCache:
         except BlockingIOError:
             return None
         try:
-            return self._copy(digest, path, fd)
+            return self._copy(digest, path, self._status(path, fd))
         finally:
             self._files.close(fd)
 
@@ -114,20 +125,31 @@ class PageCache:
         try:
             fd = self._files.open_cached(path)
             try:
-                copy = self._copy(digest, path, fd)
+                status = self._status(path, fd)
+                copy = self._copy(digest, path, status)
                 if copy.size > READ_BYTES:
                     return copy
                 content = self._content(fd, copy.size)
+                large = copy.size >= _HASHED_BYTES
+                proven = large and self._is_proven(digest, status, fd)
             finally:
                 self._files.close(fd)
         except BlockingIOError:
             return None
         if content is None:
             return None
-        if hashlib.sha256(content).digest() != digest.raw:
-            raise Damaged(f"{path}: content does not have the SHA-256 of its name")
+        if not proven:
+            if hashlib.sha256(content).digest() != digest.raw:
+                raise Damaged(f"{path}: content does not have the SHA-256 of its name")
+            if large:
+                self._verified.add(digest, Mark.of(status))
         copy.content = content
         return copy
+
+    def _is_proven(self, digest: Digest, status: os.stat_result, fd: int) -> bool:
+        """Whether what was read of a file since it had this status was right not long ago."""
+        mark = Mark.of(status)
+        return self._verified.knows(digest, mark) and Mark.of(self._files.fstat(fd)) == mark
 
     def _content(self, fd: int, size: int) -> bytes | bytearray | None:
         """All of a file, `None` when a part is not in memory."""
@@ -137,9 +159,12 @@ class PageCache:
         content = self._files.read_cached(fd, size, 0)
         return content if len(content) == size else None
 
-    def _copy(self, digest: Digest, path: str, fd: int) -> CachedCopy:
+    def _status(self, path: str, fd: int) -> os.stat_result:
         status = self._files.fstat(fd)
         if not is_regular(status):
             raise Damaged(f"{path}: not a regular file")
         self._check_device(status.st_dev)
+        return status
+
+    def _copy(self, digest: Digest, path: str, status: os.stat_result) -> CachedCopy:
         return CachedCopy(digest, path, self._root, status.st_size, status.st_mtime_ns)

@@ -1,6 +1,7 @@
 """Which copies were read whole lately and found to be right, by what tells a file from another."""
 
 import os
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,14 @@ FRESH_SECONDS = 600.0
 
 #: How many copies are remembered of each disk, half a KiB each.
 KNOWN_COPIES = 2048
+
+
+#: How many small copies are remembered at least, of all disks, 100 bytes each.
+KNOWN_SMALL_COPIES = 32_768
+
+#: A file that changed later than this ago may change again and show the same time (ctime has the
+#: resolution of the kernel's clock tick).
+_SETTLED_NS = 10**9
 
 
 class Mark(NamedTuple):
@@ -65,3 +74,45 @@ class Verified:
         with self._lock:
             known, seconds = self._known.get(digest, (None, 0.0))
             return known == mark and self._seconds() - seconds < FRESH_SECONDS
+
+
+class VerifiedSmall:
+    """The same of very many small copies, of all disks. For one thread.
+
+    What is remembered of a copy is a hash of 64 bits, which nobody else can compute.
+    """
+
+    def __init__(
+        self,
+        seconds: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
+        limit: int = KNOWN_SMALL_COPIES,
+    ) -> None:
+        self._seconds = seconds
+        self._now_ns = now_ns
+        self._limit = limit
+        self._secret = secrets.token_bytes(16)
+        self._begun = seconds()
+        #: Those since `_begun`, and those of the time before.
+        self._new: set[int] = set()
+        self._old: set[int] = set()
+
+    def add(self, digest: Digest, mark: Mark) -> None:
+        """What was read of the file since it had this mark is all of it, and is right."""
+        if self._now_ns() - mark.changed_ns > _SETTLED_NS:
+            self._turn()
+            self._new.add(hash((self._secret, digest.raw, mark)))
+
+    def knows(self, digest: Digest, mark: Mark) -> bool:
+        """Whether the file with this mark was right, not long ago."""
+        self._turn()
+        key = hash((self._secret, digest.raw, mark))
+        return key in self._new or key in self._old
+
+    def _turn(self) -> None:
+        age = self._seconds() - self._begun
+        if age < FRESH_SECONDS / 2 and len(self._new) < self._limit:
+            return
+        self._old = self._new if age < FRESH_SECONDS else set()
+        self._new = set()
+        self._begun = self._seconds()
