@@ -289,6 +289,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
         "admin": ["time"],  # when a job was begun, over restarts
         "app": ["time_ns"],  # when a sample was stored
         "disk.journal": ["time_ns"],  # when a segment was begun
+        "disk.verified": ["time_ns"],  # how long ago a file has changed
         "disk.names": ["time_ns"],  # when a name was found, and which segments are old
         "mirror.learning": ["time_ns"],  # when a name was recorded
         "gauges": ["time"],  # when a configuration was read
