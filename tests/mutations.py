@@ -728,6 +728,13 @@ CHECKS = (
         ("tests/test_access.py::test_the_client_behind_proxies",),
     ),
     Mutation(
+        "no password in a log",
+        "stor/quickstart.py",
+        "    if not private:\n",
+        "    if not user:\n",
+        ("tests/test_quickstart.py",),
+    ),
+    Mutation(
         "no client may write a line of the log",
         "stor/http/access.py",
         "return quote(text[:_WORD_BYTES], safe=_WORD_CHARACTERS)",

@@ -23,6 +23,7 @@ from tests.integration.process import (
     refused_start,
     sha_of,
 )
+from tests.support.metrics import Exported
 from tests.support.rig import PASSWORD, USER
 
 RELOADS = 20
@@ -149,6 +150,27 @@ def test_threads_do_not_add_up(start, tmp_path):
         come_and_go()
     # Its readers are begun as they are needed: four a disk at most.
     assert threads() <= before + 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_prometheus_is_told_of_a_reload_that_was_refused(start, workers):
+    stor = start(workers=workers)
+
+    def told():
+        found = Exported(stor.request("GET", "metrics").body.decode())
+        name = "stor_config_last_reload"
+        seconds = found.value(f"{name}_success_timestamp_seconds")
+        assert abs(seconds - time.time()) < 600
+        return found.value(f"{name}_successful"), seconds
+
+    good, at_start = told()
+    stor.reload(workers=workers, reserve_bytes="much")
+    assert told() == (0, at_start)
+    stor.reload(workers=workers, reserve_bytes="1 MB")
+    assert told()[0] == good == 1
+    stor.signal()
+    with pytest.raises(AssertionError, match="Not reloaded"):
+        stor.ended()
 
 
 def test_a_bad_configuration_is_refused_with_every_fault_and_the_old_one_stays(start):
