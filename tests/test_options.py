@@ -128,6 +128,8 @@ class TestData:
         ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]")]
     )
     def test_the_lines_to_paste_name_the_port_that_listens(self, directory, host, shown):
-        lines = greeting(chosen("--data", "data"), IPv4Address("TCP", host, 8123)).splitlines()
-        assert len(lines) == 3
-        assert all(f" http://{shown}:8123/" in line for line in lines[1:])
+        address, data = IPv4Address("TCP", host, 8123), str(directory / "data")
+        text = greeting(chosen("--data", "data"), address, data, private=True)
+        lines = [line for line in text.splitlines() if line.startswith("  ")]
+        assert len(lines) == 2
+        assert all(f" http://{shown}:8123/" in line for line in lines)
