@@ -1,5 +1,6 @@
 """`stor at-risk`: which samples have too few good copies, and why."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from stor.cli.admin import Stor, add_command, show, show_lines
@@ -16,13 +17,24 @@ def add(commands: Any) -> None:
     )
 
 
+def _listed(stor: Stor, number: int) -> Iterator[Any]:
+    """All samples of a set that lacks a disk."""
+    query = {"set": str(number)}
+    while some := stor.get("at-risk", **query):
+        yield from some
+        query["after"] = some[-1]["sha"]
+
+
 def _run(stor: Stor, given: Any) -> int:
     found = stor.get("at-risk")
     if given.json:
         for sample in found["samples"]:
             show(sample)
-        for one in found["sets"]:
-            show(one)
+        told = {sample["sha"] for sample in found["samples"]}
+        for number in range(len(found["sets"])):
+            for sample in _listed(stor, number):
+                if sample["sha"] not in told:
+                    show(sample)
         return 0
     show_lines(
         f"{sample['sha']}  {'?' if sample['good'] is None else sample['good']} of "

@@ -73,7 +73,12 @@ class Admin:
         return self._run(request, self._at_risk(request))
 
     async def _at_risk(self, request: Request) -> Any:
-        return self._jobs.at_risk()
+        number, after = _given(request, b"set"), _given(request, b"after")
+        if not number:
+            return self._jobs.at_risk()
+        if not number.isdecimal():
+            raise BadOrder(f"set: expected a number, found {number!r}")
+        return await self._jobs.at_risk_of(int(number), Digest.parse(after).raw if after else None)
 
     @app.route("/explain", methods=("GET",))
     def explain(self, request: Request) -> Deferred[bytes]:
@@ -81,8 +86,7 @@ class Admin:
         return self._run(request, self._explained(request))
 
     async def _explained(self, request: Request) -> Any:
-        given: list[bytes] = (request.args or {}).get(b"sha", [])
-        digest = Digest.parse(given[0].decode("latin-1") if given else "")
+        digest = Digest.parse(_given(request, b"sha"))
         places = await self._explain(digest)
         answer: dict[str, Any]
         try:
@@ -159,6 +163,12 @@ class Admin:
 
 def _encoded(value: Any) -> bytes:
     return json.dumps(value).encode() + b"\n"
+
+
+def _given(request: Request, name: bytes) -> str:
+    """What the query says of a name; nothing when it does not."""
+    given: list[bytes] = (request.args or {}).get(name, [])
+    return given[0].decode("latin-1") if given else ""
 
 
 def _order(request: Request, **kinds: type) -> dict[str, Any]:

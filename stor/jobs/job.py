@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 #: So many errors are told one by one; beyond that they are counted.
-MOST_ERRORS = 1000
+MOST_ERRORS = 200
 
 #: How far back the speed is measured at least, in seconds; at most half of what was seen.
 _SPEED_SECONDS = 600.0

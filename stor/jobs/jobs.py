@@ -23,11 +23,17 @@ from stor.threads import Busy, Pool, within
 #: The file in the state directory.
 JOBS_FILE = "jobs.json"
 
+#: How far jobs have come is kept this often, all of them at once.
+CHECKPOINT_SECONDS = 10.0
+
 #: So many jobs that are over are remembered.
 MOST_OVER = 100
 
 #: A pass that nobody asked for begins no earlier after a start: then there is other work to do.
 SETTLE_SECONDS = 300.0
+
+#: So many samples are listed in one answer.
+_LISTED = 10_000
 
 #: How long the end of Stor waits for what is kept of the jobs.
 _END_SECONDS = 2.0
@@ -86,6 +92,7 @@ class Jobs:
         self._stopped = False
         self._saving = False
         self._unsaved = False
+        self._checkpoint_due = clock.seconds() + CHECKPOINT_SECONDS
 
     # What is kept.
 
@@ -127,6 +134,11 @@ class Jobs:
         self._unsaved = True
         if not self._saving and not self._stopped:
             Deferred.fromCoroutine(self._write())
+
+    def _checkpoint(self) -> None:
+        if self._clock.seconds() >= self._checkpoint_due:
+            self._checkpoint_due = self._clock.seconds() + CHECKPOINT_SECONDS
+            self.keep()
 
     async def _write(self) -> None:
         self._saving = True
@@ -237,6 +249,32 @@ class Jobs:
             if any(map(_is_short, mirror.members))
         ]
         return {"total": self.at_risk_total, "samples": samples, "sets": sets}
+
+    async def at_risk_of(self, number: int, after: bytes | None) -> list[dict[str, Any]]:
+        """Some samples of a set that lacks a disk, sorted, those behind the sha `after`.
+
+        None after the last. `number` is the set's place among `sets` of `at_risk`. Raises
+        `Refused` when they cannot be listed now.
+        """
+        short = [mirror for mirror in self._mirrors.mirrors if any(map(_is_short, mirror.members))]
+        learning = self._mirrors.learning
+        if not 0 <= number < len(short) or learning is None:
+            raise Refused(f"set {number}: no set with this number lacks a disk now")
+        mirror, limit = short[number], _LISTED + (after is not None)
+        found = await learning.listed(after or bytes(32), limit, [mirror])
+        if found is None:
+            raise Refused(f"{mirror}: no complete disk that could list its samples can be read")
+        lacking = [member for member in mirror.members if _is_short(member)]
+        return [
+            {
+                "sha": sha.hex(),
+                "good": len(mirror.members) - len(lacking),
+                "wanted": len(mirror.members),
+                "reason": "; ".join(map(_shortage, lacking)),
+            }
+            for sha, _ in found
+            if sha != after
+        ]
 
     @property
     def at_risk_total(self) -> int:
@@ -412,7 +450,7 @@ class Jobs:
             return
         job.state, job.reason = State.RUNNING, None
         counts = self._counts.setdefault(job.scope.root or "", Counts())
-        run = Run(job, counts, self._clock, self._wall_seconds, self.keep)
+        run = Run(job, counts, self._clock, self._wall_seconds, self._checkpoint)
         run.mirror = None if place is None else place[0]
         self._runs[job.id] = run
         working = self._scrub_one(run) if place is None else self._scrub_disk(run, *place)

@@ -27,9 +27,6 @@ _AHEAD_SECONDS = 60.0
 #: Latent errors come in clusters: so many of those that lie behind a bad copy are read at once.
 NEIGHBOURS = 1000
 
-#: What a job has done is kept on disk this often.
-CHECKPOINT_SECONDS = 10.0
-
 
 class Halted(Exception):
     """The job is not to go on now. All before its cursor is done."""
@@ -57,7 +54,7 @@ class Run:
         wall_seconds: Callable[[], float],
         checkpoint: Callable[[], None],
     ) -> None:
-        """`counts` are of all runs at the disk; `checkpoint` has the job kept as it is."""
+        """`counts` are of all runs at the disk; `checkpoint` is told of progress."""
         self.job = job
         self._counts = counts
         self.clock = clock
@@ -65,7 +62,6 @@ class Run:
         self.mirror: Mirror | None = None
         self._wall_seconds = wall_seconds
         self._checkpoint = checkpoint
-        self._checkpoint_due = clock.seconds() + CHECKPOINT_SECONDS
         self._free_at = clock.seconds()
         self._halted = False
         self._waking: Deferred[None] | None = None
@@ -156,9 +152,7 @@ class Run:
         job, now = self.job, self.clock.seconds()
         job.cursor, job.share = cursor, share
         job.speed.note(now, job.share, job.bytes_done)
-        if now >= self._checkpoint_due:
-            self._checkpoint_due = now + CHECKPOINT_SECONDS
-            self._checkpoint()
+        self._checkpoint()
 
     def _ahead_seconds(self) -> float:
         """How much earlier than it has to be the job is where it is."""

@@ -253,14 +253,12 @@ class LearningNames(Names):
         wrong = [f"index: {what}: the disks are walked anew" for what in self._wrong.values()]
         return super().warnings + wrong
 
-    async def listed(self, begin: bytes, limit: int) -> list[tuple[bytes, int]] | None:
-        """The first samples from `begin` on, sorted, `limit` at most, each with its size.
-
-        From base and journal of one disk of each mirror; where none knows all, from the directories
-        of all its disks. `None`: a mirror has no complete disk now.
-        """
-        reading: list[Deferred[Any]] = []
-        for mirror in self._mirrors:
+    async def listed(
+        self, begin: bytes, limit: int, mirrors: Sequence[Mirror] | None = None
+    ) -> list[tuple[bytes, int]] | None:
+        """Sorted samples from `begin` on, with sizes; `None`: a mirror has no complete disk now."""
+        reading: list[Deferred[Any]] = []  # of a disk that knows all, or of all directories
+        for mirror in self._mirrors if mirrors is None else mirrors:
             able = [member for member in mirror.members if member.health.sound]
             if not any(member.complete for member in able):
                 return None

@@ -78,10 +78,26 @@ def test_damage_is_found_and_mended_by_the_command_and_everything_says_so(stor):
     stor.kill()  # the sample without a good copy is an error in the log, as it should be
 
 
+def test_all_samples_of_a_set_that_lacks_a_disk_are_at_risk(tmp_path):
+    stor = Stor.configured(tmp_path, sets=(2,), admin_socket=str(tmp_path / "admin.sock"))
+    for content in SAMPLES:
+        assert stor.put(content).status == 201
+    assert run(stor, "at-risk")[1] == "every sample has all its copies, as far as is known\n"
+    stor.roots[1].rename(tmp_path / "away")
+    poll(lambda: asked(stor, "status")["at_risk"] == len(SAMPLES), 40, "the loss to be seen")
+    output = run(stor, "at-risk")[1]
+    assert f"all {len(SAMPLES)} samples of {stor.roots[0]}, {stor.roots[1]}: " in output
+    listed = [json.loads(line) for line in run(stor, "at-risk", "--json")[1].splitlines()]
+    assert [one["sha"] for one in listed] == sorted(map(sha_of, SAMPLES))
+    assert {(one["good"], one["wanted"]) for one in listed} == {(1, 2)}
+    assert {one["reason"] for one in listed} == {f"{stor.roots[1]}: not a directory"}
+    stor.stop()
+
+
 def test_a_job_goes_on_after_a_kill_where_it_was(stor):
     root = str(stor.roots[0])
-    (job,) = asked(stor, "scrub", root, "--rate", "0.1")
-    poll(lambda: asked(stor, "jobs")[0]["samples_done"] >= 2, what="some progress")
+    (job,) = asked(stor, "scrub", root, "--rate", "0.01")  # two seconds a sample
+    poll(lambda: asked(stor, "jobs")[0]["samples_done"] >= 2, 30, "some progress")
     asked(stor, "pause", str(job["id"]))
     before = asked(stor, "jobs")[0]
     stor.kill()
@@ -91,7 +107,7 @@ def test_a_job_goes_on_after_a_kill_where_it_was(stor):
     assert after["samples_done"] >= before["samples_done"] - 1
     asked(stor, "rate", str(job["id"]), "none")
     asked(stor, "resume", str(job["id"]))
-    poll(lambda: asked(stor, "jobs")[0]["state"] == "done", what="the end of the job")
+    poll(lambda: asked(stor, "jobs")[0]["state"] == "done", 30, "the end of the job")
     held = sum((stor.roots[0] / sample_path(sha_of(one))).exists() for one in SAMPLES)
     assert asked(stor, "jobs")[0]["samples_done"] == held
     assert f"job {job['id']} is done" in run(stor, "cancel", str(job["id"]))[2]
