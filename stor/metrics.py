@@ -124,8 +124,9 @@ class Metrics:
         seconds = max(0.0, seconds)
         self.figures.lookup_seconds[()].observe(seconds)
         self.figures.lookup_attempts[()].observe(attempts)
-        self._time("lookup.time", seconds)
-        self._count(f"lookup.attempt.{attempts}.count")
+        if self.statsd is not None:
+            self._time("lookup.time", seconds)
+            self._count(f"lookup.attempt.{attempts}.count")
 
     def cache(self, hit: bool, seconds: float) -> None:
         """The location cache was asked for a sample's place."""

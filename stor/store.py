@@ -144,6 +144,11 @@ class Store:
         self._mirrors.denied(digest)
         return found
 
+    @property
+    def cached_total(self) -> int:
+        """How often the kernel had a sample, or its attributes, in memory."""
+        return self._cached.found_total
+
     def find_at_once(self, digest: Digest) -> Found | None:
         """Like `find` where nothing has to wait; else `None`. Raises `NotFound`."""
         found = None if digest.raw in self.hot else self.at_once(digest.raw, read=False)
@@ -161,7 +166,8 @@ class Store:
         sample = HotSample(
             found.digest, found.content, found.modified_ns, found.path, found.storage
         )
-        self.hot.add(sample)
+        if self.hot.limit_bytes:
+            self.hot.add(sample)
         return sample
 
     async def find(self, digest: Digest) -> Found:

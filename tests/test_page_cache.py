@@ -21,6 +21,7 @@ from stor.mirror.learning import AUDIT_SECONDS
 from tests.conformance import sample
 from tests.support.files import MemoryFiles
 from tests.support.http import Disks, no_bug_logged
+from tests.support.metrics import Exported
 from tests.support.rig import FaultyRig, Rig, digest_of, request_bytes
 
 SMALL, LARGE = sample(4096), sample(READ_BYTES + 1)
@@ -410,6 +411,14 @@ class TestWhatIsWrong:
     @pytest.fixture
     def rig(self, tmp_path):
         return stored(Rig(tmp_path, (2,), files=Disks(MemoryFiles)), SMALL)
+
+    def test_what_was_in_memory_is_counted(self, rig):
+        for method, further in (("GET", 1), ("HEAD", 1), ("DELETE", 0)):
+            before = rig.store.cached_total
+            rig.get(SMALL, method=method)
+            assert rig.store.cached_total == before + further
+        exported = Exported(rig.request("GET", "/metrics").text)
+        assert exported.value("stor_page_cache_hits_total") == rig.store.cached_total
 
     @pytest.mark.parametrize("make", ["missing", "wrong", "short", "longer"])
     def test_a_bad_copy_is_passed_over_and_put_back(self, rig, make):

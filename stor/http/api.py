@@ -372,7 +372,7 @@ class Api:
     def _fields(self, digest: Digest, modified_ns: int, length: int) -> dict[str, object]:
         """What stands in the header fields of a sample, or of a part of this length."""
         return {
-            "sha": digest,
+            "sha": digest.raw.hex(),
             "modified": http_date(self._modified_seconds(modified_ns)).decode("ascii"),
             # A cache that many share gives what is public to those without credentials (RFC 9111,
             # 3.5).

@@ -16,6 +16,8 @@ class CachedCopies:
     def __init__(self, mirrors: Mirrors) -> None:
         self._mirrors = mirrors
         self._turns = count()
+        #: How many were in memory.
+        self.found_total = 0
 
     def find(self, digest: Digest, *, read: bool) -> CachedCopy | NotFound | None:
         """A copy, verified if it is to be `read`; or that no mirror holds the sample.
@@ -47,5 +49,6 @@ class CachedCopies:
             except (DiskAway, OSError):
                 return None
             if copy is not None:
+                self.found_total += 1
                 return copy
         return None
