@@ -1007,6 +1007,15 @@ INDEX = (
         (f"{_NAMES}::test_files_that_came_or_went_after_a_clean_end_have_the_disk_walked",),
     ),
     Mutation(
+        "sync of what a process that was killed has named",
+        "stor/disk/names.py",
+        "if names.journal.end > names.durable:",
+        "if False:",
+        (
+            f"{_NAMES}::test_what_a_process_that_was_killed_has_named_is_synced_before_the_disk_is_used",
+        ),
+    ),
+    Mutation(
         "another journal than the disk had",
         "stor/disk/names.py",
         "if journal.end < least or identity != proof.identity:",

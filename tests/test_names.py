@@ -518,3 +518,17 @@ def test_names_that_are_learnt_faster_than_a_table_is_made_do_not_pile_up(host):
     learnt(rig)
     assert {ask(rig, digest_of(content)) for content in contents} == {b"+"}
     assert ask(rig, ABSENT) == b"-"
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_what_a_process_that_was_killed_has_named_is_synced_before_the_disk_is_used(host, clean):
+    """It may have been killed between a name and its sync: the next one answers 200 for that."""
+    rig = learnt(started(host, KEPT))
+    if clean:
+        Deferred.fromCoroutine(rig.mirrors.learning.end())
+    else:
+        assert all(rig.put(b"more %d" % number).status == 201 for number in range(20))
+    rig = started(host)
+    for label, files in rig.disks.items():
+        names = [call.name for call in files.calls]
+        assert names.count("sync_all") == (not clean), label

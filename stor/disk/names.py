@@ -291,6 +291,9 @@ def open_names(
     with disk.entered() as root_fd:
         names = DiskNames.open(disk, uuid, root_fd, noted)
         if writable:
+            if names.journal.end > names.durable:
+                # Of an end that was a crash: names may be there that nobody has synced.
+                disk.files.sync_all(root_fd)
             names.begin(root_fd)
         return names
 
@@ -303,6 +306,7 @@ def begin_names(disk: Disk, uuid: str, new: bool) -> DiskNames:
     if not new:
         mark_complete(disk, (), (uuid,))
     with disk.entered() as root_fd:
+        disk.files.sync_all(root_fd)  # as after a crash
         return DiskNames.anew(disk, uuid, root_fd)
 
 
