@@ -97,6 +97,7 @@ class TestEmptyMountPoints:
         file.write_bytes(torn)
         stor.start()
         assert "disks.json: not what Stor has written" in stor.log
+        poll(lambda: file.read_bytes() != torn, what="a file that is made anew")
         assert remembered(stor) == before
         assert stor.get("status").body == b"OK\n"
 
