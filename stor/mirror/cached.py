@@ -41,6 +41,8 @@ class CachedCopies:
             if digest in member.corrupt:
                 return None
             cache = member.disk.page_cache
+            if cache.offered is None:  # its own thread has to be asked once
+                return None
             try:
                 copy = cache.read(digest) if read else cache.look(digest)
             except (Damaged, FileNotFoundError):
