@@ -21,6 +21,10 @@ class Search(Protocol):
         """Where the copy was found, if that is a mirror."""
 
     @property
+    def consulted(self) -> bool:
+        """Whether the tier has said anything: its places, or what is known of all of them."""
+
+    @property
     def unanswered(self) -> str | None:
         """Why the tier could hold the sample all the same, `None` when it has answered."""
 
@@ -107,4 +111,4 @@ class Lookup:
         damaged = [reason for search in self._searches for reason in search.damaged]
         if damaged:
             return Damaged(f"damaged: no good copy is left ({'; '.join(damaged)})")
-        return NotFound([search.tier for search in self._searches if search.attempts])
+        return NotFound([search.tier for search in self._searches if search.consulted])

@@ -132,6 +132,19 @@ def test_every_name_is_sent_and_both_count_the_same(tmp_path):
     assert totals["lookup.attempt.3.count"] >= 2, "two disks and S3, in vain"
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_404_by_the_index_is_counted_as_one_of_the_disks(tmp_path, plain):
+    """On the fast path and on the ordinary way, which a conditional request takes."""
+    rig = Watched(tmp_path, (2,))
+    rig.store.bucket, rig.store.order = None, ("disk",)
+    rig.rounds(1)
+    (mirror,) = rig.mirrors.mirrors
+    assert rig.mirrors.names.known(mirror)
+    headers = [] if plain else [("If-None-Match", '"another"')]
+    assert rig.get(UNKNOWN, headers=headers).status == 404
+    assert rig.agreed()["error.get.not_found_old.count"] == 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_both_count_the_same_whatever_happens(tmp_path, seed):
     """Requests in any order, some of whose clients go away."""

@@ -394,7 +394,7 @@ _HEAD = _head(_CONTENT_HEADERS)
 
 
 def _not_found() -> AtOnce:
-    answer = answer_to(NotFound()) or INTERNAL_ERROR
+    answer = answer_to(NotFound(("disk",))) or INTERNAL_ERROR
     head = _head(answer.fields).encode("ascii")
     return AtOnce(answer.status, head, answer.body, causes=answer.causes)
 

@@ -29,7 +29,7 @@ class CachedCopies:
             return None
         if known.holders:
             return self._find_on(known.holders[0], digest, read=read)
-        return None if known.unsure else NotFound()
+        return None if known.unsure else NotFound(("disk",))
 
     def _find_on(self, mirror: Mirror, digest: Digest, *, read: bool) -> CachedCopy | None:
         # By turns, so that a copy that is missing or bad is met on any disk.

@@ -74,6 +74,7 @@ class Search:
         self.mirror: Mirror | None = None
         self._digest = digest
         self._names = names
+        self._indexed = names is not None and len(mirrors) > 0
         self._since = 0
         #: The mirrors that hold the sample, as the index has it.
         self._holders: tuple[Mirror, ...] = ()
@@ -156,6 +157,11 @@ class Search:
         for attempt in self._waiting:
             if attempt.answered:
                 _close(attempt.outcome)
+
+    @property
+    def consulted(self) -> bool:
+        """See `stor.lookup.Search`: the index has told of all disks, or some were asked."""
+        return self._indexed or self.attempts > 0
 
     @property
     def unanswered(self) -> str | None:

@@ -26,6 +26,11 @@ class S3Search:
         self._part = part
         self._asked = False
 
+    @property
+    def consulted(self) -> bool:
+        """See `stor.lookup.Search`."""
+        return self.attempts > 0
+
     async def look(self) -> Stat | None:
         """The copy by its name; `None` when there is none or it is not known. Never raises."""
         if self._done():
