@@ -400,8 +400,8 @@ CHECKS = (
     Mutation(
         "sets that are not wholly known are asked before a 404",
         "stor/mirror/cached.py",
-        "return None if known.unsure else NotFound()",
-        "return NotFound()",
+        'return None if known.unsure else NotFound(("disk",))',
+        'return NotFound(("disk",))',
         (f"{_CACHED}::TestWhatNobodyHas::test_a_set_that_is_not_wholly_known_is_asked",),
     ),
     Mutation(
