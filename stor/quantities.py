@@ -14,9 +14,9 @@ def size(number_bytes: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """How long something takes, or has taken; never less than nothing."""
+    """How long something takes, or has taken, in the largest unit that it has two of."""
     seconds = max(seconds, 0)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
+        if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} s"

@@ -236,13 +236,13 @@ def words_of(*disks, **changes):
         ({"free_bytes": 999_400}, ["999 kB free of 4.0 TB"]),
         ({"free_bytes": 12_345_678_901}, ["12 GB free of 4.0 TB"]),
         ({"total_bytes": 0}, ["size not known yet"]),
-        ({"state": "suspect", "reason": "3 I/O errors"}, ["suspect for 1 min", "3 I/O errors"]),
+        ({"state": "suspect", "reason": "3 I/O errors"}, ["suspect for 100 s", "3 I/O errors"]),
         ({"complete": False}, ["online, not complete"]),
         ({"complete": False, "compared": 0.123}, ["online, not complete, 12% compared"]),
         ({"state": "read-only", "held": True}, ["read-only, held by the operator"]),
         (
             {"unwritable": {"cause": "full", "reason": "full up to 1 GB", "since": 40.0}},
-            ["takes no new samples for 1 min", "full up to 1 GB"],
+            ["takes no new samples for 60 s", "full up to 1 GB"],
         ),
         (
             {
@@ -251,11 +251,11 @@ def words_of(*disks, **changes):
                 "since": 40.0,
                 "unwritable": {"cause": "refused", "reason": "no names", "since": 40.0},
             },
-            ["read-only for 1 min", "no names"],
+            ["read-only for 60 s", "no names"],
         ),
         ({"state": "offline", "reason": "/mnt/data1: gone", "since": 95.0}, ["offline for 5 s"]),
         ({"state": "offline", "reason": "/mnt/data1: gone"}, ["gone"]),
-        ({"state": "offline", "reason": "x", "since": 100 - 90_000.0}, ["offline for 1 d"]),
+        ({"state": "offline", "reason": "x", "since": 100 - 90_000.0}, ["offline for 25 h"]),
         ({"state": "offline", "reason": "x", "since": 200.0}, ["offline for 0 s"]),
     ],
 )
@@ -386,9 +386,9 @@ def test_what_is_wrong_comes_first_with_links_to_its_disks(sets):
     # The place of each in the text, the one in the list before the one in its set.
     for root in ("/mnt/data10", "/mnt/data4", "/mnt/data6", "/mnt/data8"):
         assert found.words.count(root) == 2
-    assert "offline for 1 min: gone" in found.words
-    assert "takes no new samples for 1 min: full up to 1 GB" in found.words
-    assert "read-only for 1 min: no names" in found.words
+    assert "offline for 60 s: gone" in found.words
+    assert "takes no new samples for 60 s: full up to 1 GB" in found.words
+    assert "read-only for 60 s: no names" in found.words
     assert "online, not complete, 37% compared" in found.words
     assert "something else" in found.words
     assert not any("it may lack samples" in word for word in found.words)

@@ -11,14 +11,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from stor.paths import printable
+from stor.quantities import duration, size
 
 #: Where the package's service listens.
 DEFAULT_SOCKET = "/run/stor/admin.sock"
 
 #: A Stor that runs answers from what it knows; a look at a sample takes some seconds.
 _SECONDS = 30.0
-
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 class Failed(Exception):
@@ -128,10 +127,10 @@ def job_line(job: Any) -> str:
     if job["state"] in ("running", "paused", "waiting"):
         parts.append(f"{job['done']:.1%}")
         if job["bytes_per_second"]:
-            parts.append(f"{amount(job['bytes_per_second'])}/s")
+            parts.append(f"{size(job['bytes_per_second'])}/s")
         if job["eta_seconds"] is not None:
             parts.append(f"{duration(job['eta_seconds'])} left")
-    parts.append(f"{amount(job['bytes_done'])} in {job['samples_done']:,} copies read")
+    parts.append(f"{size(job['bytes_done'])} in {job['samples_done']:,} copies read")
     if job["bad"] or job["missing"]:
         parts.append(f"{job['bad']} bad, {job['missing']} missing, {job['mended']} mended")
     if job["not_mended"]:
@@ -139,21 +138,3 @@ def job_line(job: Any) -> str:
     if job["reason"]:
         parts.append(job["reason"])
     return ", ".join(parts)
-
-
-def amount(number: float) -> str:
-    """A number of bytes, in powers of 1000."""
-    value = float(number)
-    for unit in _UNITS:
-        if value < 999.5 or unit == _UNITS[-1]:
-            break
-        value /= 1000
-    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from stor.cli.admin import Stor, add_command, amount, show, show_lines
+from stor.cli.admin import Stor, add_command, show, show_lines
+from stor.quantities import size
 
 
 def add(commands: Any) -> None:
@@ -35,7 +36,7 @@ def lines(found: Any) -> Iterator[str]:
         says = place["says"]
         if "size" in place:
             stored = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(place["modified"]))
-            says = f"{says}: {amount(place['size'])}, stored {stored}"
+            says = f"{says}: {size(place['size'])}, stored {stored}"
         if place.get("verified_lately"):
             says = f"{says}, verified within ten minutes"
         if place["scrubbed"] is not None:

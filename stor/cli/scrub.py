@@ -6,8 +6,9 @@ import sys
 import time
 from typing import Any
 
-from stor.cli.admin import Failed, Stor, add_command, amount, duration, job_line, show, show_lines
+from stor.cli.admin import Failed, Stor, add_command, job_line, show, show_lines
 from stor.cli.change import megabytes
+from stor.quantities import duration, size
 
 _LOOK_SECONDS = 0.5
 _OVER = ("done", "failed", "cancelled")
@@ -77,7 +78,7 @@ def progress(jobs: list[Any]) -> str:
     parts = [
         f"{done:.1%}",
         f"{sum(job['samples_done'] for job in jobs):,} samples",
-        f"{amount(sum(job['bytes_per_second'] for job in jobs))}/s",
+        f"{size(sum(job['bytes_per_second'] for job in jobs))}/s",
     ]
     if etas:
         parts.append(f"{duration(max(etas))} left")

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stor.cli.admin import Stor, add_command, amount, show, show_lines
+from stor.cli.admin import Stor, add_command, show, show_lines
+from stor.quantities import size
 
 
 def add(commands: Any) -> None:
@@ -28,7 +29,7 @@ def lines(picture: Any) -> list[str]:
     samples = sum(one["samples"] or 0 for one in picture["sets"])
     # What a set holds at most is what its smallest disk does.
     free = sum(min(disk["free_bytes"] for disk in one["disks"]) for one in picture["sets"])
-    size = sum(min(disk["total_bytes"] for disk in one["disks"]) for one in picture["sets"])
+    total = sum(min(disk["total_bytes"] for disk in one["disks"]) for one in picture["sets"])
     jobs = picture["jobs"]
     states = {job["state"] for job in jobs}
     counted = [f"{sum(job['state'] == s for job in jobs)} {s}" for s in sorted(states)]
@@ -37,7 +38,7 @@ def lines(picture: Any) -> list[str]:
         + ("all storages are available" if picture["available"] else "NOT all is available"),
         f"disks    {len(disks)}: {online} online, {complete} complete",
         f"sets     {len(picture['sets'])}: {writable} take new samples, {samples:,} samples",
-        f"free     {amount(free)} of {amount(size)}",
+        f"free     {size(free)} of {size(total)}",
         f"jobs     {', '.join(counted) or 'none'}",
         f"at risk  {picture['at_risk']:,} samples"
         + (" (see stor at-risk)" * bool(picture["at_risk"])),
