@@ -1095,6 +1095,13 @@ INDEX = (
         ("tests/test_table.py::test_a_table_says_what_it_has_of_a_disk",),
     ),
     Mutation(
+        "what a scrub meets that the index does not know is taken in",
+        "stor/jobs/scrub.py",
+        "            learning.was_wrong(digest, mirror, since)\n",
+        "            pass\n",
+        ("tests/test_scrub.py::test_what_somebody_has_put_on_the_disks_by_hand_is_taken_in",),
+    ),
+    Mutation(
         "a set is known when every disk that is there is",
         "stor/mirror/learning.py",
         "and all(map(self._knows, present))",

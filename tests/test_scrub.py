@@ -104,6 +104,32 @@ def test_a_damaged_copy_is_found_and_mended(quick_path, damage, size):
     assert_whole(rig, [content])
 
 
+@pytest.mark.parametrize("asked", ["all", "one"])
+def test_what_somebody_has_put_on_the_disks_by_hand_is_taken_in(quick_path, asked):
+    rig = stor(quick_path)
+    rig.rounds(2)
+    by_hand = [sample(1000, seed) for seed in range(3)]
+    names, (mirror,) = rig.mirrors.names, rig.mirrors.mirrors
+    assert names.known(mirror)
+    for content in by_hand:
+        for root in rig.roots:
+            path = root / digest_of(content).disk_path
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+    assert [names.held(digest_of(content)) for content in by_hand] == [False] * 3
+    what = {"sha": str(digest_of(by_hand[0]))} if asked == "one" else {}
+    views = scrubbed(rig, **what)
+    assert total(views, "bad") + total(views, "missing") == 0
+    assert names.held(digest_of(by_hand[0])) is True
+    assert not names.known(mirror)  # there may be more
+    rig.rounds(2)
+    assert names.known(mirror)
+    assert [names.held(digest_of(content)) for content in by_hand] == [True] * 3
+    again = stor(quick_path)
+    again.rounds(2)
+    assert [again.mirrors.names.held(digest_of(content)) for content in by_hand] == [True] * 3
+
+
 def lose(path):
     path.unlink()
 

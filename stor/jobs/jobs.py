@@ -480,7 +480,8 @@ class Jobs:
         mirrors: Sequence[Mirror] = self._mirrors.mirrors
         if self._mirrors.names is not None:
             known = self._mirrors.names.find(digest)
-            mirrors = [*known.holders, *known.unsure]
+            # What nobody knows, somebody may have put there by hand.
+            mirrors = [*known.holders, *known.unsure] or mirrors
         kept = False
         for mirror in mirrors:
             kept = await self._scrub(run, mirror, mirror.members[0]).one(digest) or kept
@@ -490,7 +491,7 @@ class Jobs:
 
     def _scrub(self, run: Run, mirror: Mirror, member: Member) -> Scrub:
         repairs, directories = self._mirrors.repairs, self._batch_directories
-        return Scrub(run, mirror, member, repairs, self._pool, directories)
+        return Scrub(run, mirror, member, repairs, self._pool, directories, self._mirrors.learning)
 
     def _ended(self, outcome: object, run: Run) -> None:
         job = run.job

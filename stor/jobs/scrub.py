@@ -21,6 +21,7 @@ from stor.disk.walk import (
 from stor.errors import Damaged, StorError
 from stor.jobs.job import Job
 from stor.jobs.run import Run
+from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.repair import Absent, Repairs
@@ -79,7 +80,8 @@ class Scrub:
     """Reads the copies on one disk in the order in which they lie there.
 
     Where the disk and its twins are complete, their names are compared first. A copy that is bad,
-    unreadable or missing is put back from a good one. Every sample that was there all the time is
+    unreadable or missing is put back from a good one; a good one that the index does not know, it
+    is told of. Every sample that was there all the time is
     read at least once, however often the work is halted and begun again at its cursor.
     """
 
@@ -91,8 +93,10 @@ class Scrub:
         repairs: Repairs,
         pool: Callable[[str], Pool],
         batch_directories: int,
+        learning: LearningNames | None = None,
     ) -> None:
-        """`pool` gives the threads for a root's long work."""
+        """`pool` gives the threads for a root's long work; `learning` is the index, if any."""
+        self._learning = learning
         self._run = run
         self._job: Job = run.job
         self._mirror = mirror
@@ -127,6 +131,7 @@ class Scrub:
         Raises like `run`.
         """
         wrong: list[Damaged | OSError] = []
+        since = 0 if self._learning is None else self._learning.next_number
 
         async def heard(verdicts: Sequence[Verdict]) -> None:
             wrong.extend(verdict.error for verdict in verdicts if verdict.error is not None)
@@ -143,6 +148,8 @@ class Scrub:
             self._run.found(missing=isinstance(error, Gone))
         if wrong:
             await self._mend(digest)
+        else:
+            self._take_in(digest, since)
         return True
 
     def _twins(self) -> list[Member]:
@@ -215,6 +222,7 @@ class Scrub:
     ) -> None:
         member, end = self._member, leaves[-1][0]
         await self._run.turn(member)
+        since = 0 if self._learning is None else self._learning.next_number
         found = await self._walk(member, samples_in, member.disk, leaves, self._run.pace(member))
         samples = [one for one in found.samples if self._is_meant(one.sha)]
         files = [one for one in found.unreadable if one.path.endswith(_SUFFIX)]
@@ -239,11 +247,19 @@ class Scrub:
                 if verdict.error is not None:
                     self._run.found(missing=isinstance(verdict.error, Gone))
                     await self._mend(Digest(verdict.sample.sha))
+                else:
+                    self._take_in(Digest(verdict.sample.sha), since)
                 done += 1
                 here = attrs.evolve(cursor, end=end, sample=verdict.sample.inode)
                 self._run.reached(str(here), share + whole * done / len(samples))
 
         await self._read(member, todo, heard)
+
+    def _take_in(self, digest: Digest, since: int) -> None:
+        """There is a good copy. The disks were looked at after the number `since` was the next."""
+        learning, mirror = self._learning, self._mirror
+        if learning is not None and mirror not in learning.find(digest).holders:
+            learning.was_wrong(digest, mirror, since)
 
     async def _compare(self, own: set[bytes], leaves: Sequence[str]) -> None:
         """Have put back what one disk has in these directories and another lacks."""

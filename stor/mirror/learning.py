@@ -239,9 +239,11 @@ class LearningNames(Names):
         if not self.quiet(mirror, since) or mirror in self.find(digest).holders:
             return
         self.wrong_total += 1
+        self.stored(digest, mirror)
+        if mirror in self._wrong:  # they are being walked
+            return
         self._wrong[mirror] = f"{digest} was on {mirror}, and the index did not know"
         self.log.error("{what}: the disks are walked anew", what=self._wrong[mirror])
-        self.stored(digest, mirror)
         for member in mirror.members:
             if member.names is not None:
                 member.names.cursor = ""
