@@ -122,9 +122,12 @@ class Store:
         #: Small samples that were asked for lately.
         self.hot = HotSamples(0)
 
-    def at_once(self, raw: bytes, *, read: bool) -> HotSample | Found | NotFound | None:
+    def at_once(
+        self, raw: bytes, *, read: bool, keep: bool = True
+    ) -> HotSample | Found | NotFound | None:
         """What is known of a sample (`Digest.raw`) without waiting, with its content if `read`.
 
+        Then it is kept in memory for others, unless they are not likely to `keep` asking for it.
         `None` when `find` or `open` has to be asked, of which one says the same. Neither S3 nor the
         servers of the location cache are asked, nor told.
         """
@@ -137,7 +140,7 @@ class Store:
         digest = Digest(raw)
         found = self._cached.find(digest, read=read)
         if isinstance(found, CachedCopy):
-            return self._found_at_once(found, read=read)
+            return self._found_at_once(found, read=read, keep=keep)
         if found is None or (self.bucket is not None and "s3" in order):
             return None
         self._metrics.lookup(0, 0.0)
@@ -156,7 +159,9 @@ class Store:
             raise found
         return found if isinstance(found, Found) else None
 
-    def _found_at_once(self, found: CachedCopy, *, read: bool) -> HotSample | Found | None:
+    def _found_at_once(
+        self, found: CachedCopy, *, read: bool, keep: bool
+    ) -> HotSample | Found | None:
         if read and found.content is None:
             return None
         self._metrics.lookup(1, 0.0)
@@ -166,9 +171,16 @@ class Store:
         sample = HotSample(
             found.digest, found.content, found.modified_ns, found.path, found.storage
         )
-        if self.hot.limit_bytes:
+        if keep and self.hot.limit_bytes:
             self.hot.add(sample)
         return sample
+
+    async def open_in_passing(self, digest: Digest) -> Content[Any] | HotContent:
+        """Like `open`, of one of many samples that are each asked for once."""
+        found = self.at_once(digest.raw, read=True, keep=False)
+        if isinstance(found, NotFound):
+            raise found
+        return HotContent(found) if isinstance(found, HotSample) else await self.open(digest)
 
     async def find(self, digest: Digest) -> Found:
         """The sample's size and time, without reading it. Raises like `open`."""

@@ -384,6 +384,23 @@ class TestNobodyWaits:
         assert at_once(rig, SMALL, method) is not None
 
 
+def test_many_samples_in_one_answer_take_no_thread_and_no_room_from_others(tmp_path):
+    rig = FaultyRig(tmp_path, (2,), kind=Watched, threads=True, cache_bytes=10_000)
+    contents = [sample(1000, seed) for seed in range(20)]
+    stored(rig, *contents)
+    assert at_once(rig, contents[0]) is not None
+    rig.log.clear()
+    for files in rig.disks.values():
+        files.on_main.clear()
+    shas = "".join(f"{digest_of(content)}\n" for content in contents)
+    response = rig.request("POST", "/batch", [], shas.encode())
+    assert [response.body.count(content) for content in contents] == [1] * len(contents)
+    on_main = [call for files in rig.disks.values() for call in files.on_main]
+    assert set(on_main) <= NEVER_WAITING
+    assert len(on_main) >= len(rig.log) > 0, "some calls were made in other threads"
+    assert len(rig.store.hot) == 1
+
+
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=len)
 @pytest.mark.parametrize(
     ("header", "status"), [("If-None-Match", 304), ("If-Match", 200), ("If-Match-Not", 412)]

@@ -231,7 +231,7 @@ class Api:
         if request.args.get(b"order", [b"asked"]) != [b"asked"]:
             return request.apply(Answer.line(400, "order: expected asked"))
         now_ns = int(self._wall_seconds() * 1e9)
-        shas, open_sample = request.intake.shas, self._store.open
+        shas, open_sample = request.intake.shas, self._store.open_in_passing
         told = BatchAnswer(shas, open_sample, self.ahead, self._clock, now_ns)
         request.set_head(200, {"Content-Type": "application/x-tar"} | _NOT_KEPT)
         await Sender(request, self._clock, self._conduits).send(told, 0, sys.maxsize)
