@@ -20,6 +20,10 @@ class NotFound(StorError):
         self.tiers = tuple(tiers)
 
 
+class Gone(StorError):
+    """What is asked for was known once, and is not any more."""
+
+
 class Unavailable(StorError):
     """A place that is needed for the answer did not give one; to be tried again."""
 

@@ -11,12 +11,14 @@ from stor import location
 from stor.content import Content
 from stor.digest import Digest
 from stor.disk.page_cache import CachedCopy
-from stor.errors import NotFound, StorError
+from stor.errors import NotFound, StorError, Unavailable
 from stor.hot import HotContent, HotSample, HotSamples
 from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
 from stor.mirror.cached import CachedCopies
+from stor.mirror.landed import Page
+from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
@@ -81,6 +83,38 @@ class Status:
     #: The servers of the location cache, and whether each is asked.
     memcached: list[dict[str, Any]] = attrs.field(factory=list)
     work: Work = attrs.field(factory=Work)
+
+
+class Feed:
+    """What clients have stored on this host, in the order of its numbers."""
+
+    def __init__(self, learning: LearningNames, mirrors: Mirrors) -> None:
+        self._learning = learning
+        self._mirrors = mirrors
+        #: Tells the numbers of this host from those of others.
+        self.host = learning.host
+
+    @property
+    def end(self) -> int:
+        """Everything up to this number has landed, or never will."""
+        return self._learning.landed.end
+
+    @property
+    def whole(self) -> bool:
+        """Whether every disk can be read: none may know of higher numbers."""
+        return all(member.health.readable for member in self._mirrors.members)
+
+    async def after(self, number: int, limit: int) -> Page:
+        """The next samples after a number. Raises `Gone`, `Unavailable`."""
+        learning = self._learning
+        page = await learning.landed.after(number, limit, self._mirrors.mirrors)
+        # A record is made before its copies have their names, which they may never get.
+        stored = [one for one in page.records if learning.held(Digest(one.sha)) is not False]
+        return attrs.evolve(page, records=stored)
+
+    async def wait(self, seconds: float) -> None:
+        """Return once something has landed, or after this time."""
+        await self._learning.landed.wait(seconds)
 
 
 class Store:
@@ -246,6 +280,14 @@ class Store:
         if names is None or self.puts is not self._disk_puts:
             return None
         return await names.listed(begin, limit)
+
+    async def feed(self) -> Feed:
+        """What clients have stored, in order. Raises `Unavailable`: the disks do not tell."""
+        await self._ready
+        learning = self._mirrors.learning
+        if learning is None or self.puts is not self._disk_puts:
+            raise Unavailable("what lands is told where samples are kept on disks")
+        return Feed(learning, self._mirrors)
 
     def know_places(self, places: Mapping[str, Mirror]) -> None:
         """From now on these are the mirrors that the places of `locations` are."""

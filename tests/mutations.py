@@ -1069,7 +1069,7 @@ INDEX = (
     Mutation(
         "an upload tells the index before it is acknowledged",
         "stor/mirror/write.py",
-        "            self._registration.done()\n",
+        "            self._registration.done(self.written_bytes)\n",
         "            pass\n",
         (f"{_NAMES}::test_what_is_stored_afterwards_is_known_at_once_and_what_fails_is_not",),
     ),
@@ -1093,6 +1093,20 @@ INDEX = (
         "if attrs.evolve(its, highest=disk.highest) == disk and disk.journal:",
         "if its.uuid == disk.uuid:",
         ("tests/test_table.py::test_a_table_says_what_it_has_of_a_disk",),
+    ),
+    Mutation(
+        "who follows is not told of what comes after a sample that is on its way",
+        "stor/mirror/landed.py",
+        "return min(self._numbers.low - 1, max(self._base, self._last))",
+        "return max(self._base, self._last)",
+        ("tests/test_landed.py::test_a_sample_that_is_on_its_way_holds_back_those_after_it",),
+    ),
+    Mutation(
+        "a journal that began later does not tell what landed before",
+        "stor/disk/journal.py",
+        "return header.highest <= after if self._first > 1 else header.low <= after + 1",
+        "return True",
+        ("tests/test_landed.py::test_a_cursor_from_before_the_journals_is_gone",),
     ),
     Mutation(
         "what a scrub meets that the index does not know is taken in",

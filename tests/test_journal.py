@@ -189,7 +189,7 @@ def test_records_of_another_disk_or_segment_are_none(disk, quick_path):
 def test_another_version_is_told(disk):
     disk.append(*batches(1))
     content = bytearray(disk.segments()[0].read_bytes())
-    content[8] = 2
+    content[8] += 1
     disk.segments()[0].write_bytes(content)
     assert "the header of segment 1 is damaged" in disk.read()[1]
 

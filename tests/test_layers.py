@@ -70,6 +70,8 @@ ORDER = [
     "mirror.member",
     "mirror.mirror",
     "mirror.names",
+    "mirror.registration",
+    "mirror.landed",
     "mirror.learning",
     "mirror.chooser",
     "mirror.write",
@@ -115,6 +117,7 @@ ORDER = [
     "http.upload",
     "http.bulk",
     "http.batch",
+    "http.feed",
     "http.page_style",
     "http.page",
     "http.status",
@@ -291,7 +294,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
         "disk.journal": ["time_ns"],  # when a segment was begun
         "disk.verified": ["time_ns"],  # how long ago a file has changed
         "disk.names": ["time_ns"],  # when a name was found, and which segments are old
-        "mirror.learning": ["time_ns"],  # when a name was recorded
+        "mirror.registration": ["time_ns"],  # when a name was recorded
         "gauges": ["time"],  # when a configuration was read
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
         "logs": ["time"],  # when requests were over and lines were dropped

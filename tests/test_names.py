@@ -311,6 +311,7 @@ def test_a_sample_that_arrives_while_its_disks_are_asked_is_not_struck(host):
     names.stored(digest, mirror)
     asked = names.next_number
     arriving = names.expect(digest, mirror, Kind.STORED)
+    arriving.begin()
     names.lost(digest, mirror, asked)
     assert ask(rig, digest) == b"+"
     arriving.done()
@@ -441,6 +442,7 @@ def test_an_upload_that_ends_on_a_set_left_out_is_known_when_the_set_is_back(hos
     mirrors, known_disks = rig.mirrors.mirrors, rig.members[0].known_disks
     digest = digest_of(b"under way")
     arriving = rig.mirrors.names.expect(digest, mirrors[0], Kind.STORED)
+    arriving.begin()
     rig.mirrors.reconfigure(mirrors[1:], known_disks, 0)
     back = Mirror(mirrors[0].members)
     rig.mirrors.reconfigure([back, mirrors[1]], known_disks, 0)

@@ -16,10 +16,11 @@ from stor.disk.disk import INDEX_DIRECTORY, Disk, write_all
 SEGMENT_RECORDS = 65536
 
 _MAGIC = b"STORJRNL"
-_VERSION = 1
+_VERSION = 2
 
-#: magic, version, number, UUID of the disk, highest sequence number before, records before, time.
-_HEADER = struct.Struct("<8sIQ16sQIQ")
+#: magic, version, number, UUID of the disk, highest sequence number before, records before, time,
+#: lowest sequence number from here on.
+_HEADER = struct.Struct("<8sIQ16sQIQQ")
 _HEADER_BYTES = _HEADER.size + 4
 
 #: sha, sequence number, size, inode, time, records known to be durable, kind.
@@ -54,6 +55,18 @@ class Record(NamedTuple):
     kind: Kind
 
 
+class Event(NamedTuple):
+    """What is about to happen to a name: its records on all disks of the set say so.
+
+    Whatever has a number below `low` has ended.
+    """
+
+    sequence: int
+    time_ns: int
+    kind: Kind
+    low: int
+
+
 class Position(NamedTuple):
     """A place in a journal: a segment, and how many of its records lie before."""
 
@@ -71,6 +84,9 @@ class _Header(NamedTuple):
     #: How many records of the segment before count.
     previous: int
     time_ns: int
+    #: No record from here on has a lower sequence number, unless nothing came of it. In the first
+    #: segment of all, 0 says that the disk was empty before, as all of its set were.
+    low: int
 
 
 class Journal:
@@ -152,13 +168,16 @@ class Journal:
         """The oldest segment that is still there."""
         return self._first
 
-    def append(self, records: Sequence[Record], root_fd: int) -> Position:
-        """Append records with one write; where they end. Raises `OSError`: then none counts."""
+    def append(self, records: Sequence[Record], root_fd: int, low: int = 0) -> Position:
+        """Append records with one write; where they end. Raises `OSError`: then none counts.
+
+        Whatever has a number below `low` has ended; 0: that is not known.
+        """
         with self._lock:
             if self._closed or self._count >= SEGMENT_RECORDS:
-                self._begin(root_fd)
+                self._begin(root_fd, low)
             try:
-                self._write(records, root_fd)
+                self._write(records, root_fd, low)
             except BaseException:
                 # Part of it may be there: nothing is appended behind that.
                 self._closed = True
@@ -198,7 +217,7 @@ class Journal:
         """
         with self._lock:
             if self._count:
-                self._begin(root_fd)
+                self._begin(root_fd, 0)
 
     def records(self, root_fd: int, after: int = 0) -> Iterator[Record]:
         """The records with a sequence number above `after`, in the order of the journal.
@@ -222,6 +241,37 @@ class Journal:
         while begin > self._first and self._before(begin, root_fd) > after:
             begin -= 1
         return begin
+
+    def tells(self, after: int, root_fd: int) -> bool:
+        """Whether it tells of all that was stored with a sequence number above `after`.
+
+        What was on the disk before its journal is no news. Raises `OSError`.
+        """
+        if self._first > self._last:
+            return False
+        header = self._header(self._first, root_fd)
+        if header is None:
+            return False
+        return header.highest <= after if self._first > 1 else header.low <= after + 1
+
+    def stored(self, after: int, last: int, limit: int, root_fd: int) -> list[Record]:
+        """What clients stored with sequence numbers above `after`, up to `last`.
+
+        At least the lowest `limit` of them, in any order. Raises `OSError`.
+        """
+        found: list[Record] = []
+        for number in range(self.first_after(after, root_fd) or self._first, self._last + 1):
+            found += [
+                record
+                for record in self.segment(number, root_fd)
+                if record.kind is Kind.STORED and after < record.sequence <= last
+            ]
+            if len(found) > limit and number < self._last:
+                found.sort(key=lambda record: record.sequence)
+                header = self._header(number + 1, root_fd)
+                if header is not None and found[limit].sequence < header.low:
+                    break
+        return found
 
     def reaches(self, after: int, root_fd: int) -> bool:
         """Whether it has all records with a sequence number above `after`. Raises `OSError`."""
@@ -264,7 +314,7 @@ class Journal:
         numbers = _numbers(self._disk, root_fd)
         return sum(self._disk.files.stat(_path(number), root_fd).st_size for number in numbers)
 
-    def _begin(self, root_fd: int) -> None:
+    def _begin(self, root_fd: int, low: int) -> None:
         """Begin a segment, which has its name once its header is durable."""
         # Whatever fails from here on: the header may be there, and say what counts before it.
         self._closed = True
@@ -276,10 +326,8 @@ class Journal:
                 raise
             self._durable = self._count
         number, files = self._last + 1, self._disk.files
-        header = _Header(self.highest, self._count, time.time_ns())
-        data = _HEADER.pack(
-            _MAGIC, _VERSION, number, self._uuid, header.highest, header.previous, header.time_ns
-        )
+        header = _Header(self.highest, self._count, time.time_ns(), low)
+        data = _HEADER.pack(_MAGIC, _VERSION, number, self._uuid, *header)
         with suppress(FileNotFoundError):  # the usual case: no crash has left one
             files.unlink(_NEW_PATH, root_fd)
         fd = self._disk.in_own_directory(root_fd, lambda: files.create(_NEW_PATH, root_fd))
@@ -298,12 +346,12 @@ class Journal:
         self._count = self._cut[self._last] = self._durable
         self._closed = True
 
-    def _write(self, records: Sequence[Record], root_fd: int) -> None:
+    def _write(self, records: Sequence[Record], root_fd: int, low: int) -> None:
         """Write records behind those that count."""
         fd = self._open_end(root_fd)
         if fd is None:
             self._lose()
-            self._begin(root_fd)
+            self._begin(root_fd, low)
             fd = self._disk.files.open_to_append(_path(self._last), root_fd)
         try:
             write_all(self._disk.files, fd, self._encode(records))

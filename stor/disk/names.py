@@ -97,6 +97,8 @@ class DiskNames:
         self.cursor: str | None = ""
         #: See `Proof`.
         self.identity = 0
+        #: Whether nothing was on any disk of its set before the first record.
+        self.founding = False
         #: Why the disk is walked although what is known of it holds.
         self.strange: str | None = None
         self._kept: Proof | None = None
@@ -238,14 +240,19 @@ class DiskNames:
         self._disk.sync_directory(INDEX_DIRECTORY, root_fd)
 
     def found(
-        self, samples: tuple[WalkedSample, ...], sequence: int, time_ns: int, root_fd: int
+        self,
+        samples: tuple[WalkedSample, ...],
+        sequence: int,
+        low: int,
+        time_ns: int,
+        root_fd: int,
     ) -> None:
         """Take what a walk has found into the journal, durably. Raises `OSError`."""
         records = [
             Record(one.sha, sequence, one.size, one.inode, time_ns, Kind.FOUND) for one in samples
         ]
         if records and self.written:
-            position = self.journal.append(records, root_fd)
+            position = self.journal.append(records, root_fd, low)
             try:
                 self.journal.sync(root_fd)
             except OSError:
@@ -310,10 +317,10 @@ def begin_names(disk: Disk, uuid: str, new: bool) -> DiskNames:
         return DiskNames.anew(disk, uuid, root_fd)
 
 
-def found_names(disk: Disk, names: DiskNames, batch: Batch, sequence: int) -> None:
+def found_names(disk: Disk, names: DiskNames, batch: Batch, sequence: int, low: int) -> None:
     """Take what a walk has found into the journal, durably. Raises `DiskAway`, `OSError`."""
     with disk.entered() as root_fd:
-        names.found(batch.samples, sequence, time.time_ns(), root_fd)
+        names.found(batch.samples, sequence, low, time.time_ns(), root_fd)
         names.walked(batch.cursor, root_fd)
 
 

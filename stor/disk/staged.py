@@ -11,7 +11,7 @@ from stor.block_sums import BlockSummer
 from stor.digest import Digest
 from stor.disk.copy import keep_sums, read_exactly
 from stor.disk.disk import SMALL_BYTES, Disk, DiskAway, Room, write_all
-from stor.disk.journal import Journal, Kind, Position, Record
+from stor.disk.journal import Event, Journal, Position, Record
 from stor.disk.syscalls import is_regular
 from stor.disk.verified import Mark
 from stor.errors import Damaged
@@ -110,15 +110,14 @@ class StagedCopy:
         self,
         journal: Journal,
         digest: Digest,
-        sequence: int,
-        time_ns: int,
-        kind: Kind,
+        event: Event,
         root_fd: int,
     ) -> None:
         """Tell the disk's journal of the name that the copy is about to get. Raises `OSError`."""
         inode = self.disk.files.fstat(self._fd).st_ino
-        record = Record(digest.raw, sequence, self._written_bytes, inode, time_ns, kind)
-        self._record = journal, journal.append([record], root_fd)
+        size, low = self._written_bytes, event.low
+        record = Record(digest.raw, event.sequence, size, inode, event.time_ns, event.kind)
+        self._record = journal, journal.append([record], root_fd, low)
 
     def sync(self) -> None:
         """Bring content and times to stable storage. Raises `OSError`."""

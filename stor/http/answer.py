@@ -9,6 +9,7 @@ import attrs
 from stor.digest import MalformedDigest
 from stor.errors import (
     Damaged,
+    Gone,
     Mismatch,
     NoRoom,
     NotFound,
@@ -96,6 +97,7 @@ STATUS: dict[type[Exception], int] = {
     MalformedDigest: 404,
     NotFound: 404,
     Unauthorized: 401,
+    Gone: 410,
     Mismatch: 412,
     TooLarge: 413,
     NoRoom: 507,
@@ -108,6 +110,7 @@ STATUS: dict[type[Exception], int] = {
 _CAUSES: dict[type[Exception], str] = {
     MalformedDigest: "malformed_sha",
     Unauthorized: "unauthorized",
+    Gone: "gone",
     Mismatch: "bad_sha",
     TooLarge: "too_large",
     NoRoom: "no_space",

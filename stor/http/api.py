@@ -40,6 +40,7 @@ from stor.http.conditions import (
 )
 from stor.http.download import Sender
 from stor.http.fast_path import AtOnce
+from stor.http.feed import Following, LandedAnswer
 from stor.http.page import page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.site import shield
@@ -57,6 +58,9 @@ _STORING = ("POST", "PUT")
 _LISTS = ("missing", "batch")
 
 #: What is true of an answer only now.
+#: Who waits for what lands looks this often whether Stor is ending.
+_LOOK_SECONDS = 1.0
+
 _NOT_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -255,6 +259,34 @@ class Api:
         request.set_head(200, {"Content-Type": "text/plain; charset=utf-8"} | _NOT_KEPT)
         if request.method != b"HEAD":
             await Sender(request, self._clock, self._conduits).send(listing, 0, sys.maxsize)
+        return b""
+
+    @app.route("/landed", methods=_READING)
+    def landed(self, request: StorRequest) -> Deferred[bytes]:
+        """Tell what was stored, in order."""
+        return _run(self._landed(request))
+
+    async def _landed(self, request: StorRequest) -> bytes:
+        if not self.public_listing:
+            await self._authenticate(request)
+        try:
+            following = Following.parse(request.args)
+            feed = await self._store.feed()
+            told = LandedAnswer(feed, following.begin(feed))
+            until = self._clock.seconds() + following.wait_seconds
+            while not await told.prepare() and not (request.gone or self.stopping):
+                left = until - self._clock.seconds()
+                if left <= 0:
+                    break
+                await feed.wait(min(left, _LOOK_SECONDS))
+        except BadRequest as error:
+            return request.apply(Answer.line(400, str(error)))
+        if request.gone:
+            return b""
+        headers = {"Content-Type": "application/x-ndjson", "Stor-Cursor": told.cursor}
+        request.set_head(200, headers | _NOT_KEPT)
+        if request.method != b"HEAD":
+            await Sender(request, self._clock, self._conduits).send(told, 0, sys.maxsize)
         return b""
 
     @app.route("/<name>", methods=_READING)

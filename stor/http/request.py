@@ -35,6 +35,7 @@ PAGES = {
     "missing": "missing",
     "index": "index",
     "batch": "batch",
+    "landed": "landed",
 }
 
 #: What browsers and crawlers ask every site for: nobody has misspelt a sha.

@@ -1,7 +1,6 @@
 """Keeping the index in step with the disks, whose names the process that writes learns."""
 
 import random
-import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.disk.base import Entry
 from stor.disk.disk import DiskAway
-from stor.disk.journal import Kind, Record
+from stor.disk.journal import Event, Kind, Record
 from stor.disk.names import DiskNames, extended_base, found_names
 from stor.disk.walk import Batch, HalfTheTime, first_samples, walk
 from stor.index import merge as merging
@@ -27,9 +26,11 @@ from stor.index.recent import RecentDamaged
 from stor.index.sequence import GAP
 from stor.index.sequence import Sequence as Numbers
 from stor.index.table import TableDamaged, TableDisk
+from stor.mirror.landed import Landed
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
+from stor.mirror.registration import Registration
 from stor.threads import Busy, Pool, settle, settle_within
 
 T = TypeVar("T")
@@ -65,39 +66,6 @@ END_SECONDS = 2.0
 
 class NotKnown(Exception):
     """Why not all names of a disk could be learnt."""
-
-
-class Registration:
-    """A sample on its way into the index, and what its records in the journals say.
-
-    Ends once, with `done` or `given_up`.
-    """
-
-    def __init__(self, names: "LearningNames", digest: Digest, mirror: Mirror, kind: Kind) -> None:
-        self._names = names
-        self._digest = digest
-        self._mirror = mirror
-        self._ended = False
-        self.kind = kind
-        self.time_ns = time.time_ns()
-        self.sequence = names.numbers.begin()
-        names.begun(mirror, self.sequence)
-
-    def done(self) -> None:
-        """Every copy has its name, durably. To be called before anybody is told."""
-        self._end(held=True)
-
-    def given_up(self, *, named: bool) -> None:
-        """Nothing was stored; `named`: but some disk may show the name all the same."""
-        self._end(held=named)
-
-    def _end(self, *, held: bool) -> None:
-        if not self._ended:
-            self._ended = True
-            if held:
-                self._names.stored(self._digest, self._mirror)
-            self._names.ended(self._mirror)
-            self._names.numbers.end(self.sequence)
 
 
 @attrs.define(eq=False)
@@ -140,6 +108,8 @@ class LearningNames(Names):
         Raises `TableDamaged`, `RecentDamaged`, `OSError`.
         """
         self._keys = shared.keys
+        #: Tells this host from others.
+        self.host = self._keys.host.hex()[:8]
         self._writing = index = IndexWriter(shared, self._keys, table_path)
         super().__init__(index, lambda digest, mirror: None)
         self._clock = clock
@@ -161,6 +131,8 @@ class LearningNames(Names):
             self._begin_empty()
         #: The numbers of what happens to names.
         self.numbers = Numbers(0, clean=True)
+        #: What clients have stored.
+        self.landed = Landed(self.numbers, clock, self._on)
         self._states: dict[Member, _DiskState] = {}
         self._merging = False
         self._next_table = 0.0
@@ -185,20 +157,25 @@ class LearningNames(Names):
         """A sample is about to be put on the disks of a mirror."""
         for member in mirror.members:
             self._hear(member)
-        return Registration(self, digest, mirror, kind)
+
+        def begun(number: int) -> None:
+            self._arriving[mirror.members] += 1
+            self._last_number[mirror.members] = number
+
+        def ended(event: Event, held: bool, size: int | None) -> None:
+            if held:
+                self.stored(digest, mirror)
+            self._arriving[mirror.members] -= 1
+            self.numbers.end(event.sequence)
+            if size is not None and event.kind is Kind.STORED:
+                its = (event.sequence, size, 0, event.time_ns, event.kind)
+                self.landed.add(Record(digest.raw, *its))
+
+        return Registration(self.numbers, kind, begun, ended)
 
     def stored(self, digest: Digest, mirror: Mirror) -> None:
         """A mirror holds a sample from now on, or may; to be called before anybody is told."""
         self._add(digest.raw, mirror)
-
-    def begun(self, mirror: Mirror, sequence: int) -> None:
-        """A sample is on its way to a mirror."""
-        self._arriving[mirror.members] += 1
-        self._last_number[mirror.members] = sequence
-
-    def ended(self, mirror: Mirror) -> None:
-        """One sample fewer is on its way to a mirror."""
-        self._arriving[mirror.members] -= 1
 
     def quiet(self, mirror: Mirror, since: int) -> bool:
         """Whether nothing was on its way to a mirror since the number `since` was the next one.
@@ -344,6 +321,7 @@ class LearningNames(Names):
         names, state = member.names, self._state(member)
         if names is not None and state.heard is not names:
             self.numbers.exceed(names.highest + GAP)
+            self.landed.jumped()
             state.heard = names
 
     def _begin_empty(self) -> None:
@@ -365,6 +343,7 @@ class LearningNames(Names):
             if self.broken is None:
                 self._writing.install()
                 self.numbers.exceed(contents.sequence + GAP)
+                self.landed.jumped()
         except FileNotFoundError:
             self.log.debug("No table of names was kept at {path}", path=self._path)
         except (TableDamaged, OSError, Busy) as error:
@@ -502,10 +481,12 @@ class LearningNames(Names):
             if batch.unreadable:
                 first = batch.unreadable[0]
                 raise NotKnown(f"{first.path}: {first.error.strerror}")
-            number = self.numbers.begin()
+            low, number = self.numbers.low, self.numbers.begin()
             found = [Record(s.sha, number, s.size, s.inode, 0, Kind.FOUND) for s in batch.samples]
             try:
-                await self._in_thread(member.root, found_names, member.disk, names, batch, number)
+                await self._in_thread(
+                    member.root, found_names, member.disk, names, batch, number, low
+                )
                 await self._take(found, mirror)
             finally:
                 self.numbers.end(number)
@@ -574,6 +555,9 @@ class LearningNames(Names):
                     sources.append(DiskSource(member.root, names.uuid, device, number))
                 learnt.append(TableDisk(names.uuid, names.identity, names.highest, number))
         return states, sources, learnt
+
+    def _on(self, member: Member, act: Callable[[int], T]) -> Deferred[T]:
+        return self._in_thread(member.root, _on, member, act)
 
     def _in_thread(self, name: str, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         if name not in self._pools:

@@ -465,6 +465,8 @@ class Member:
                     found = attrs.evolve(found, marker=marker)
                 else:
                     names = DiskNames.unwritten(disk, uuid)
+            empty = not (names.base.entries or names.journal.end.segment)
+            names.founding = empty and bool(marker.complete) and (new or names.known)
             self.names, self.damage = names, None
         except OSError as error:
             if fault_of(error) is Fault.PROCESS:

@@ -16,10 +16,10 @@ from stor.disk.errnos import Fault, fault_of
 from stor.disk.staged import StagedCopy
 from stor.errors import NoRoom, StorError, Unavailable
 from stor.mirror.group_commit import Step
-from stor.mirror.learning import Registration
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.placement import on_disk
+from stor.mirror.registration import Registration
 from stor.threads import settle, settle_within, within
 
 T = TypeVar("T")
@@ -160,7 +160,10 @@ class Slot:
             return
         if names is None or not names.written:
             raise DiskAway(f"{self.member.root}: its journal is not open")
-        self.copy.record(names.journal, self.digest, its.sequence, its.time_ns, its.kind, root_fd)
+        event = its.event
+        if names.founding and not names.journal.end.segment:
+            event = event._replace(low=0)
+        self.copy.record(names.journal, self.digest, event, root_fd)
 
     def _sync(self, root_fd: int) -> None:
         self.copy.sync()
@@ -235,6 +238,8 @@ class MirrorWrite:
     async def add(self, chunks: Sequence[bytes], last: bool) -> None:
         """Append `chunks` to every copy; sync every copy after the last. Raises like `prepare`."""
         modified_ns = self._modified_ns if last else None
+        if last and self._registration is not None:
+            self._registration.begin()
         await self._everywhere(lambda slot: slot.add(self._length, chunks, modified_ns))
         self.written_bytes += sum(map(len, chunks))
         if self._length is None:
@@ -250,7 +255,7 @@ class MirrorWrite:
         named = await self._everywhere(lambda slot: slot.publish(digest))
         self._end()
         if self._registration is not None:
-            self._registration.done()
+            self._registration.done(self.written_bytes)
         for slot in self._slots:
             slot.copy.keep()
             slot.member.corrupt.discard(digest)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import random
 import signal
@@ -59,6 +60,10 @@ class Life:
         self.starts = []
         self.audit = Audit(stor.roots)
         self._rng = random.Random(seed)
+        #: What a second host has heard of, and where it goes on.
+        self._told = set()
+        self._cursor = None
+        self._follow()
 
     def end(self):
         """Let the load run, kill Stor at a random point, and see what it has left."""
@@ -80,6 +85,16 @@ class Life:
         self._audit()
         self.load.settle()
         self._audit(staging=True)
+        self._follow()
+
+    def _follow(self):
+        """Nothing that was acknowledged is left out of what is told in order."""
+        after = "" if self._cursor is None else f"?after={self._cursor}"
+        answer = self.stor.request("GET", f"landed{after}")
+        assert answer.status == 200, answer.text
+        self._told.update(json.loads(line)["sha"] for line in answer.text.splitlines())
+        self._cursor = answer.headers["stor-cursor"]
+        assert {sha.lower() for sha in self.load.acknowledged} <= self._told
 
     def _interrupt_a_start(self):
         seconds = self._rng.uniform(0.1, 0.6)

@@ -1,0 +1,58 @@
+"""A sample on its way into the index, and what its records in the journals say."""
+
+import time
+from collections.abc import Callable
+
+from stor.disk.journal import Event, Kind
+from stor.index.sequence import Sequence as Numbers
+
+
+class Registration:
+    """`begin` before its first record is made; ends once, with `done` or `given_up`."""
+
+    def __init__(
+        self,
+        numbers: Numbers,
+        kind: Kind,
+        begun: Callable[[int], None],
+        ended: Callable[[Event, bool, int | None], None],
+    ) -> None:
+        """`begun` is told its number; `ended` also whether disks hold it, and its size if stored.
+
+        The number stays in flight until `ended` has returned.
+        """
+        self._numbers = numbers
+        self._kind = kind
+        self._begun = begun
+        self._ended = ended
+        self._event: Event | None = None
+        self._over = False
+
+    @property
+    def event(self) -> Event:
+        """What its records say. Raises `ValueError` before `begin`."""
+        if self._event is None:
+            raise ValueError("a record is made before its number is known")
+        return self._event
+
+    def begin(self) -> None:
+        """Its records are about to be made. Not earlier: numbers that are lower wait for it."""
+        if self._event is None:
+            low, number = self._numbers.low, self._numbers.begin()
+            self._event = Event(number, time.time_ns(), self._kind, low)
+            self._begun(number)
+
+    def done(self, size: int = 0) -> None:
+        """Every copy has its name, durably. To be called before anybody is told."""
+        self.begin()
+        self._end(held=True, size=size)
+
+    def given_up(self, *, named: bool) -> None:
+        """Nothing was stored; `named`: but some disk may show the name all the same."""
+        self._end(held=named, size=None)
+
+    def _end(self, *, held: bool, size: int | None) -> None:
+        if not self._over:
+            self._over = True
+            if self._event is not None:
+                self._ended(self._event, held, size)
