@@ -222,7 +222,8 @@ def test_head_reads_nothing_of_the_sample(tmp_path):
     disks = Disks(RecordingFiles)
     rig = Rig(tmp_path, sets=(2,), files=disks)
     rig.put(HELLO)
-    assert rig.get(HELLO, method="HEAD").status == 200  # what the file system can do is tried once
+    for _ in range(20):  # what the file system can do is tried once on each disk
+        assert rig.get(HELLO, method="HEAD").status == 200
     for recorded in disks.values():
         recorded.calls.clear()
     assert rig.get(HELLO, method="HEAD").status == 200
