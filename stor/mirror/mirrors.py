@@ -222,6 +222,8 @@ class Mirrors:
         if write is None:
             members = [member for member in self.members if member.writable]
             await settle([member.renew_room() for member in members])
+            # One that was full when it was first looked at has no journal yet.
+            await settle([m.probe() for m in members if m.keeps_names and m.names is None])
             write = self._place(digest, length, excluded)
         if write is None:
             full = NoRoom("no room: no writable set of storages has room for the sample")

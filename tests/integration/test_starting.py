@@ -151,7 +151,7 @@ class TestFaults:
             "storage_pairs": [["/mnt/data1", "/mnt/data2"], ["mnt/data3", "/mnt/data1"]],
             "writable_pairs_regex": "data[12",
             "memcached_server": ["cache1"],
-            "reserve_bytes": "1 GB",
+            "reserve_bytes": "1 gigabyte",
             "require_mount": "no",
         }
         path = tmp_path / "config.json"
@@ -166,7 +166,8 @@ class TestFaults:
             '(it is the same as storage_pairs[0][0]), found "/mnt/data1"',
             "writable_pairs_regex: expected a regular expression",
             'basic_auth: missing, expected "user:password"',
-            'reserve_bytes: expected a whole number from 0 on, found "1 GB"',
+            'reserve_bytes: expected a number of bytes from 0 on, or a text such as "100 GB" or '
+            '"8 MiB", found "1 gigabyte"',
             'require_mount: expected true or false, found "no"',
         ]
         assert len(lines) == len(expected)
