@@ -58,7 +58,7 @@ class Found:
 
 
 def fill(point: Path, samples: int) -> None:
-    """Store samples in no order, so many in each of the lowest directories as on a full disk."""
+    """Store samples in random order, filling the lowest directories as on a full disk."""
     rng, directories = random.Random(1), samples // SAMPLES_A_DIRECTORY
     for _ in range(samples):
         content = rng.randbytes(SAMPLE_BYTES)

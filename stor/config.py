@@ -3,17 +3,20 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_network
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
 import attrs
 
-from stor import doubts
 from stor.htpasswd import Htpasswd, HtpasswdError, read_htpasswd
 from stor.paths import is_path, real_path
 from stor.reader import Reader, show
+
+#: What everybody has who has read the example.
+_EXAMPLE = "writer_pass"
 
 GIB = 1024**3
 DEFAULT_LISTEN = ("tcp:8080",)
@@ -214,7 +217,7 @@ class _Reader(Reader):
         if self.faults:
             raise ConfigError(self.faults)
         found = Config(**values)
-        return attrs.evolve(found, warnings=(*self.warnings, *_doubts(found)))
+        return attrs.evolve(found, warnings=(*self.warnings, *_warnings(found)))
 
     def _state_directory(self) -> str | None:
         return self.path("state_directory", "") if "state_directory" in self.data else None
@@ -451,21 +454,64 @@ _KEYS = (
 )
 
 
-def _doubts(found: Config) -> list[str]:
+def _warnings(found: Config) -> list[str]:
     """What can be read and makes no sense."""
     return [
-        *doubts.of_sets(found.sets, found.writable),
-        *doubts.of_credentials((one.user, one.password) for one in found.credentials),
-        *doubts.of_access(
-            read_auth=found.read_auth,
-            public_listing=found.public_listing,
-            status_auth=found.status_auth,
-            proxies=found.trusted_proxies,
-        ),
-        *doubts.of_tiers(
-            s3=found.s3 is not None, s3_write=found.s3_write, order=found.lookup_order
-        ),
+        *_set_warnings(found),
+        *_credential_warnings(found),
+        *_access_warnings(found),
+        *_tier_warnings(found),
     ]
+
+
+def _set_warnings(found: Config) -> Iterator[str]:
+    """Roots within each other, and sets that take no samples by mistake."""
+    sets, writable = found.sets, found.writable
+    roots = [root for of_set in sets for root in of_set]
+    for one, other in combinations(sorted(roots), 2):
+        if other.startswith(one.rstrip("/") + "/"):
+            yield f"storage_pairs: {other} is below {one}: expected disks that are mounted apart"
+    matched = [root for root in roots if writable.search(root)]
+    if roots and not matched:
+        yield (
+            f'writable_pairs_regex: "{writable.pattern}" matches no storage root: no set takes '
+            "new samples"
+        )
+    for of_set in sets:
+        others = [root for root in of_set if root not in matched]
+        if matched and others and len(others) < len(of_set):
+            first = next(root for root in of_set if root in matched)
+            yield (
+                f"writable_pairs_regex: matches {first} and not {others[0]}, which are of one set: "
+                "the set takes no new samples"
+            )
+
+
+def _credential_warnings(found: Config) -> Iterator[str]:
+    """Passwords that anybody would try. They are not shown."""
+    for one in found.credentials:
+        user, password = one.user, one.password
+        if password == _EXAMPLE:
+            yield f"basic_auth: the password of {user} is the example's, which everybody knows"
+        elif password == user:
+            yield f"basic_auth: the password of {user} is the user's name"
+
+
+def _access_warnings(found: Config) -> Iterator[str]:
+    """Doors that are open beside one that is shut."""
+    if found.read_auth and found.public_listing:
+        yield "public_listing: strangers may list the samples, which read_auth keeps from them"
+    if found.status_auth and found.public_listing:
+        yield "public_listing: strangers may list the samples, and not see the pages (status_auth)"
+    for proxy in found.trusted_proxies:
+        if proxy != "unix" and ip_network(proxy).prefixlen == 0:
+            yield f"trusted_proxies: {proxy} is everybody: any client can say who it is"
+
+
+def _tier_warnings(found: Config) -> Iterator[str]:
+    """An S3 that nobody asks."""
+    if found.s3 is not None and found.s3_write == "never" and "s3" not in found.lookup_order:
+        yield 'lookup_order: S3 is enabled and never asked: expected "s3" in it'
 
 
 def _authority(text: str) -> tuple[str, int | None] | None:

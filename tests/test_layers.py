@@ -23,7 +23,6 @@ ORDER = [
     "quantities",
     "reader",
     "htpasswd",
-    "doubts",
     "config",
     "garbage",
     "descriptors",

@@ -9,7 +9,7 @@ _WHAT = {
     "pause": "have a job rest until it is resumed",
     "resume": "have a job go on that was paused, or that failed",
     "cancel": "end a job before it is done",
-    "rate": "let a job read so much a second at most",
+    "rate": "limit how fast a job reads",
 }
 
 
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
                 help="MB a second; none: as much as clients leave",
             )
             parser.add_argument(
-                "--samples", type=_above_0, metavar="N", help="so many samples a second at most"
+                "--samples", type=_above_0, metavar="N", help="read at most N samples a second"
             )
 
 

@@ -28,7 +28,10 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--prefix", default="", metavar="HEX", help="only samples that begin so")
     parser.add_argument(
-        "--rate", type=megabytes, metavar="MB", help="read so many MB a second of a disk at most"
+        "--rate",
+        type=megabytes,
+        metavar="MB",
+        help="read at most MB megabytes a second from each disk",
     )
     parser.add_argument("--wait", action="store_true", help="wait for the end, and say how it was")
 

@@ -16,7 +16,7 @@ from stor.errors import Damaged
 #: What is read in one go: some 10 ms of a hard disk, for which a client may have to wait.
 PART_BYTES = 1024 * 1024
 
-#: Small samples take more time than their bytes. A part that has taken so long ends.
+#: A part ends after this long: reading small samples takes longer than their size suggests.
 PART_SECONDS = 0.05
 
 
@@ -65,7 +65,7 @@ class Verification:
         return self._current is not None
 
     def go_on(self, most_bytes: int = PART_BYTES, most_samples: int | None = None) -> Part:
-        """Read on, for so many bytes or samples or `PART_SECONDS`. Raises `DiskAway`."""
+        """Read the next part, which is limited in bytes, samples and time. Raises `DiskAway`."""
         begun, read = self._seconds(), 0
         verdicts: list[Verdict] = []
         while read < most_bytes and self._seconds() - begun < PART_SECONDS:

@@ -21,14 +21,15 @@ from stor.store import Status
 
 REFRESH_SECONDS = 15
 
-#: Above so many sets those in order are rows and not cards, and so are others above so many.
+#: With more sets than this, healthy ones are rows rather than cards; so are troubled ones above
+#: their own limit.
 _MOST_CARDS = 12
 _MOST_SICK_CARDS = 24
 
-#: So many jobs are listed.
+#: The most jobs that are listed.
 _MOST_JOBS = 30
 
-#: So many problems are listed.
+#: The most problems that are listed.
 _MOST_PROBLEMS = 100
 
 #: From so much on a disk's bar has the next colour.

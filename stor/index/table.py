@@ -54,7 +54,7 @@ _SET = struct.Struct("<16sQ")
 _DISK = struct.Struct("<16sQQH6x")
 HEADER_BYTES = 65536
 
-#: So many disks can be said to be in a table; others are learnt as if they were in none.
+#: The most disks that a table can list; further ones are learnt as if they were in none.
 DISKS_LIMIT = 1300
 
 _COPY_BYTES = 8 * 1024 * 1024

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-#: So many errors are told one by one; beyond that they are counted.
+#: The most errors that are listed; further ones are only counted.
 MOST_ERRORS = 200
 
 #: How far back the speed is measured at least, in seconds; at most half of what was seen.

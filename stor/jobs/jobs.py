@@ -1,4 +1,4 @@
-"""All long work of a Stor: what is to be done, what is being done, and what became of it."""
+"""The long work of a Stor: queued, running and finished."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +26,13 @@ JOBS_FILE = "jobs.json"
 #: How far jobs have come is kept this often, all of them at once.
 CHECKPOINT_SECONDS = 10.0
 
-#: So many jobs that are over are remembered.
+#: How many finished jobs are remembered.
 MOST_OVER = 100
 
 #: A pass that nobody asked for begins no earlier after a start: then there is other work to do.
 SETTLE_SECONDS = 300.0
 
-#: So many samples are listed in one answer.
+#: The most samples that one answer lists.
 _LISTED = 10_000
 
 #: How long the end of Stor waits for what is kept of the jobs.
@@ -327,7 +327,7 @@ class Jobs:
         self.follow(scrub_days)
 
     def follow(self, scrub_days: float) -> None:
-        """Every disk is scrubbed within so many days, again and again; 0: none is by itself.
+        """Scrub every disk once in `scrub_days`, over and over; 0: only when asked.
 
         The disks may be others than before: what was begun on those goes on here, or is over.
         """

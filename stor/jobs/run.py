@@ -24,7 +24,7 @@ _LEAST_BYTES = 4096
 #: A job that is ahead of its time looks at least this often whether it still is.
 _AHEAD_SECONDS = 60.0
 
-#: Latent errors come in clusters: so many of those that lie behind a bad copy are read at once.
+#: Latent errors come in clusters: this many copies behind a bad one are read at once.
 NEIGHBOURS = 1000
 
 
@@ -65,7 +65,7 @@ class Run:
         self._free_at = clock.seconds()
         self._halted = False
         self._waking: Deferred[None] | None = None
-        #: So many samples are read without regard to the time that is left: neighbours of a bad
+        #: How many samples are read without regard to the time that is left: neighbours of a bad
         #: one, where there may be more.
         self._hurry = 0
         job.speed.restart()

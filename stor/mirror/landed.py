@@ -18,7 +18,7 @@ from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.threads import settle
 
-#: So many are told from memory, whoever asks.
+#: How many of the latest samples are kept in memory for all who follow.
 MOST_RECENT = 10_000
 
 #: Those that wait are told so long after something has landed, with what lands meanwhile.

@@ -5,6 +5,7 @@ import itertools
 import shutil
 import ssl
 import urllib.request
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import boto3
@@ -15,7 +16,7 @@ from tests.engines.process import Group
 from tests.integration.process import free_port
 
 
-class Engine:
+class Engine(ABC):
     """An S3 engine on loopback ports, for path-style requests with signatures of version 4.
 
     `front` takes the requests, over http at `endpoint` and over https at `tls_endpoint`; `nodes`
@@ -59,9 +60,9 @@ class Engine:
     def __exit__(self, *reason):
         self.stop()
 
+    @abstractmethod
     def start(self):
         """Start it, and wait until it can be used."""
-        raise NotImplementedError  # each engine has its own way
 
     def stop(self):
         """End all its processes and remove its directory."""
