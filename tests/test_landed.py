@@ -229,6 +229,22 @@ def test_a_cursor_from_before_the_journals_is_gone(host):
     assert response.status == 410
 
 
+@pytest.mark.parametrize("away", [True, False])
+def test_what_cannot_be_read_is_never_told_in_part(host, away):
+    """Somebody removes the index of a disk that is in use; its twin may be away."""
+    rig = settle(host.start())
+    cursor = begin(rig)
+    stored = put(rig, *[b"%d" % number for number in range(20)])
+    rig = settle(host.start())
+    shutil.rmtree(host.path / "set0/disk0" / ".stor/index")
+    if away:
+        (host.path / "set0/disk1").rename(host.path / "away")
+    response = ask(rig, f"?after={cursor}")
+    assert (response.status != 200) == away
+    if not away:
+        assert [one["sha"] for one in told(response)] == stored
+
+
 def test_strangers_are_told_nothing(host):
     rig = settle(host.start())
     assert rig.request("GET", "/landed").status == 401

@@ -10,13 +10,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from stor.disk.disk import DiskAway
 from stor.disk.journal import Record
 from stor.disk.names import DiskNames
 from stor.errors import Gone, Unavailable
 from stor.index.sequence import Sequence as Numbers
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
-from stor.threads import settle
+from stor.threads import Busy, settle
 
 #: How many of the latest samples are kept in memory for all who follow.
 MOST_RECENT = 10_000
@@ -121,7 +122,7 @@ class Landed:
                 continue
             try:
                 told: Page | None = await self._read(member, _Asked(names, number, end, limit))
-            except OSError as error:
+            except (DiskAway, Busy, OSError) as error:
                 silent.append(f"{member.root} ({error})")
                 continue
             if told is not None:
@@ -158,6 +159,8 @@ class _Asked:
         if not journal.tells(self.number, root_fd):
             return None
         found = journal.stored(self.number, self.end, self.limit, root_fd)
+        if journal.damage is not None:  # met while it was read: some may be missing
+            return None
         return _page(found, self.end, self.limit)
 
 

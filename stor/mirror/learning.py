@@ -580,4 +580,7 @@ def _first_entries(member: Member, begin: bytes, limit: int) -> list[Entry]:
     if names is None:
         raise DiskAway(f"{member.root}: its names are not known")
     with member.disk.entered() as root_fd:
-        return list(islice(names.base.entries_from(begin, root_fd, names.journal), limit))
+        entries = list(islice(names.base.entries_from(begin, root_fd, names.journal), limit))
+    if names.damage is not None:  # met while it was read: some may be missing
+        raise DiskAway(names.damage)
+    return entries
