@@ -13,7 +13,8 @@ from stor.config import Config
 from stor.explain import Explainer
 from stor.http.admin import Admin
 from stor.http.status import Overview
-from stor.jobs.jobs import JOBS_FILE, Jobs
+from stor.jobs.jobs import JOBS_FILE
+from stor.jobs.long_work import LongWork
 from stor.mirror.mirrors import Mirrors
 from stor.sockets import CannotListen, Ports
 from stor.state import StateDirectory
@@ -53,7 +54,7 @@ class Administration:
         state: StateDirectory,
         state_pool: Pool,
     ) -> None:
-        self.jobs = Jobs(
+        self.work = LongWork(
             mirrors,
             reactor,
             time.time,
@@ -61,24 +62,24 @@ class Administration:
             lambda data: state_pool.run(state.write, JOBS_FILE, data),
         )
         self._chosen = chosen
-        store.jobs = self.jobs.summary
+        store.work = self.work.summary
         self._state = state
         self._state_pool = state_pool
-        explain = Explainer(mirrors, lambda: self.jobs.scrubbed).places
-        resource = Admin(self.jobs, store, overview, explain).resource()
+        explain = Explainer(mirrors, lambda: self.work.scrubs.scrubbed).places
+        resource = Admin(self.work, store, overview, explain).resource()
         self._ports = Ports(_Site(resource, reactor), reactor)
         #: What keeps the socket from being used, one line.
         self.fault: str | None = None
 
     async def start(self) -> None:
         """Take up the jobs that there are, and hear operators. The storages are known."""
-        self.jobs.load(await self._state_pool.run(self._state.read, JOBS_FILE))
-        self.jobs.begin(self._chosen.scrub_days)
+        self.work.jobs.load(await self._state_pool.run(self._state.read, JOBS_FILE))
+        self.work.begin(self._chosen.scrub_days)
         await self._listen(self._chosen.admin_socket)
 
     async def follow(self, chosen: Config) -> None:
         """Go on as another configuration says."""
-        self.jobs.follow(chosen.scrub_days)
+        self.work.follow(chosen.scrub_days)
         await self._listen(chosen.admin_socket)
 
     async def _listen(self, path: str | None) -> None:
@@ -96,4 +97,4 @@ class Administration:
     async def stop(self) -> None:
         """Hear nobody any more, and keep how far jobs have come."""
         await self._ports.stop()
-        await self.jobs.stop()
+        await self.work.jobs.stop()

@@ -193,7 +193,7 @@ class App:
             return None
         parts = (self.mirrors, self.store, self.overview, self._reactor, self._outcomes)
         made = Administration(chosen, *parts, self._state, self._state_worker)
-        self.metrics.figures.watch(JobGauges(made.jobs))
+        self.metrics.figures.watch(JobGauges(made.work))
         return made
 
     async def reconfigure(self, chosen: Config) -> None:
@@ -292,7 +292,7 @@ class App:
         await self._remember_disks()
         await self._look_at_room()
         if self._administration is not None:
-            self._administration.jobs.resume()
+            self._administration.work.jobs.resume()
 
     async def _let_go(self) -> None:
         """Let other Stors have the disks that are in no set any more and that nobody writes to."""

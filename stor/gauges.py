@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from stor.http.upload import Uploads
 from stor.jobs.job import State as JobState
-from stor.jobs.jobs import Jobs
+from stor.jobs.long_work import LongWork
 from stor.logs import LogStream
 from stor.mirror.health import Cause, State
 from stor.mirror.mirrors import Mirrors
@@ -138,18 +138,19 @@ class DiskGauges:
 class JobGauges:
     """Long work. Implements `stor.prometheus.Collector`."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, work: LongWork) -> None:
+        self._work = work
 
     def collect(self) -> Iterator[Family]:
         """All of them, now."""
-        views = self._jobs.views()
+        views = self._work.jobs.views()
         states = gauge(
             "stor_jobs", "Jobs, by what they do and by their state.", labels=["kind", "state"]
         )
-        for state in JobState:
-            count = sum(view["state"] == state.value for view in views)
-            states.add(("scrub", state.value), count)
+        for kind in self._work.jobs.kinds:
+            for state in JobState:
+                alike = [v for v in views if (v["kind"], v["state"]) == (kind, state.value)]
+                states.add((kind, state.value), len(alike))
         yield states
         labels = ["job", "kind", "about"]
         done = gauge(
@@ -169,21 +170,21 @@ class JobGauges:
         yield gauge(
             "stor_at_risk_samples",
             "Samples with fewer good copies than their set has disks.",
-            self._jobs.at_risk_total,
+            self._work.at_risk.total,
         )
 
     def _of_scrubs(self) -> Iterator[Family]:
         yield gauge(
             "stor_scrub_period_seconds",
             "How long a pass over a disk may take (scrub_days); 0: there is none by itself.",
-            self._jobs.period_seconds,
+            self._work.scrubs.period_seconds,
         )
         ages = gauge(
             "stor_scrub_age_seconds",
             "How long ago a disk was scrubbed whole, or was first seen if it never was.",
             labels=["root"],
         )
-        for root, seconds in self._jobs.ages_seconds.items():
+        for root, seconds in self._work.scrubs.ages_seconds.items():
             ages.add((root,), seconds)
         yield ages
         whats = {
@@ -195,7 +196,7 @@ class JobGauges:
         }
         for name, what in whats.items():
             counted = counter(f"stor_scrub_{name}", what, labels=["root"])
-            for root, counts in self._jobs.counts.items():
+            for root, counts in self._work.scrubs.disks.items():
                 counted.add((root,), getattr(counts, name))
             yield counted
 

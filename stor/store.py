@@ -147,7 +147,7 @@ class Store:
         #: Further lines for the warnings of `status`.
         self.notices: Callable[[], list[str]] = list
         #: What goes on beside requests.
-        self.jobs: Callable[[], Work] = Work
+        self.work: Callable[[], Work] = Work
         #: Where samples were last seen.
         self.locations: Locations | None = None
         self._mirror_at: Mapping[str, Mirror] = {}
@@ -324,7 +324,7 @@ class Store:
             {"waiting": repairs.waiting, "done": repairs.mended_total},
             self._s3_picture(),
             [] if self.locations is None else self.locations.servers,
-            self.jobs(),
+            self.work(),
         )
 
     async def _where(self, digest: Digest) -> str | None:

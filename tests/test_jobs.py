@@ -8,10 +8,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from stor.jobs.job import Job, Rate, Scope, Speed, State
-from stor.jobs.jobs import JOBS_FILE, MOST_OVER, SETTLE_SECONDS, Refused
-from stor.jobs.run import YIELD_SECONDS
+from stor.jobs.jobs import JOBS_FILE, MOST_OVER, SETTLE_SECONDS
+from stor.jobs.kind import Impossible, Kind, Refused
+from stor.jobs.run import YIELD_SECONDS, Halted
 from tests.support.http import no_bug_logged
-from tests.support.jobs import DAY, KeptJobs, pass_seconds, view
+from tests.support.jobs import DAY, KeptJobs, follow, pass_seconds, scrub, view
 from tests.support.pools import HeldPool
 from tests.test_scrub import alike, fill, samples_read, stor
 
@@ -46,7 +47,7 @@ def states(jobs):
 def test_a_job_is_paused_and_goes_on_where_it_was(rig):
     kept, pool = KeptJobs(), HeldPool()
     jobs = kept.begin(rig, pool=pool)
-    (job,) = jobs.scrub([root(rig)])
+    (job,) = scrub(jobs, [root(rig)])
     while view(jobs)["samples_done"] < 3:
         steps(rig, pool, 1)
     jobs.pause(job.id)
@@ -65,7 +66,7 @@ def test_a_job_is_paused_and_goes_on_where_it_was(rig):
 def test_a_paused_job_is_paused_after_a_restart_and_a_waiting_read_is_not_lost(rig):
     kept, pool = KeptJobs(), HeldPool()
     jobs = kept.begin(rig, pool=pool)
-    (job,) = jobs.scrub([root(rig)])
+    (job,) = scrub(jobs, [root(rig)])
     steps(rig, pool, 4)
     jobs.pause(job.id)
     again = KeptJobs(kept.data).begin(rig)
@@ -78,7 +79,7 @@ def test_a_paused_job_is_paused_after_a_restart_and_a_waiting_read_is_not_lost(r
 def test_a_resume_right_after_a_pause_begins_no_second_run(rig):
     pool = HeldPool()
     jobs = KeptJobs().begin(rig, pool=pool)
-    (job,) = jobs.scrub([root(rig)])
+    (job,) = scrub(jobs, [root(rig)])
     steps(rig, pool, 4)
     for _ in range(3):
         jobs.pause(job.id)
@@ -92,7 +93,7 @@ def test_a_resume_right_after_a_pause_begins_no_second_run(rig):
 def test_a_cancelled_job_ends_and_is_told_of_as_such(rig):
     kept, pool = KeptJobs(), HeldPool()
     jobs = kept.begin(rig, pool=pool)
-    (job,) = jobs.scrub([root(rig)])
+    (job,) = scrub(jobs, [root(rig)])
     steps(rig, pool, 3)
     jobs.cancel(job.id)
     steps(rig, pool, 50)
@@ -114,23 +115,23 @@ def test_a_job_that_there_is_not_is_said_in_one_line(rig):
 def test_a_root_that_is_in_no_set_is_refused_and_nothing_begins(rig):
     jobs = KeptJobs().begin(rig)
     with pytest.raises(Refused, match="/nowhere: in no set: expected a storage root, one of /"):
-        jobs.scrub([root(rig), "/nowhere"])
+        scrub(jobs, [root(rig), "/nowhere"])
     assert jobs.views() == []
 
 
 def test_two_scrubs_of_the_same_disk_are_one(rig):
     jobs = KeptJobs().begin(rig, pool=HeldPool())
-    (first,) = jobs.scrub([root(rig), root(rig)])
-    (second,) = jobs.scrub([root(rig)])
+    (first,) = scrub(jobs, [root(rig), root(rig)])
+    (second,) = scrub(jobs, [root(rig)])
     assert first is second
-    assert jobs.scrub() == [first, jobs.scrub([root(rig, 1)])[0]]
+    assert scrub(jobs) == [first, scrub(jobs, [root(rig, 1)])[0]]
 
 
 def test_two_jobs_at_one_disk_take_turns(rig):
     pool = HeldPool()
     jobs = KeptJobs().begin(rig, pool=pool)
-    (whole,) = jobs.scrub([root(rig)])
-    (part,) = jobs.scrub([root(rig)], prefix="a")
+    (whole,) = scrub(jobs, [root(rig)])
+    (part,) = scrub(jobs, [root(rig)], prefix="a")
     assert states(jobs) == {whole.id: "running", part.id: "waiting"}
     assert view(jobs)["reason"] == f"job {whole.id} is at the same disk"
     steps(rig, pool, 100)
@@ -145,7 +146,7 @@ def test_what_somebody_asks_for_comes_before_a_pass_that_nobody_did(rig):
     steps(rig, pool, 3)
     own = next(one for one in jobs.views() if one["about"] == root(rig))
     assert own["continuous"]
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     steps(rig, pool, 100)
     asked = view(jobs)
     assert asked["state"] == "done"
@@ -168,13 +169,15 @@ def test_a_pass_takes_the_days_that_it_may_and_then_the_next_one_begins(rig):
             assert one["eta_seconds"] == pytest.approx(left, rel=0.8)
     pass_seconds(rig, 3.6 * DAY, 600)
     assert {one["state"] for one in jobs.views()[:2]} == {"done"}
-    assert set(jobs.scrubbed) == {root(rig), root(rig, 1)}
-    assert jobs.scrubbed[root(rig)] == pytest.approx(begun + 14 * DAY, abs=0.15 * 14 * DAY)
+    assert set(jobs.kinds["scrub"].scrubbed) == {root(rig), root(rig, 1)}
+    assert jobs.kinds["scrub"].scrubbed[root(rig)] == pytest.approx(
+        begun + 14 * DAY, abs=0.15 * 14 * DAY
+    )
     jobs.resume()
     assert [one["about"] for one in jobs.views()[2:]] == [root(rig), root(rig, 1)]
     again = KeptJobs(jobs.encode()).begin(rig, scrub_days=14)
     assert [one["about"] for one in again.views()] == [root(rig), root(rig, 1)] * 2
-    assert again.scrubbed == jobs.scrubbed
+    assert again.kinds["scrub"].scrubbed == jobs.kinds["scrub"].scrubbed
 
 
 def test_a_pass_that_is_given_up_begins_again_when_its_time_comes(rig):
@@ -195,10 +198,10 @@ def test_passes_follow_the_configuration(rig):
     jobs = KeptJobs().begin(rig, scrub_days=14)
     pass_seconds(rig, SETTLE_SECONDS, 60)
     jobs.resume()
-    jobs.follow(0)
+    follow(jobs, 0)
     rig.clock.advance(0)
     assert jobs.views() == []
-    jobs.follow(0.001)
+    follow(jobs, 0.001)
     assert len(jobs.views()) == 2
     pass_seconds(rig, 120)
     assert {one["state"] for one in jobs.views()[:2]} == {"done"}
@@ -224,7 +227,7 @@ def test_a_rate_is_kept(quick_path, rate, seconds):
     rig = stor(quick_path)
     fill(rig, (32768,), seeds=range(8))
     jobs = KeptJobs().begin(rig, batch_directories=100)
-    jobs.scrub([root(rig)], rate=rate)
+    scrub(jobs, [root(rig)], rate=rate)
     took = 0
     while view(jobs)["state"] == "running":
         rig.clock.advance(0.1)
@@ -234,7 +237,7 @@ def test_a_rate_is_kept(quick_path, rate, seconds):
 
 def test_a_rate_is_changed_while_a_job_runs(rig):
     jobs = KeptJobs().begin(rig)
-    (job,) = jobs.scrub([root(rig)], rate=Rate(bytes_per_second=0.001))
+    (job,) = scrub(jobs, [root(rig)], rate=Rate(bytes_per_second=0.001))
     pass_seconds(rig, 100)
     assert view(jobs)["samples_done"] == 1
     jobs.set_rate(job.id, Rate())
@@ -247,7 +250,7 @@ def test_a_job_waits_for_clients_of_its_disk_but_not_for_ever(rig):
     member = rig.members[0]
     member.work(busy, lambda: None)  # a client's read that takes its time
     jobs = jobs.begin(rig)
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     rig.clock.advance(YIELD_SECONDS * 0.9)
     assert view(jobs)["samples_done"] == 0
     before = rig.clock.seconds()
@@ -262,7 +265,7 @@ def test_a_job_waits_for_clients_of_its_disk_but_not_for_ever(rig):
 def test_a_disk_that_is_lost_in_the_middle_is_waited_for(rig):
     pool = HeldPool()
     jobs = KeptJobs().begin(rig, pool=pool)
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     while view(jobs)["samples_done"] < 3:
         steps(rig, pool, 1)
     rig.roots[0].rename(rig.roots[0].with_name("away"))
@@ -283,7 +286,7 @@ def test_a_disk_that_is_lost_in_the_middle_is_waited_for(rig):
 def test_a_disk_whose_every_read_fails_is_waited_for_and_its_copies_are_not_called_bad(rig):
     pool = HeldPool()
     jobs = KeptJobs().begin(rig, pool=pool)
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     while view(jobs)["samples_done"] < 3:
         steps(rig, pool, 1)
     rig.disks["set0/disk0"].fail_always("*", errno.EIO)
@@ -307,7 +310,7 @@ def test_errors_of_many_copies_at_once_are_the_disk_s(quick_path):
     for content in alike(6):
         rig.put(content)
     jobs = KeptJobs().begin(rig, pool=pool, batch_directories=10)
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     while pool.held[0][1].__name__ != "go_on":  # names are known, and copies are about to be read
         steps(rig, pool, 1)
     rig.disks["set0/disk0"].fail_always("*", errno.EIO)
@@ -317,7 +320,7 @@ def test_errors_of_many_copies_at_once_are_the_disk_s(quick_path):
 
 def test_a_process_that_is_short_of_descriptors_blames_no_copy(rig):
     jobs = KeptJobs().begin(rig, pool=(pool := HeldPool()))
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     while view(jobs)["samples_done"] < 3:
         steps(rig, pool, 1)
     rig.disks["set0/disk0"].fail_always("open_to_read", errno.EMFILE)
@@ -334,11 +337,11 @@ def test_a_configuration_that_takes_the_disk_away_ends_its_jobs(quick_path):
     fill(rig, (50,), seeds=range(8))
     pool = HeldPool()
     jobs = KeptJobs().begin(rig, pool=pool)
-    jobs.scrub()
+    scrub(jobs)
     steps(rig, pool, 6)
     mirrors = rig.mirrors
     mirrors.reconfigure(mirrors.mirrors[:1], mirrors.known_disks, 0)
-    jobs.follow(0)
+    follow(jobs, 0)
     steps(rig, pool, 100)
     assert [one["state"] for one in jobs.views()] == ["done", "done", "cancelled", "cancelled"]
     assert view(jobs)["reason"] == f"no set has {root(rig, 3)} any more"
@@ -362,20 +365,20 @@ def test_a_torn_file_is_named_and_made_anew(rig, data):
     said = [formatEvent(event) for event in events if event["log_level"] is LogLevel.error]
     assert len(said) == 1
     assert said[0].startswith(f"{JOBS_FILE} in the state directory is damaged")
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     assert kept.jobs[0]["state"] == "done"
 
 
 def test_a_file_that_is_cut_anywhere_never_stops_a_start(rig):
     kept = KeptJobs()
-    kept.begin(rig).scrub()
+    scrub(kept.begin(rig))
     whole = kept.data
     for length in range(0, len(whole), 7):
         KeptJobs(whole[:length]).begin(rig)
 
 
 def test_what_is_kept_is_what_there_was():
-    job = Job(3, "scrub", Scope("/disk", "ab"), 5.5, State.PAUSED, "why", "AB/1/2/3", 0.25, 7, 9)
+    job = Job(3, "scrub", Scope(("/disk",), "ab"), 5.5, State.PAUSED, "why", "AB/1/2/3", 0.25, 7, 9)
     job.trouble("sha", "reason")
     job.rate = Rate(1e6, 5)
     again = Job.parse(json.loads(json.dumps(job.encode())))
@@ -383,14 +386,95 @@ def test_what_is_kept_is_what_there_was():
     assert again.view(0) == job.view(0)
 
 
+@pytest.mark.parametrize(("root", "roots"), [("/disk", ("/disk",)), (None, ())])
+def test_a_job_that_was_kept_when_each_had_one_disk_is_known(root, roots):
+    value = Job(3, "scrub", Scope(roots, "ab"), 5.5).encode()
+    value["scope"] = {"root": root, "prefix": "ab", "sha": None}
+    assert Job.parse(value).scope == Scope(roots, "ab")
+
+
+class Held(Kind):
+    """Work that ends when it is told to."""
+
+    def __init__(self, jobs, name, turn=1, *, beside_others=False):
+        self.name, self._turn, self.beside_others = name, turn, beside_others
+        self.runs, self.waiters = [], []
+        jobs.take_up(self)
+
+    def turn(self, job):
+        return self._turn
+
+    async def work(self, run):
+        self.runs.append(run)
+        waiter = Deferred()
+        self.waiters.append(waiter)
+        await waiter
+        if run.halted:
+            raise Halted
+
+    def lasting(self, job):
+        return "nothing ends it" if self.name == "lasting" else None
+
+
+@pytest.fixture
+def jobs(rig):
+    return KeptJobs().begin(rig, pool=HeldPool())
+
+
+def test_a_kind_that_comes_first_halts_the_others_at_each_of_its_disks(rig, jobs):
+    late, early = Held(jobs, "late", 2), Held(jobs, "early", 0)
+    both = tuple(member.root for member in rig.members[:2])
+    for root in both:
+        jobs.ask(late, [Scope((root,))])
+    jobs.ask(early, [Scope(both)])
+    assert states(jobs) == {1: "running", 2: "running", 3: "waiting"}
+    assert [run.halted for run in late.runs] == [True, True]
+    for waiter in late.waiters:
+        waiter.callback(None)
+    rig.clock.advance(0)
+    assert states(jobs) == {1: "waiting", 2: "waiting", 3: "running"}
+    early.waiters[0].callback(None)
+    rig.clock.advance(0)
+    assert states(jobs) == {1: "running", 2: "running", 3: "done"}
+
+
+def test_a_kind_that_works_beside_others_waits_for_none(rig, jobs):
+    alone, beside = Held(jobs, "alone"), Held(jobs, "beside", beside_others=True)
+    for kind in (alone, beside, beside, alone):
+        jobs.ask(kind, [Scope((root(rig),))])
+    jobs.ask(beside, [Scope((root(rig),), "ab")])
+    assert states(jobs) == {1: "running", 2: "running", 3: "running"}
+
+
+def test_what_can_never_be_done_fails_with_its_reason(rig, jobs):
+    kind = Held(jobs, "held")
+    jobs.ask(kind, [Scope((root(rig),))])
+    kind.waiters[0].errback(Impossible("there is no way"))
+    assert (view(jobs)["state"], view(jobs)["reason"]) == ("failed", "there is no way")
+
+
+def test_a_kind_may_refuse_that_its_jobs_are_cancelled(rig, jobs):
+    (job,) = jobs.ask(Held(jobs, "lasting"), [Scope((root(rig),))])
+    with pytest.raises(Refused, match="job 1 cannot be cancelled: nothing ends it"):
+        jobs.cancel(job.id)
+    assert view(jobs)["state"] == "running"
+
+
+def test_jobs_of_a_kind_that_this_version_does_not_have_are_forgotten(rig, jobs):
+    jobs.ask(Held(jobs, "newer"), [Scope((root(rig),))])
+    again = KeptJobs(jobs.encode()).begin(rig)
+    assert again.views() == []
+    assert scrub(again, [root(rig)])[0].id == 2
+
+
 def test_old_jobs_are_forgotten_and_numbers_are_never_used_again(rig):
     kept = KeptJobs()
     jobs = kept.begin(rig)
     for _ in range(MOST_OVER + 20):
-        jobs.scrub(sha="ab" * 32)
+        scrub(jobs, sha="ab" * 32)
         rig.clock.advance(0)
     assert len(jobs.views()) <= MOST_OVER + 1
-    (job,) = KeptJobs(kept.data).begin(rig).scrub([root(rig)])
+    (job,) = scrub(KeptJobs(kept.data).begin(rig), [root(rig)])
     assert job.id == MOST_OVER + 21
 
 
@@ -425,7 +509,7 @@ def test_a_job_that_stands_still_has_no_eta_soon():
 def test_the_end_of_stor_keeps_how_far_each_job_has_come(rig):
     kept, pool = KeptJobs(), HeldPool()
     jobs = kept.begin(rig, pool=pool)
-    jobs.scrub([root(rig)])
+    scrub(jobs, [root(rig)])
     while view(jobs)["samples_done"] < 5:
         steps(rig, pool, 1)
     assert kept.jobs[0]["samples_done"] < 5
@@ -441,13 +525,13 @@ def test_jobs_that_rest_are_halted_all_at_once(quick_path, ending):
     rig = stor(quick_path, (2, 2))
     fill(rig, (50,), seeds=range(20))
     jobs = KeptJobs().begin(rig)
-    jobs.scrub(rate=Rate(bytes_per_second=0.001))
+    scrub(jobs, rate=Rate(bytes_per_second=0.001))
     assert set(states(jobs).values()) == {"running"}
     if ending == "stop":
         Deferred.fromCoroutine(jobs.stop())
         assert set(states(jobs).values()) == {"waiting"}
     else:
         rig.mirrors.reconfigure((), rig.mirrors.known_disks, 0)
-        jobs.follow(0)
+        follow(jobs, 0)
         rig.clock.advance(0)
         assert set(states(jobs).values()) == {"cancelled"}

@@ -15,7 +15,7 @@ from stor.disk.syscalls import Syscalls
 from stor.disk.verification import PART_BYTES
 from tests.conformance import MIB, QuickFiles, descriptors, sample
 from tests.support.http import no_bug_logged
-from tests.support.jobs import KeptJobs, view
+from tests.support.jobs import KeptJobs, scrub, view
 from tests.support.pools import HeldPool
 from tests.support.rig import FaultyRig, digest_of
 from tests.test_corruption import DAMAGES
@@ -54,7 +54,7 @@ def alike(count):
 def scrubbed(rig, *, batch_directories=1, **what):
     """Scrub all disks, or what is asked for: the jobs that did, all of them done."""
     jobs = KeptJobs().begin(rig, batch_directories=batch_directories)
-    jobs.scrub(**what)
+    scrub(jobs, **what)
     for _ in range(20):
         rig.clock.advance(1)
     views = jobs.views()
@@ -159,7 +159,7 @@ def test_a_copy_that_cannot_be_read_is_put_back(quick_path, size):
     path = rig.copies(contents[0])[0].relative_to(rig.roots[0])
     rig.disks["set0/disk0"].fail_file(str(path), errno.EIO)
     jobs = KeptJobs().begin(rig)
-    jobs.scrub(roots=[rig.members[0].root])
+    scrub(jobs, roots=[rig.members[0].root])
     (job,) = jobs.views()
     assert (job["state"], job["bad"], job["not_mended"]) == ("done", 1, 1)
     (risk,) = rig.mirrors.repairs.risks(rig.mirrors.mirrors[0])
@@ -243,7 +243,7 @@ def test_a_prefix_and_a_sha_are_read_and_nothing_else(quick_path):
 def test_a_sample_that_nobody_has_is_a_job_that_fails(quick_path):
     rig = stor(quick_path)
     jobs = KeptJobs().begin(rig)
-    jobs.scrub(sha="ab" * 32)
+    scrub(jobs, sha="ab" * 32)
     job = view(jobs)
     assert job["state"] == "failed"
     assert job["reason"] == f"no disk that can be read has {'ab' * 32}"
@@ -303,7 +303,7 @@ def test_a_scrub_that_is_killed_anywhere_goes_on_and_reads_every_sample(quick_pa
         step += 1
         kept, pool, rig = KeptJobs(), HeldPool(), stor(quick_path)
         jobs = kept.begin(rig, pool=pool)
-        jobs.scrub(roots=[rig.members[0].root])
+        scrub(jobs, roots=[rig.members[0].root])
         for _ in range(step):
             pool.release(1)
             rig.clock.advance(11)  # so that every step is kept
@@ -335,7 +335,7 @@ def test_a_batch_that_is_another_after_a_restart_is_read_from_its_beginning(quic
             path.write_bytes(content)
     kept, pool = KeptJobs(), HeldPool()
     jobs = kept.begin(rig, pool=pool, batch_directories=4)
-    jobs.scrub(roots=[rig.members[0].root])
+    scrub(jobs, roots=[rig.members[0].root])
     while view(jobs)["samples_done"] < 4:
         pool.release(1)
         rig.clock.advance(11)
@@ -357,7 +357,7 @@ def test_a_killed_scrub_mends_each_damage_once_and_counts_it_once(quick_path):
             DAMAGES["first bit"](rig.copies(content)[0], None)
         kept, pool = KeptJobs(), HeldPool()
         jobs = kept.begin(rig, pool=pool)
-        jobs.scrub(roots=[rig.members[0].root])
+        scrub(jobs, roots=[rig.members[0].root])
         for _ in range(step):
             pool.release(1)
             rig.clock.advance(11)
@@ -374,7 +374,7 @@ def test_a_large_copy_is_read_in_parts_so_that_clients_come_between(quick_path):
     (content,) = fill(rig, (5 * MIB,))
     pool = HeldPool()
     jobs = KeptJobs().begin(rig, pool=pool)
-    jobs.scrub(roots=[rig.members[0].root])
+    scrub(jobs, roots=[rig.members[0].root])
     parts = 0
     while pool.held:
         before = view(jobs)["bytes_done"]

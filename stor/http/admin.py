@@ -17,7 +17,8 @@ from stor.errors import StorError
 from stor.http.answer import INTERNAL_ERROR, answer_to
 from stor.http.status import Overview, picture
 from stor.jobs.job import Job, Rate
-from stor.jobs.jobs import Jobs, Refused
+from stor.jobs.kind import Refused
+from stor.jobs.long_work import LongWork
 from stor.store import Store
 
 #: More than anybody has to say.
@@ -36,13 +37,14 @@ class Admin:
 
     def __init__(
         self,
-        jobs: Jobs,
+        work: LongWork,
         store: Store,
         overview: Overview,
         explain: Callable[[Digest], Awaitable[list[dict[str, Any]]]],
     ) -> None:
         """`explain` says what every disk has to say of a sample."""
-        self._jobs = jobs
+        self._work = work
+        self._jobs = work.jobs
         self._store = store
         self._overview = overview
         self._explain = explain
@@ -75,10 +77,11 @@ class Admin:
     async def _at_risk(self, request: Request) -> Any:
         number, after = _given(request, b"set"), _given(request, b"after")
         if not number:
-            return self._jobs.at_risk()
+            return self._work.at_risk.view()
         if not number.isdecimal():
             raise BadOrder(f"set: expected a number, found {number!r}")
-        return await self._jobs.at_risk_of(int(number), Digest.parse(after).raw if after else None)
+        behind = Digest.parse(after).raw if after else None
+        return await self._work.at_risk.of_set(int(number), behind)
 
     @app.route("/explain", methods=("GET",))
     def explain(self, request: Request) -> Deferred[bytes]:
@@ -113,7 +116,7 @@ class Admin:
         if "sha" in order and (roots or prefix):
             raise BadOrder("expected a sha, or roots and a prefix, found both")
         rate = _rate(order["rate"]) if "rate" in order else None
-        return self._views(self._jobs.scrub(roots, prefix, order.get("sha"), rate))
+        return self._views(self._work.scrubs.ask(roots, prefix, order.get("sha"), rate))
 
     @app.route("/pause", methods=("POST",))
     def pause(self, request: Request) -> Deferred[bytes]:

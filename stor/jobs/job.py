@@ -34,16 +34,30 @@ class State(enum.Enum):
 
 @attrs.frozen
 class Scope:
-    """What a job is about: one sample, or those of a disk whose names begin with `prefix`."""
+    """What a job is about: disks, or their samples that begin with `prefix`; or one sample.
 
-    root: str | None = None
+    At most one job at a time works at each of `roots`, unless its kind works beside others.
+    """
+
+    roots: tuple[str, ...] = ()
     prefix: str = ""
     sha: str | None = None
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> "Scope":
+        """Read what `attrs.asdict` has made. Raises `KeyError`, `TypeError`."""
+        if "root" in value:  # as it was when a job had one disk at most
+            value = {**value, "roots": [value["root"]] if value["root"] else []}
+        roots, prefix, sha = value["roots"], value["prefix"], value["sha"]
+        texts = [*roots, prefix] if sha is None else [*roots, prefix, sha]
+        if not isinstance(roots, list | tuple) or not all(isinstance(t, str) for t in texts):
+            raise TypeError(f"scope: {value!r}")
+        return cls(tuple(roots), prefix, sha)
 
     def __str__(self) -> str:
         if self.sha is not None:
             return self.sha
-        return f"{self.root} {self.prefix}" if self.prefix else str(self.root)
+        return " ".join([*self.roots, self.prefix]).strip()
 
 
 @attrs.frozen
@@ -138,7 +152,7 @@ class Job:
         job = cls(
             int(value["id"]),
             str(value["kind"]),
-            Scope(**value["scope"]),
+            Scope.parse(value["scope"]),
             float(value["began"]),
             State(value["state"]),
         )

@@ -59,7 +59,7 @@ class Run:
         self._counts = counts
         self.clock = clock
         #: Whose disks it is at, if it is not about all.
-        self.mirror: Mirror | None = None
+        self.mirrors: tuple[Mirror, ...] = ()
         self._wall_seconds = wall_seconds
         self._checkpoint = checkpoint
         self._free_at = clock.seconds()

@@ -20,6 +20,7 @@ from stor.disk.walk import (
 )
 from stor.errors import Damaged, StorError
 from stor.jobs.job import Job
+from stor.jobs.kind import NotNow
 from stor.jobs.run import Run
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
@@ -42,10 +43,6 @@ REGION_BATCHES = 16
 _Leaf = tuple[int, str]
 
 _SUFFIX = ".dat"
-
-
-class NotNow(Exception):
-    """A disk is not to be read now."""
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ import json
 
 from twisted.internet.defer import succeed
 
-from stor.jobs.jobs import Jobs
+from stor.jobs.long_work import LongWork
 from tests.support.pools import InlinePool
 
 DAY = 86400.0
@@ -19,7 +19,7 @@ class KeptJobs:
     def begin(self, rig, *, pool=None, scrub_days=0, batch_directories=1):
         """The jobs of one more Stor, which has looked at its disks."""
         pool = pool or InlinePool()
-        jobs = Jobs(
+        work = LongWork(
             rig.mirrors,
             rig.clock,
             rig.wall_seconds,
@@ -27,9 +27,9 @@ class KeptJobs:
             self._save,
             batch_directories,
         )
-        jobs.load(self.data)
-        jobs.begin(scrub_days)
-        return jobs
+        work.jobs.load(self.data)
+        work.begin(scrub_days)
+        return work.jobs
 
     def _save(self, data):
         self.data = data
@@ -38,6 +38,17 @@ class KeptJobs:
     @property
     def jobs(self):
         return json.loads(self.data)["jobs"]
+
+
+def scrub(jobs, *what, **more):
+    """Ask for scrubs: the jobs."""
+    return jobs.kinds["scrub"].ask(*what, **more)
+
+
+def follow(jobs, scrub_days):
+    """Go on as a configuration with these `scrub_days` says."""
+    jobs.kinds["scrub"].follow(scrub_days)
+    jobs.follow()
 
 
 def view(jobs, number=None):

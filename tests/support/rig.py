@@ -25,7 +25,7 @@ from stor.http.site import StorSite
 from stor.http.status import Overview
 from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
 from stor.index.index import Shared
-from stor.jobs.jobs import Jobs
+from stor.jobs.long_work import LongWork
 from stor.logs import LogStream
 from stor.metrics import Metrics
 from stor.mirror.group_commit import Alone
@@ -147,9 +147,9 @@ class Rig:
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
         self.metrics.figures.watch(LogGauges(LogStream(1, str)))
         #: Never begun: what a test wants of jobs it begins itself.
-        self.jobs = Jobs(self.mirrors, self.clock, self.wall_seconds, learner, succeed)
-        self.metrics.figures.watch(JobGauges(self.jobs))
-        self.store.jobs = self.jobs.summary
+        self.work = LongWork(self.mirrors, self.clock, self.wall_seconds, learner, succeed)
+        self.metrics.figures.watch(JobGauges(self.work))
+        self.store.work = self.work.summary
         self.metrics.figures.watch(Reloads())
         rates = Rates(self.clock.seconds)
         overview = Overview(self.store, self.uploads, rates, self.metrics.figures)

@@ -1,0 +1,46 @@
+"""All long work of a Stor, put together: its jobs, their kinds, and what has too few copies."""
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from stor.jobs.at_risk import AtRisk
+from stor.jobs.jobs import Jobs
+from stor.jobs.scrub import BATCH_DIRECTORIES
+from stor.jobs.scrubs import Scrubs
+from stor.mirror.mirrors import Mirrors
+from stor.store import Work
+from stor.threads import Pool
+
+
+class LongWork:
+    """The jobs of one Stor, in the process that writes; a kind each is asked by its name here."""
+
+    def __init__(
+        self,
+        mirrors: Mirrors,
+        clock: IReactorTime,
+        wall_seconds: Callable[[], float],
+        threads: Callable[[str], Pool],
+        save: Callable[[bytes], Deferred[None]],
+        batch_directories: int = BATCH_DIRECTORIES,
+    ) -> None:
+        """See `Jobs` and `Scrubs`."""
+        self.jobs = Jobs(mirrors, clock, wall_seconds, threads, save)
+        self.scrubs = Scrubs(self.jobs, mirrors, batch_directories)
+        self.at_risk = AtRisk(mirrors)
+
+    def begin(self, scrub_days: float) -> None:
+        """The disks' states are known: go on with what is to be done."""
+        self.scrubs.follow(scrub_days)
+        self.jobs.begin()
+
+    def follow(self, scrub_days: float) -> None:
+        """Go on as another configuration says. The disks may be others than before."""
+        self.scrubs.follow(scrub_days)
+        self.jobs.follow()
+
+    def summary(self) -> Work:
+        """What everybody may know."""
+        return Work(self.jobs.summary(), self.at_risk.total)
