@@ -10,7 +10,7 @@ from stor.disk.journal import Kind
 from stor.disk.syscalls import Syscalls
 from stor.index.index import shared_memory
 from stor.mirror.landed import WAKE_SECONDS
-from tests.conformance import sample
+from tests.conformance import MIB, sample
 from tests.support.host import Host
 from tests.support.http import AUTHORIZED, assert_one_line, no_bug_logged
 from tests.support.rig import close_indexes, digest_of, request_bytes
@@ -105,6 +105,21 @@ def test_a_start_changes_nothing_for_who_follows(host, memory):
     found, cursor = follow(rig, cursor)
     assert found == shas
     assert follow(rig, cursor) == ([], cursor)
+
+
+@pytest.mark.parametrize("size", [0, 10, 100_000, 3 * MIB])
+def test_a_body_that_is_another_is_in_no_journal_and_told_to_nobody(host, size):
+    rig = settle(host.start())
+    cursor, wrong = begin(rig), digest_of(b"another")
+    assert rig.put(sample(size), wrong).status == 412
+    journals = [path for root in rig.roots for path in root.glob(".stor/index/journal-*")]
+    assert not [path for path in journals if wrong.raw in path.read_bytes()]
+    rig = settle(host.start())
+    assert follow(rig, cursor)[0] == []
+    assert [rig.store.held(wrong.raw), sum(s["samples"] for s in rig.store.status().sets)] == [
+        b"-",
+        0,
+    ]
 
 
 def test_a_sample_that_is_on_its_way_holds_back_those_after_it(host):

@@ -261,7 +261,11 @@ class Upload(Intake):
             last, size = self._ended, sum(map(len, chunks))
             try:
                 self._limit(self._received_bytes)
-                if size > HASH_AT_ONCE_BYTES:
+                if last:
+                    # With the last bytes goes the record of the name, and it is told to others.
+                    await self._verify(digest, hasher, chunks)
+                    await incoming.add(chunks, last)
+                elif size > HASH_AT_ONCE_BYTES:
                     await self._hash_aside(hasher, chunks, incoming.add(chunks, last))
                 else:
                     _update(hasher, chunks)
@@ -270,6 +274,13 @@ class Upload(Intake):
                 self._uploads.buffered_bytes -= size
             if not (self._uploads.full and self._waiting_bytes):
                 self._read_on()
+
+    async def _verify(self, digest: Digest, hasher: "hashlib._Hash", chunks: list[bytes]) -> None:
+        """Hash the last `chunks`. Raises `ClientGone`, `Mismatch`."""
+        if sum(map(len, chunks)) > HASH_AT_ONCE_BYTES:
+            await self._uploads.hashing.run(_update, hasher, chunks)
+        else:
+            _update(hasher, chunks)
         if self._gone:
             raise ClientGone
         if hasher.digest() != digest.raw:
