@@ -44,7 +44,6 @@ from stor.mirror.member import PROBE_INTERVAL_SECONDS
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.names import Names
 from stor.mirror.outbox import Outbox
-from stor.mirror.scout import Scouts
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
 from stor.s3.http import http_client
@@ -56,9 +55,6 @@ from stor.statsd import Statsd
 from stor.store import Store
 from stor.threads import Outcomes, ThreadPool, settle, within
 from stor.zero_copy import MAX_SPLICE_PIPES, SplicePipes
-
-#: Threads that look at all disks by turns. Each may be held by a disk that hangs.
-SCOUTS = 4
 
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
@@ -112,7 +108,6 @@ class App:
         self._outcomes = outcomes = Outcomes(reactor)
         self._files = Syscalls()
         self._hashing = ThreadPool(outcomes, "hash", os.cpu_count() or 1)
-        self._scout_worker = ThreadPool(outcomes, "scout", SCOUTS)
         self._s3_worker = ThreadPool(outcomes, "s3", S3_THREADS)
         self._signer = ThreadPool(outcomes, "sign", 1)
         self._spool_worker = ThreadPool(outcomes, "spool", SPOOL_THREADS)
@@ -324,7 +319,6 @@ class App:
         return Mirrors(
             fleet.mirrors,
             fleet.known_disks,
-            scouts=Scouts(self._scout_worker, SCOUTS, self._reactor),
             reserve_bytes=chosen.reserve_bytes,
             clock=self._reactor,
             now_ns=time.time_ns,
@@ -425,7 +419,6 @@ class App:
             await self._remember_disks()
         for member in self._disks.members:
             member.stop()
-        self._scout_worker.stop()
         if self.mirrors.names is not None:
             self.mirrors.names.stop()
         self._hashing.stop()

@@ -388,7 +388,7 @@ def busy(request, tmp_path):
     """A Stor of one pair whose second disk has too much to do for a while."""
     # Each disk is given its worker for reading, then its worker for writing.
     workers = [InlinePool(), InlinePool(), InlinePool(), BusyPool(*request.param)]
-    return Rig(tmp_path, (2,), files=QuickFiles, worker=lambda: workers.pop(0), scout=InlinePool())
+    return Rig(tmp_path, (2,), files=QuickFiles, worker=lambda: workers.pop(0))
 
 
 def test_a_disk_with_too_much_to_do_costs_no_acknowledged_sample(busy, content):

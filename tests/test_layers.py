@@ -76,8 +76,6 @@ ORDER = [
     "mirror.write",
     "mirror.repair",
     "mirror.rebuild",
-    "mirror.scout",
-    "mirror.ranking",
     "mirror.search",
     "mirror.outbox",
     "mirror.mirrors",

@@ -182,14 +182,14 @@ class Member:
         """Do a step of an upload, perhaps with those of others; count what the disk did."""
         return self._run("write", about, self._workers.commits.run, step)
 
-    def work(self, pool: Pool, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
-        """Call `function` in a thread that no client waits for, for a moment only; count that."""
-        return self._run("job", None, pool.run, function, *args)
-
     def looked(self, digest: Digest, outcome: Copy | Failure | None, seconds: float) -> None:
         """Count what the disk did when somebody looked at it from another thread than its own."""
         self._meter.did("read", max(0.0, seconds))
         self._count("read", outcome, digest)
+
+    def work(self, pool: Pool, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """Call `function` in a thread that no client waits for, for a moment only; count that."""
+        return self._run("job", None, pool.run, function, *args)
 
     def found_damaged(self, digest: Digest, reason: str, mark: Mark | None) -> None:
         """The file with this mark is bad: it is not served any more."""

@@ -21,7 +21,6 @@ from stor.mirror.names import Known, Names
 from stor.mirror.outbox import Outbox
 from stor.mirror.rebuild import Rebuilds
 from stor.mirror.repair import Repairs
-from stor.mirror.scout import Scouts
 from stor.mirror.search import Search
 from stor.mirror.write import MirrorWrite
 from stor.threads import settle
@@ -37,7 +36,6 @@ class Mirrors:
         mirrors: Sequence[Mirror],
         known_disks: KnownDisks,
         *,
-        scouts: Scouts,
         reserve_bytes: int,
         clock: IReactorTime,
         now_ns: Callable[[], int],
@@ -54,7 +52,6 @@ class Mirrors:
         """
         self.mirrors = tuple(mirrors)
         self.clock = clock
-        self.scouts = scouts
         self.repairs = Repairs(clock, reserve_bytes, learning)
         self.rebuilds = Rebuilds(self.repairs, known_disks, clock)
         self._report = report or self.repairs.report
@@ -136,8 +133,8 @@ class Mirrors:
 
     def search(self, digest: Digest, hint: Mirror | None = None) -> Search:
         """The sample's copies, best first; those on the mirror `hint` before all others."""
-        scouts, clock, rng = self.scouts, self.clock, self._rng
-        return Search(self.mirrors, digest, self._report, scouts, clock, rng, hint, self._index)
+        clock, rng = self.clock, self._rng
+        return Search(self.mirrors, digest, self._report, clock, rng, hint, self._index)
 
     def known(self, digest: Digest) -> Known | None:
         """What the index says of a sample; `None` without an index."""
@@ -165,7 +162,6 @@ class Mirrors:
             mirrors,
             digest,
             lambda digest, mirror: suspects.append(mirror),
-            self.scouts,
             self.clock,
             self._rng,
         )
@@ -183,27 +179,13 @@ class Mirrors:
         Those are the disks of the mirrors that the index knows to hold the sample, and of those of
         which it does not know all. Never raises; takes no longer than `ANSWER_SECONDS`.
         """
-        begun = self.clock.seconds()
         mirrors: Sequence[Mirror] = self.mirrors
         if self._index is not None:
             known = self._index.find(digest)
             mirrors = [*known.holders, *known.unsure]
-        places = [
-            place
-            for mirror in mirrors
-            for place in mirror.places
-            if place.member.health.sound and not place.member.slow
-        ]
-        heard: dict[Member, Copy | Failure | None] = {
-            report.place.member: report.outcome
-            for report in await self.scouts.sweep(places, digest, until_found=False)
-            if not isinstance(report.outcome, Copy)
-        }
-        members = [member for mirror in mirrors for member in mirror.members]
-        asked = [m for m in members if m.health.readable and m not in heard]
-        seconds = begun + ANSWER_SECONDS - self.clock.seconds()
-        answers = await settle([m.check(digest, length, seconds) for m in asked]) if asked else []
-        heard.update(zip(asked, answers, strict=True))
+        asked = [m for mirror in mirrors for m in mirror.members if m.health.readable]
+        answers = await settle([m.check(digest, length, ANSWER_SECONDS) for m in asked])
+        heard: dict[Member, Copy | Failure | None] = dict(zip(asked, answers, strict=True))
         told = {member for member, answer in heard.items() if answer is not None}
         return [
             Survey.of(mirror, heard)

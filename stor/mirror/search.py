@@ -4,7 +4,7 @@ import errno
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from functools import cached_property
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import attrs
@@ -19,8 +19,6 @@ from stor.errors import Damaged
 from stor.mirror.member import ANSWER_SECONDS, DiskSource, Member
 from stor.mirror.mirror import Mirror, Place
 from stor.mirror.names import Names
-from stor.mirror.ranking import likeliest, rank
-from stor.mirror.scout import Report, Scouts
 from stor.threads import within
 
 T = TypeVar("T", Copy, DiskSource)
@@ -28,9 +26,8 @@ T = TypeVar("T", Copy, DiskSource)
 #: A disk that has not answered by then is asked no less, but the next one is asked too.
 HEDGE_SECONDS = 0.25
 
-#: With no more mirrors than this, opening the copy where it may be takes fewer hops than having it
-#: looked for first.
-_OPENED_OUTRIGHT = 2
+#: So many mirrors are asked at once where nobody knows which of them holds the sample.
+MOST_AT_ONCE = 8
 
 
 @attrs.define(eq=False)
@@ -46,9 +43,9 @@ class Search:
     """One sample's copies, in the order in which they are tried.
 
     Asked are the mirrors that hold the sample as far as the index knows, then those of which it
-    does not know all; with no index, all. First a disk of the mirror where the sample probably is;
-    where that does not do, all disks are ranked. Copies found missing or bad on the way to a good
-    one are reported for repair.
+    does not know all; with no index, all. Of a mirror one disk is asked, and the next one when that
+    does not do or is late. Copies found missing or bad on the way to a good one are reported for
+    repair.
     """
 
     log = Logger()
@@ -59,7 +56,6 @@ class Search:
         mirrors: Sequence[Mirror],
         digest: Digest,
         report: Callable[[Digest, Mirror], None],
-        scouts: Scouts,
         clock: IReactorTime,
         rng: random.Random,
         hint: Mirror | None = None,
@@ -87,11 +83,10 @@ class Search:
                 hint = next(iter(known.holders), None)
         self._mirrors = list(mirrors)
         self._report = report
-        self._scouts = scouts
         self._clock = clock
-        self._rng = rng
-        self._hint = hint
-        self._likeliest = None if hint is None else likeliest(hint, scouts, rng)
+        #: The disks to ask, best first.
+        self._candidates = deque(in_order(self._mirrors, rng, hint))
+        self._known = {*self._holders, hint}
         self._heard: dict[Mirror, int] = {}
         #: How many disks of a mirror have nothing under the name; where one of them is complete;
         #: where something bad is; where a disk could not say.
@@ -104,18 +99,6 @@ class Search:
         self._waiting: list[_Attempt] = []
         self._wake: Deferred[None] | None = None
         self._closed = False
-        self._scouting = True
-        self._tried: set[Place] = set()
-        #: Those that are not to be scouted.
-        self._unsound: set[Place] = set()
-
-    @cached_property
-    def _candidates(self) -> deque[Place]:
-        """The disks to ask, best first, from when more than the likeliest have to be asked."""
-        ranking = rank(self._mirrors, self._scouts, self._rng, self._hint)
-        self._unsound.update(ranking.others)
-        places = ranking.sound + ranking.others
-        return deque(place for place in places if place not in self._tried)
 
     async def look(self) -> Copy | None:
         """The next copy by its name, not read; `None` when there are no more. Never raises."""
@@ -123,7 +106,7 @@ class Search:
         async def ask(member: Member) -> Copy | None:
             return await member.look(self._digest)
 
-        return await self._next(ask, opening=False)
+        return await self._next(ask)
 
     async def next(self) -> DiskSource | None:
         """The next copy that can be opened, `None` when there are no more. Never raises."""
@@ -131,7 +114,7 @@ class Search:
         async def ask(member: Member) -> DiskSource | None:
             return await member.open(self._digest)
 
-        return await self._next(ask, opening=True)
+        return await self._next(ask)
 
     async def twin(self, source: DiskSource) -> DiskSource | None:
         """Another copy on the mirror that holds `source`. Never raises."""
@@ -202,10 +185,7 @@ class Search:
         """The mirrors whose disks have all been heard, and that hold nothing but bad copies."""
         return {m for m in self._bad if self._heard.get(m) == len(m.members)}
 
-    async def _next(
-        self, ask: Callable[[Member], Coroutine[Any, Any, T | None]], *, opening: bool
-    ) -> T | None:
-        self._scouting = True
+    async def _next(self, ask: Callable[[Member], Coroutine[Any, Any, T | None]]) -> T | None:
         while True:
             attempt = next((a for a in self._waiting if a.answered), None)
             if attempt is not None:
@@ -214,19 +194,22 @@ class Search:
                 if found is not None:
                     return found
                 continue
-            seen = await self._scout() if self._worth_scouting(opening) else None
-            if seen is not None and not opening:
-                self.attempts += 1
-                known: T | None = self._weigh(seen.place, seen.outcome)
-                return known
-            place = seen.place if seen is not None else self._pop()
-            if place is not None:
-                self._ask(place, ask)
-            elif not self._waiting:
-                if self._asked_all():
-                    return None
-                continue
-            await self._answer(hedge=place is not None)
+            if self._candidates:
+                self._ask(self._candidates.popleft(), ask)
+                while self._may_ask_another():
+                    self._ask(self._candidates.popleft(), ask)
+                await self._answer(hedge=True)
+            elif self._waiting:
+                await self._answer(hedge=False)
+            elif self._asked_all():
+                return None
+
+    def _may_ask_another(self) -> bool:
+        """Whether the next disk is asked beside those that have been: not two of one mirror."""
+        if not self._candidates or len(self._waiting) >= MOST_AT_ONCE:
+            return False
+        asked = {attempt.place.mirror for attempt in self._waiting}
+        return asked.isdisjoint(self._known) and self._candidates[0].mirror not in asked
 
     def _asked_all(self) -> bool:
         """Whether the index knows of no further place; it is told of what is gone."""
@@ -242,40 +225,6 @@ class Search:
             place for m in moved for place in m.places if place.member.health.readable
         )
         return not moved
-
-    def _pop(self) -> Place | None:
-        place, self._likeliest = self._likeliest, None
-        if place is not None:
-            self._tried.add(place)
-            return place
-        return self._candidates.popleft() if self._candidates else None
-
-    def _worth_scouting(self, opening: bool) -> bool:
-        if self._likeliest is not None or not self._scouting or len(self._candidates) < 2:
-            return False
-        mirror = self._candidates[0].mirror
-        probably = mirror is self._hint or len(self._mirrors) <= _OPENED_OUTRIGHT
-        return not (opening and probably and mirror not in self._heard)
-
-    async def _scout(self) -> Report | None:
-        """Have the disks looked at in one go, up to one that has a copy; take what they said."""
-        places = [
-            place
-            for place in self._candidates
-            if place not in self._unsound and self._digest not in place.member.corrupt
-        ]
-        reports = await self._scouts.sweep(places, self._digest, until_found=True)
-        reported = {report.place for report in reports}
-        rest = [place for place in self._candidates if place not in reported]
-        rest.sort(key=lambda place: self._scouts.lost_at(place.member))
-        self._candidates = deque(rest)
-        for report in reports:
-            if isinstance(report.outcome, Copy):
-                return report
-            self.attempts += 1
-            self._weigh(report.place, report.outcome)
-        self._scouting = False
-        return None
 
     def _ask(self, place: Place, ask: Callable[[Member], Any]) -> None:
         attempt = _Attempt(place)
@@ -343,6 +292,29 @@ class Search:
                 self._failed.add(mirror)
             if isinstance(failure.value, OSError) and failure.value.errno == errno.EIO:
                 self._incomplete.add(mirror)
+
+
+def in_order(
+    mirrors: Sequence[Mirror], rng: random.Random, hint: Mirror | None = None
+) -> list[Place]:
+    """The disks of these mirrors that can be read from, best first.
+
+    In random order the first disk of each mirror, then the rest, so that load spreads; those of
+    the mirror `hint` before others. After all others come disks that something is known against:
+    that are slow or not sound, or not complete where others of their mirror are.
+    """
+    places: list[tuple[bool, bool, int, int, Place]] = []
+    shuffled = sorted(mirrors, key=lambda mirror: (mirror is not hint, rng.random()))
+    for number, mirror in enumerate(shuffled):
+        proved = any(member.trusted for member in mirror.members)
+        first = int(rng.random() * len(mirror.places))
+        for level, place in enumerate(mirror.places[first:] + mirror.places[:first]):
+            member = place.member
+            if member.health.readable:
+                good = member.trusted if proved else member.health.sound
+                turn = 0 if mirror is hint else level + 1
+                places.append((not good, member.slow, turn, number, place))
+    return [place for *_, place in sorted(places, key=itemgetter(0, 1, 2, 3))]
 
 
 def _close(outcome: object) -> None:

@@ -35,7 +35,6 @@ from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.pools import DiskPools
-from stor.mirror.scout import Scouts
 from stor.store import Store
 from tests.support.files import FaultyFiles
 from tests.support.network import Connection
@@ -75,7 +74,6 @@ class Rig:
         worker=InlinePool,
         workers=None,
         commits=None,
-        scout=None,
         hashing=None,
         forbidden_device=None,
         read_only=(),
@@ -123,7 +121,6 @@ class Rig:
         self.mirrors = Mirrors(
             mirrors,
             known_disks,
-            scouts=Scouts(scout or worker(), 4, self.clock),
             reserve_bytes=reserve_bytes,
             clock=self.clock,
             now_ns=lambda: int(self.wall_seconds() * 1e9),
@@ -253,10 +250,9 @@ class FaultyRig(Rig):
         self.disks, self.log = {}, []
         self._kind = kind
         self._hanging = {}
-        self._scout = HangingPool()
         if threads:
             pools = {"workers": self._hanging_workers, "learner": self._hanging_worker}
-            options = {"scout": self._scout, **pools, **options}
+            options = {**pools, **options}
         super().__init__(path, sets, files=self._files, **options)
 
     def hang(self, label, n=0):
@@ -267,7 +263,7 @@ class FaultyRig(Rig):
         """All disks answer again, without errors; what hung goes on."""
         for files in self.disks.values():
             files.heal()
-        for worker in [*self._hanging.values(), self._scout]:
+        for worker in self._hanging.values():
             worker.wake()
 
     def _files(self, label):
