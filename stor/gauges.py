@@ -143,13 +143,13 @@ class JobGauges:
 
     def collect(self) -> Iterator[Family]:
         """All of them, now."""
-        views = self._work.jobs.views()
+        jobs = self._work.jobs.status()
         states = gauge(
             "stor_jobs", "Jobs, by what they do and by their state.", labels=["kind", "state"]
         )
         for kind in self._work.jobs.kinds:
             for state in JobState:
-                alike = [v for v in views if (v["kind"], v["state"]) == (kind, state.value)]
+                alike = [job for job in jobs if (job.kind, job.state) == (kind, state.value)]
                 states.add((kind, state.value), len(alike))
         yield states
         labels = ["job", "kind", "about"]
@@ -159,12 +159,12 @@ class JobGauges:
         eta = gauge(
             "stor_job_eta_seconds", "How long it still takes, as it goes now.", labels=labels
         )
-        for view in views:
-            if view["state"] in ("running", "paused", "waiting"):
-                named = (str(view["id"]), view["kind"], view["about"])
-                done.add(named, view["done"])
-                if view["eta_seconds"] is not None:
-                    eta.add(named, view["eta_seconds"])
+        for job in jobs:
+            if job.state in ("running", "paused", "waiting"):
+                named = (str(job.id), job.kind, job.about)
+                done.add(named, job.done)
+                if job.eta_seconds is not None:
+                    eta.add(named, job.eta_seconds)
         yield from (done, eta)
         yield from self._of_scrubs()
         yield gauge(

@@ -3,13 +3,13 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from stor.digest import Digest
 from stor.memcached import Memcached
+from stor.status import MemcachedStatus
 
 #: Of both keys and values. The older Stor's are not read: theirs are paths, without a format.
 FORMAT = "2"
@@ -87,9 +87,9 @@ class Locations:
             self._server(digest).delete(_key(digest), self._values[place])
 
     @property
-    def servers(self) -> list[dict[str, Any]]:
-        """Every memcached by its name, and whether it `answers`, as far as is known."""
-        return [{"server": one.name, "answers": one.trusted} for one in self._servers]
+    def servers(self) -> list[MemcachedStatus]:
+        """Every memcached, as far as is known."""
+        return [MemcachedStatus(one.name, one.trusted) for one in self._servers]
 
     def stop(self) -> None:
         """End the threads and connections. Never waits for them."""

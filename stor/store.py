@@ -26,6 +26,16 @@ from stor.mirror.put import Puts as DiskPuts
 from stor.s3.bucket import Bucket
 from stor.s3.queue import CopyQueue
 from stor.s3.search import S3Search
+from stor.status import (
+    DiskStatus,
+    RepairStatus,
+    S3Copies,
+    S3Status,
+    SetStatus,
+    Status,
+    Unwritable,
+    Work,
+)
 
 
 class Put(Protocol):
@@ -61,28 +71,6 @@ class Found:
     size: int
     modified_ns: int
     storage: str
-
-
-@attrs.frozen
-class Work:
-    """Long work, as far as everybody may know of it, and how many samples have too few copies."""
-
-    jobs: list[dict[str, Any]] = attrs.field(factory=list)
-    at_risk: int = 0
-
-
-@attrs.frozen
-class Status:
-    """How the storages are. `problems` is empty when all of them are available."""
-
-    problems: list[str]
-    warnings: list[str]
-    sets: list[dict[str, Any]]
-    repairs: dict[str, int]
-    s3: dict[str, Any] | None = None
-    #: The servers of the location cache, and whether each is asked.
-    memcached: list[dict[str, Any]] = attrs.field(factory=list)
-    work: Work = attrs.field(factory=Work)
 
 
 class Feed:
@@ -305,12 +293,12 @@ class Store:
             problems.append(self.bucket.fault)
         names = self._mirrors.names
         sets = [
-            {
-                "writable": mirror.takes_samples,
-                "samples": None if names is None else names.samples(mirror),
-                "indexed": names is not None and names.known(mirror),
-                "disks": [self._picture(member) for member in mirror.members],
-            }
+            SetStatus(
+                [self._disk_status(member) for member in mirror.members],
+                writable=mirror.takes_samples,
+                samples=None if names is None else names.samples(mirror),
+                indexed=names is not None and names.known(mirror),
+            )
             for mirror in self._mirrors.mirrors
         ]
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
@@ -321,8 +309,8 @@ class Store:
             problems,
             warnings,
             sets,
-            {"waiting": repairs.waiting, "done": repairs.mended_total},
-            self._s3_picture(),
+            RepairStatus(repairs.waiting, repairs.mended_total),
+            self._s3_status(),
             [] if self.locations is None else self.locations.servers,
             self.work(),
         )
@@ -374,21 +362,15 @@ class Store:
                 self.locations.forget(digest, hint)
         return error
 
-    def _s3_picture(self) -> dict[str, Any] | None:
+    def _s3_status(self) -> S3Status | None:
         if self.bucket is None:
             return None
-        picture: dict[str, Any] = {
-            "bucket": self.bucket.client.bucket,
-            "available": self.bucket.fault is None,
-            "reason": self.bucket.fault,
-        }
+        fault = self.bucket.fault
+        copies = None
         if self.copies is not None:
-            picture["copies"] = {
-                "waiting": len(self.copies),
-                "oldest_seconds": round(self.copies.age_seconds, 1),
-                "sent": self.copies.sent_total,
-            }
-        return picture
+            waiting, oldest = len(self.copies), round(self.copies.age_seconds, 1)
+            copies = S3Copies(waiting, oldest, self.copies.sent_total)
+        return S3Status(self.bucket.client.bucket, fault is None, fault, copies)
 
     async def open_on_disk(self, digest: Digest) -> Content[Any]:
         """The sample from the disks alone. Raises like `open`."""
@@ -410,29 +392,28 @@ class Store:
         """When a moment of the monotonic clock was, in seconds since the epoch."""
         return self._wall_seconds() - (self._mirrors.clock.seconds() - moment)
 
-    def _picture(self, member: Member) -> dict[str, Any]:
+    def _disk_status(self, member: Member) -> DiskStatus:
         health = member.health
-        picture: dict[str, Any] = {
-            "root": member.root,
-            "state": health.state.value,
-            "since": self._wall_time(health.since),
-            "reason": health.fault,
-            "total_bytes": health.room.total_bytes,
-            "free_bytes": health.room.free_bytes,
-            "free_inodes": health.room.free_inodes,
-            "reserve_bytes": health.reserve_bytes,
-            "errors": health.errors_total,
-            "complete": member.complete,
-            "held": health.held,
-            "unwritable": None,
-        }
+        unwritable = None
         if health.unwritable is not None:
-            picture["unwritable"] = {
-                "cause": health.unwritable.cause.value,
-                "reason": health.unwritable.reason,
-                "since": self._wall_time(health.unwritable.since),
-            }
+            unwritable = Unwritable(
+                health.unwritable.cause.value,
+                health.unwritable.reason,
+                self._wall_time(health.unwritable.since),
+            )
         compared = None if member.complete else self._mirrors.rebuilds.progress(member)
-        if compared is not None:
-            picture["compared"] = round(compared, 3)
-        return picture
+        return DiskStatus(
+            root=member.root,
+            state=health.state.value,
+            since=self._wall_time(health.since),
+            reason=health.fault,
+            total_bytes=health.room.total_bytes,
+            free_bytes=health.room.free_bytes,
+            free_inodes=health.room.free_inodes,
+            reserve_bytes=health.reserve_bytes,
+            errors=health.errors_total,
+            complete=member.complete,
+            held=health.held,
+            unwritable=unwritable,
+            compared=None if compared is None else round(compared, 3),
+        )

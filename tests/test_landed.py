@@ -116,7 +116,7 @@ def test_a_body_that_is_another_is_in_no_journal_and_told_to_nobody(host, size):
     assert not [path for path in journals if wrong.raw in path.read_bytes()]
     rig = settle(host.start())
     assert follow(rig, cursor)[0] == []
-    assert [rig.store.held(wrong.raw), sum(s["samples"] for s in rig.store.status().sets)] == [
+    assert [rig.store.held(wrong.raw), sum(s.samples for s in rig.store.status().sets)] == [
         b"-",
         0,
     ]

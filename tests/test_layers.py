@@ -35,6 +35,7 @@ ORDER = [
     "statsd",
     "prometheus",
     "metrics",
+    "status",
     "block_sums",
     "content",
     "disk.syscalls",

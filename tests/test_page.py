@@ -12,7 +12,16 @@ import pytest
 
 from stor import __version__
 from stor.http.page import Moment, page, wants_page
-from stor.store import Status, Work
+from stor.status import (
+    DiskStatus,
+    JobStatus,
+    S3Copies,
+    S3Status,
+    SetStatus,
+    Status,
+    Unwritable,
+    Work,
+)
 from tests.support.http import no_bug_logged, upload_head
 from tests.support.rig import Rig
 
@@ -170,28 +179,20 @@ class TestRequests:
         assert "Stopping: what runs is finished" in Words(fetched(rig).text).words
 
 
-DISK = {
-    "root": "/mnt/data1",
-    "state": "online",
-    "since": 0.0,
-    "reason": None,
-    "total_bytes": 4 * TERABYTE,
-    "free_bytes": TERABYTE,
-    "reserve_bytes": 10**9,
-    "complete": True,
-    "held": False,
-    "unwritable": None,
-}
-S3 = {"bucket": "samples", "available": True, "reason": None}
+DISK = DiskStatus(
+    "/mnt/data1", "online", total_bytes=4 * TERABYTE, free_bytes=TERABYTE, reserve_bytes=10**9
+)
+S3 = S3Status("samples")
+S3_AWAY = S3Status("samples", available=False)
 
 
 OFFLINE = {"state": "offline", "reason": "/mnt/data10: gone", "since": 40.0}
-FULL = {"unwritable": {"cause": "full", "reason": "full up to 1 GB", "since": 40.0}}
+FULL = {"unwritable": Unwritable("full", "full up to 1 GB", 40.0)}
 REFUSED = {
     "state": "read-only",
     "reason": "no names",
     "since": 40.0,
-    "unwritable": {"cause": "refused", "reason": "no names", "since": 40.0},
+    "unwritable": Unwritable("refused", "no names", 40.0),
 }
 
 
@@ -199,18 +200,18 @@ def status_of(*sets):
     """A status with sets of disks, each named for its place."""
     numbers = itertools.count(1)
     return Status(
-        [],
-        [],
-        [
-            {
-                "writable": all(disk.keys().isdisjoint(("reason", "unwritable")) for disk in disks),
-                "samples": 1000,
-                "indexed": True,
-                "disks": [DISK | {"root": f"/mnt/data{next(numbers)}"} | disk for disk in disks],
-            }
+        sets=[
+            SetStatus(
+                [
+                    attrs.evolve(DISK, **{"root": f"/mnt/data{next(numbers)}"} | disk)
+                    for disk in disks
+                ],
+                writable=all(disk.keys().isdisjoint(("reason", "unwritable")) for disk in disks),
+                samples=1000,
+                indexed=True,
+            )
             for disks in sets
-        ],
-        {"waiting": 0, "done": 0},
+        ]
     )
 
 
@@ -219,9 +220,8 @@ def shown(status, **about):
 
 
 def words_of(*disks, **changes):
-    of_set = {"writable": True, "samples": 1234, "indexed": True}
-    sets = [of_set | {"disks": [DISK | disk for disk in disks]}] if disks else []
-    status = attrs.evolve(Status([], [], sets, {"waiting": 0, "done": 0}), **changes)
+    of_set = SetStatus([attrs.evolve(DISK, **disk) for disk in disks], samples=1234, indexed=True)
+    status = attrs.evolve(Status(sets=[of_set] if disks else []), **changes)
     return Words(page(status, Moment(), 100.0).body.decode())
 
 
@@ -241,7 +241,7 @@ def words_of(*disks, **changes):
         ({"complete": False, "compared": 0.123}, ["online, not complete, 12% compared"]),
         ({"state": "read-only", "held": True}, ["read-only, held by the operator"]),
         (
-            {"unwritable": {"cause": "full", "reason": "full up to 1 GB", "since": 40.0}},
+            FULL,
             ["takes no new samples for 60 s", "full up to 1 GB"],
         ),
         (
@@ -249,7 +249,7 @@ def words_of(*disks, **changes):
                 "state": "read-only",
                 "reason": "no names",
                 "since": 40.0,
-                "unwritable": {"cause": "refused", "reason": "no names", "since": 40.0},
+                "unwritable": Unwritable("refused", "no names", 40.0),
             },
             ["read-only for 60 s", "no names"],
         ),
@@ -278,8 +278,8 @@ def test_the_bar_is_as_full_as_the_disk(free, width):
         ([None, None], S3, "All storages are available"),
         (["x", None], None, "1 of 2 disks is not available"),
         (["x", "x"], S3, "2 of 2 disks are not available"),
-        ([None, None], S3 | {"available": False}, "S3 is not available"),
-        (["x", None], S3 | {"available": False}, "1 of 2 disks and S3 are not available"),
+        ([None, None], S3_AWAY, "S3 is not available"),
+        (["x", None], S3_AWAY, "1 of 2 disks and S3 are not available"),
         ([], S3, "All storages are available"),
     ],
 )
@@ -298,8 +298,7 @@ def test_warnings_are_said():
 
 
 def test_copies_that_wait_for_s3():
-    copies = {"waiting": 1234, "oldest_seconds": 7200.0, "sent": 5}
-    words = words_of(s3=S3 | {"copies": copies}).words
+    words = words_of(s3=attrs.evolve(S3, copies=S3Copies(1234, 7200.0, 5))).words
     assert "1,234 copies to be sent, the oldest for 2 h; 5 sent" in words
 
 
@@ -314,7 +313,7 @@ def test_what_a_disk_says_is_text(key):
 
 
 def test_what_s3_and_warnings_say_is_text():
-    s3 = {"bucket": HOSTILE, "available": False, "reason": HOSTILE}
+    s3 = S3Status(HOSTILE, available=False, reason=HOSTILE)
     found = words_of(s3=s3, problems=[HOSTILE], warnings=[HOSTILE])
     assert f"bucket {HOSTILE}" in found.words
     assert found.words.count(HOSTILE) == 3
@@ -341,9 +340,11 @@ def test_the_totals_are_of_sets_each_as_large_as_its_smallest_disk():
         "Lowest set": "400 GB (set 2)",
         "Samples": "3,000",
     }
-    status.sets[0]["disks"][1] |= {"total_bytes": 0, "free_bytes": 0}  # not seen yet
+    unseen = {"total_bytes": 0, "free_bytes": 0}
+    status = status_of([{}, unseen], [{}, small], [{}, FULL | {"free_bytes": 10**9}])
     assert figures_of(shown(status).words)["Free"] == "1.5 TB of 10 TB"
-    status.sets[0]["indexed"] = False
+    learning = attrs.evolve(status.sets[0], indexed=False)
+    status = attrs.evolve(status, sets=[learning, *status.sets[1:]])
     assert figures_of(shown(status).words)["Samples"] == "at least 3,000"
 
 
@@ -373,8 +374,8 @@ def test_what_is_wrong_comes_first_with_links_to_its_disks(sets):
     """With few sets and with many, whose rows are short."""
     wrong = {4: OFFLINE, 1: FULL, 2: REFUSED, 3: {"complete": False, "compared": 0.37}}
     status = status_of(*([{}, wrong.get(n, {})] for n in range(sets)))
-    status.warnings.append("/mnt/data8: not complete, it may lack samples of its set")
-    status.warnings.append("something else")
+    lacking = "/mnt/data8: not complete, it may lack samples of its set"
+    status = attrs.evolve(status, warnings=[lacking, "something else"])
     found = shown(status)
     links = [a["href"] for tag, a in found.elements if tag == "a"]
     places = [a["id"] for tag, a in found.elements if "id" in a]
@@ -443,17 +444,16 @@ def test_with_everything_gone_the_list_ends_somewhere_and_the_page_stays_small()
 
 def work(**values):
     """A job as the page is told of it."""
-    return {
+    known = {field.name: None for field in attrs.fields(JobStatus)} | {
         "kind": "scrub",
         "about": "/disk",
         "state": "running",
-        "reason": None,
         "continuous": False,
         "done": 0.25,
         "eta_seconds": 7200,
         "not_mended": 0,
-        "ended": None,
-    } | values
+    }
+    return JobStatus(**known | values)
 
 
 def test_jobs_that_somebody_asked_for_are_listed_and_passes_are_counted():
@@ -463,7 +463,7 @@ def test_jobs_that_somebody_asked_for_are_listed_and_passes_are_counted():
     ]
     jobs += [work(continuous=True, done=share) for share in (0.5, 0.625, 0.75)]
     jobs.append(work(continuous=True, not_mended=1, about="/worn", done=0.6))
-    told = Status([], [], [], {"waiting": 0, "done": 0}, work=Work(jobs, 1234))
+    told = Status(work=Work(jobs, 1234))
     text = page(told, Moment(), 0).body.decode()
     assert "<span>scrub /&lt;b&gt;</span><svg " in text
     assert "</svg><span>running, 25.0%, 2 h left, a &amp; b</span>" in text
@@ -476,5 +476,5 @@ def test_jobs_that_somebody_asked_for_are_listed_and_passes_are_counted():
 
 
 def test_without_jobs_nothing_is_said_of_them():
-    told = Status([], [], [], {"waiting": 0, "done": 0})
+    told = Status()
     assert 'class="jobs"' not in page(told, Moment(), 0).body.decode()

@@ -15,7 +15,7 @@ from stor.disk.syscalls import Syscalls
 from stor.disk.verification import PART_BYTES
 from tests.conformance import MIB, QuickFiles, descriptors, sample
 from tests.support.http import no_bug_logged
-from tests.support.jobs import KeptJobs, scrub, view
+from tests.support.jobs import KeptJobs, scrub, view, views
 from tests.support.pools import HeldPool
 from tests.support.rig import FaultyRig, digest_of
 from tests.test_corruption import DAMAGES
@@ -57,9 +57,9 @@ def scrubbed(rig, *, batch_directories=1, **what):
     scrub(jobs, **what)
     for _ in range(20):
         rig.clock.advance(1)
-    views = jobs.views()
-    assert [one["state"] for one in views] == ["done"] * len(views)
-    return views
+    seen = views(jobs)
+    assert [one["state"] for one in seen] == ["done"] * len(seen)
+    return seen
 
 
 def total(views, name):
@@ -160,7 +160,7 @@ def test_a_copy_that_cannot_be_read_is_put_back(quick_path, size):
     rig.disks["set0/disk0"].fail_file(str(path), errno.EIO)
     jobs = KeptJobs().begin(rig)
     scrub(jobs, roots=[rig.members[0].root])
-    (job,) = jobs.views()
+    (job,) = views(jobs)
     assert (job["state"], job["bad"], job["not_mended"]) == ("done", 1, 1)
     (risk,) = rig.mirrors.repairs.risks(rig.mirrors.mirrors[0])
     assert (risk.digest, risk.good) == (digest_of(contents[0]), 1)
@@ -314,7 +314,7 @@ def test_a_scrub_that_is_killed_anywhere_goes_on_and_reads_every_sample(quick_pa
         again = KeptJobs(kept.data).begin(following)
         following.clock.advance(0)
         after = samples_read(following)
-        (job,) = again.views()
+        (job,) = views(again)
         assert job["state"] == "done"
         assert set(before) | set(after) == names
         # The sample that was under way may be read again, and no other.
@@ -364,7 +364,7 @@ def test_a_killed_scrub_mends_each_damage_once_and_counts_it_once(quick_path):
         following = stor(quick_path)
         again = KeptJobs(kept.data).begin(following)
         following.clock.advance(0)
-        (job,) = again.views()
+        (job,) = views(again)
         assert (job["state"], job["bad"], job["mended"]) == ("done", 6, 6)
         assert_whole(following, contents)
 

@@ -4,18 +4,18 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from stor import __version__
-from stor.store import Status
+from stor.status import DiskStatus, S3Status, SetStatus, Status
 from stor.summary import summary
 
 TB = 10**12
 
 
 def disk(state="online", free=TB):
-    return {"state": state, "total_bytes": 4 * TB, "free_bytes": free}
+    return DiskStatus("/mnt/data", state, total_bytes=4 * TB, free_bytes=free)
 
 
 def status(*sets, s3=None):
-    return Status([], [], [{"disks": disks} for disks in sets], {"waiting": 0, "done": 0}, s3)
+    return Status(sets=[SetStatus(disks) for disks in sets], s3=s3)
 
 
 TWO = [IPv4Address("TCP", "127.0.0.1", 8080), IPv6Address("TCP", "::", 8443)]
@@ -38,12 +38,12 @@ TWO = [IPv4Address("TCP", "127.0.0.1", 8080), IPv6Address("TCP", "::", 8443)]
             "4 processes",
         ),
         (
-            status([disk(), {"state": "offline", "total_bytes": 0, "free_bytes": 0}]),
+            status([disk(), DiskStatus("/mnt/data", "offline")]),
             TWO[:1],
             1,
             "127.0.0.1:8080: 1 set of 2 disks, 1 not available, 1.0 TB free of 4.0 TB, 1 process",
         ),
-        (status(s3={"bucket": "samples"}), [], 1, "no address: S3 bucket samples, 1 process"),
+        (status(s3=S3Status("samples")), [], 1, "no address: S3 bucket samples, 1 process"),
     ],
 )
 def test_it_says_what_runs_here(found, addresses, workers, expected):

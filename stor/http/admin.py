@@ -19,6 +19,7 @@ from stor.http.status import Overview, picture
 from stor.jobs.job import Job, Rate
 from stor.jobs.kind import Refused
 from stor.jobs.long_work import LongWork
+from stor.status import as_json
 from stor.store import Store
 
 #: More than anybody has to say.
@@ -67,7 +68,7 @@ class Admin:
         return self._run(request, self._listed(request))
 
     async def _listed(self, request: Request) -> Any:
-        return self._jobs.views()
+        return [as_json(job) for job in self._jobs.status()]
 
     @app.route("/at-risk", methods=("GET",))
     def at_risk(self, request: Request) -> Deferred[bytes]:
@@ -148,7 +149,7 @@ class Admin:
 
     def _views(self, jobs: list[Job]) -> list[dict[str, Any]]:
         numbers = {job.id for job in jobs}
-        return [view for view in self._jobs.views() if view["id"] in numbers]
+        return [as_json(job) for job in self._jobs.status() if job.id in numbers]
 
     def _run(self, request: Request, answering: Coroutine[Any, Any, Any]) -> Deferred[bytes]:
         request.setHeader(b"Content-Type", b"application/json")

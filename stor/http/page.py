@@ -7,7 +7,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import attrs
 
@@ -17,7 +16,7 @@ from stor.http.page_style import STYLE
 from stor.http.rates import PerSecond
 from stor.paths import printable
 from stor.quantities import duration, size
-from stor.store import Status
+from stor.status import DiskStatus, JobStatus, MemcachedStatus, S3Status, Status
 
 REFRESH_SECONDS = 15
 
@@ -156,17 +155,17 @@ def _sets(status: Status, now: float) -> list[_Set]:
     sets, number = [], 0
     for position, of_set in enumerate(status.sets, 1):
         disks = []
-        for disk in of_set["disks"]:
+        for disk in of_set.disks:
             number += 1
             disks.append(_disk(number, disk, now))
         sets.append(
             _Set(
                 position,
                 disks,
-                of_set["writable"],
-                of_set["samples"],
-                of_set["indexed"],
-                _usable_bytes(of_set),
+                of_set.writable,
+                of_set.samples,
+                of_set.indexed,
+                of_set.usable_bytes,
             )
         )
     return sets
@@ -174,42 +173,37 @@ def _sets(status: Status, now: float) -> list[_Set]:
 
 def usable_bytes(status: Status) -> int:
     """The room that is left for new samples, beyond the reserve."""
-    return sum(map(_usable_bytes, status.sets))
+    return sum(of_set.usable_bytes for of_set in status.sets)
 
 
-def _usable_bytes(of_set: dict[str, Any]) -> int:
-    usable = min(disk["free_bytes"] - disk["reserve_bytes"] for disk in of_set["disks"])
-    return max(usable, 0) if of_set["writable"] else 0
-
-
-def _disk(number: int, disk: dict[str, Any], now: float) -> _Disk:
-    state, root, why = disk["state"], disk["root"], disk["reason"]
+def _disk(number: int, disk: DiskStatus, now: float) -> _Disk:
+    state, root, why = disk.state, disk.root, disk.reason
     level, kinds, said = _GOOD, [state], state
     if state == "suspect":
         level = _WARN
-    if disk["unwritable"] is not None:
+    if disk.unwritable is not None:
         level = _WARN
         kinds.append("unwritable")
-    if not disk["complete"] and state != "offline":
+    if not disk.complete and state != "offline":
         level = _WARN
         kinds.append("incomplete")
-        done = f", {disk['compared']:.0%} compared" if "compared" in disk else ""
+        done = "" if disk.compared is None else f", {disk.compared:.0%} compared"
         said = f"{state}, not complete{done}"
     if state == "offline":
         level = _BAD
     if why is not None:
         level = min(level, _WARN)
-        said = f"{said} for {duration(now - disk['since'])}"
-    elif disk["unwritable"] is not None:
-        why = disk["unwritable"]["reason"]
-        said = f"takes no new samples for {duration(now - disk['unwritable']['since'])}"
-    elif disk["held"]:
+        said = f"{said} for {duration(now - disk.since)}"
+    elif disk.unwritable is not None:
+        why = disk.unwritable.reason
+        said = f"takes no new samples for {duration(now - disk.unwritable.since)}"
+    elif disk.held:
         said = f"{said}, held by the operator"
     why = None if why is None else why.removeprefix(f"{root}: ")
     return _Disk(
         *(number, root, level, " ".join(kinds), said, why),
-        disk["total_bytes"],
-        disk["free_bytes"],
+        disk.total_bytes,
+        disk.free_bytes,
         state != "offline",
     )
 
@@ -217,9 +211,9 @@ def _disk(number: int, disk: dict[str, Any], now: float) -> _Disk:
 def _verdict(status: Status, disks: Sequence[_Disk], stopping: bool) -> tuple[int, str]:
     if stopping:
         return _BAD, "Stopping: what runs is finished"
-    away = sum(disk["reason"] is not None for of_set in status.sets for disk in of_set["disks"])
+    away = sum(disk.reason is not None for of_set in status.sets for disk in of_set.disks)
     missing = [f"{away} of {len(disks)} disks"] if away else []
-    if status.s3 is not None and not status.s3["available"]:
+    if status.s3 is not None and not status.s3.available:
         missing.append("S3")
     if missing:
         verb = "is" if len(missing) == 1 and away <= 1 else "are"
@@ -252,8 +246,8 @@ def _problems(status: Status, disks: Sequence[_Disk]) -> str:
     ]
     # What is said of a disk already is not said again.
     known = tuple(f"{disk.root}: " for disk in ailing)
-    if status.s3 is not None and status.s3["reason"]:
-        lines.insert(0, f'<li class="bad">{_text(status.s3["reason"])}</li>')
+    if status.s3 is not None and status.s3.reason:
+        lines.insert(0, f'<li class="bad">{_text(status.s3.reason)}</li>')
     lines += [
         f'<li class="warn">{_text(warning)}</li>'
         for warning in status.warnings
@@ -294,8 +288,8 @@ def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: fl
         _figure("Sent a second", size(int(rates.sent_bytes))),
         _figure("Received a second", size(int(rates.received_bytes))),
         _figure("Uploads in flight", moment.uploads),
-        _figure("Repairs waiting", status.repairs["waiting"]),
-        _figure("Repaired", status.repairs["done"]),
+        _figure("Repairs waiting", status.repairs.waiting),
+        _figure("Repaired", status.repairs.done),
         _figure("Samples at risk", status.work.at_risk),
     ]
     return "".join(lines)
@@ -405,38 +399,38 @@ def _room(disk: _Disk) -> str:
     )
 
 
-def _s3(s3: dict[str, Any]) -> str:
-    state, said = ("online", "available") if s3["available"] else ("offline", "not available")
+def _s3(s3: S3Status) -> str:
+    state, said = ("online", "available") if s3.available else ("offline", "not available")
     lines = ""
-    if s3.get("copies"):
-        copies = s3["copies"]
-        oldest = f", the oldest for {duration(copies['oldest_seconds'])}"
-        waiting = f"{copies['waiting']:,} copies to be sent" + (oldest if copies["waiting"] else "")
-        lines = f'<p class="soft">{waiting}; {copies["sent"]:,} sent</p>'
-    if s3["reason"]:
-        lines += f'<p class="reason">{_text(s3["reason"])}</p>'
+    copies = s3.copies
+    if copies is not None:
+        oldest = f", the oldest for {duration(copies.oldest_seconds)}"
+        waiting = f"{copies.waiting:,} copies to be sent" + (oldest if copies.waiting else "")
+        lines = f'<p class="soft">{waiting}; {copies.sent:,} sent</p>'
+    if s3.reason:
+        lines += f'<p class="reason">{_text(s3.reason)}</p>'
     return (
         '<section class="card"><h3>S3</h3><ul>'
-        f'<li class="disk {state}"><div class="top"><span>bucket {_text(s3["bucket"])}</span>'
+        f'<li class="disk {state}"><div class="top"><span>bucket {_text(s3.bucket)}</span>'
         f'<span class="state">{said}</span></div>{lines}</li></ul></section>\n'
     )
 
 
-def _memcached(servers: list[dict[str, Any]]) -> str:
+def _memcached(servers: Sequence[MemcachedStatus]) -> str:
     lines = "".join(
-        f'<li class="disk {"online" if one["answers"] else "offline"}"><div class="top">'
-        f"<span>{_text(one['server'])}</span>"
-        f'<span class="state">{"answers" if one["answers"] else "left alone"}</span></div></li>'
+        f'<li class="disk {"online" if one.answers else "offline"}"><div class="top">'
+        f"<span>{_text(one.server)}</span>"
+        f'<span class="state">{"answers" if one.answers else "left alone"}</span></div></li>'
         for one in servers
     )
     return f'<section class="card"><h3>memcached</h3><ul>{lines}</ul></section>\n'
 
 
-def _jobs(jobs: list[dict[str, Any]]) -> str:
+def _jobs(jobs: Sequence[JobStatus]) -> str:
     """Long work that is not over; the passes over disks that nobody asked for on one line."""
-    told = [job for job in jobs if not job["continuous"] or job["not_mended"] or job["ended"]]
+    told = [job for job in jobs if not job.continuous or job.not_mended or job.ended]
     lines = [_job(job) for job in told[:_MOST_JOBS]]
-    passes = [job["done"] for job in jobs if job["continuous"]]
+    passes = [job.done for job in jobs if job.continuous]
     if passes:
         far = f"{min(passes):.0%} to {max(passes):.0%} of this pass"
         disks = "disk" if len(passes) == 1 else "disks"
@@ -444,15 +438,15 @@ def _jobs(jobs: list[dict[str, Any]]) -> str:
     return f'<ul class="jobs">\n{"".join(lines)}</ul>\n' if lines else ""
 
 
-def _job(job: dict[str, Any]) -> str:
-    said = [job["state"], f"{job['done']:.1%}"]
-    if job["eta_seconds"] is not None:
-        said.append(f"{duration(job['eta_seconds'])} left")
-    if job["not_mended"]:
-        said.append(f"{job['not_mended']:,} not mended")
-    if job["reason"]:
-        said.append(job["reason"])
-    return _line(f"{job['kind']} {job['about']}", ", ".join(said), job["done"])
+def _job(job: JobStatus) -> str:
+    said = [job.state, f"{job.done:.1%}"]
+    if job.eta_seconds is not None:
+        said.append(f"{duration(job.eta_seconds)} left")
+    if job.not_mended:
+        said.append(f"{job.not_mended:,} not mended")
+    if job.reason:
+        said.append(job.reason)
+    return _line(f"{job.kind} {job.about}", ", ".join(said), job.done)
 
 
 def _line(what: str, said: str, done: float) -> str:

@@ -10,7 +10,8 @@ from stor.http.page import Moment, usable_bytes
 from stor.http.rates import PerSecond, Rates
 from stor.http.upload import Uploads
 from stor.prometheus import Family, Figures, exposition, lasting, summed
-from stor.store import Status, Store
+from stor.status import Status, as_json
+from stor.store import Store
 
 
 @attrs.frozen
@@ -26,19 +27,19 @@ class Snapshot:
         return Snapshot(lasting(self.figures))
 
 
-def picture(status: Status, problems: list[str] | None = None) -> dict[str, Any]:
+def picture(status: Status, problems: Sequence[str] | None = None) -> dict[str, Any]:
     """How the storages are, for JSON; `problems` are others than theirs."""
     found = status.problems if problems is None else problems
     return {
         "available": not found,
         "problems": found,
         "warnings": status.warnings,
-        "sets": status.sets,
-        "repairs": status.repairs,
-        "jobs": status.work.jobs,
+        "sets": [as_json(one) for one in status.sets],
+        "repairs": as_json(status.repairs),
+        "jobs": [as_json(job) for job in status.work.jobs],
         "at_risk": status.work.at_risk,
-        "s3": status.s3,
-        "memcached": status.memcached,
+        "s3": None if status.s3 is None else as_json(status.s3),
+        "memcached": [as_json(server) for server in status.memcached],
     }
 
 
@@ -104,8 +105,8 @@ class Overview:
 def free_of(status: Status) -> dict[str, int]:
     """What is free on each set: what is on its smallest disk."""
     return {
-        ",".join(disk["root"] for disk in one["disks"]): min(d["free_bytes"] for d in one["disks"])
+        ",".join(disk.root for disk in one.disks): min(disk.free_bytes for disk in one.disks)
         for one in status.sets
         # Before its first probe nothing is known of a disk.
-        if all(disk["total_bytes"] for disk in one["disks"])
+        if all(disk.total_bytes for disk in one.disks)
     }

@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from stor.status import JobStatus, Trouble
+
 #: The most errors that are listed; further ones are only counted.
 MOST_ERRORS = 200
 
@@ -72,14 +74,6 @@ class Rate:
         by_bytes = read_bytes / self.bytes_per_second if self.bytes_per_second else 0.0
         by_samples = samples / self.samples_per_second if self.samples_per_second else 0.0
         return max(by_bytes, by_samples)
-
-
-@attrs.frozen
-class Trouble:
-    """One thing that a job could not put right: a sample, or a path, and why."""
-
-    about: str
-    reason: str
 
 
 class Speed:
@@ -183,35 +177,35 @@ class Job:
         if len(self.troubles) < MOST_ERRORS and trouble not in self.troubles:
             self.troubles.append(trouble)
 
-    def view(self, now_seconds: float) -> dict[str, Any]:
+    def status(self, now_seconds: float) -> JobStatus:
         """The job as its users see it; `now_seconds` is of the clock that measures its speed."""
         running = self.state is State.RUNNING
         shares, read = self.speed.a_second(now_seconds) if running else (0.0, 0.0)
         samples_total, bytes_total = self._totals()
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "about": str(self.scope),
-            "state": self.state.value,
-            "reason": self.reason,
-            "continuous": self.period_seconds is not None,
-            "done": round(self.share, 6),
-            "samples_done": self.samples_done,
-            "samples_total": samples_total,
-            "bytes_done": self.bytes_done,
-            "bytes_total": bytes_total,
-            "bytes_per_second": round(read),
-            "eta_seconds": round((1 - self.share) / shares) if shares else None,
-            "bad": self.bad,
-            "missing": self.missing,
-            "mended": self.mended,
-            "not_mended": self.not_mended,
-            "bytes_per_second_limit": self.rate.bytes_per_second,
-            "samples_per_second_limit": self.rate.samples_per_second,
-            "began": self.began,
-            "ended": self.ended,
-            "errors": [attrs.asdict(one) for one in self.troubles],
-        }
+        return JobStatus(
+            id=self.id,
+            kind=self.kind,
+            about=str(self.scope),
+            state=self.state.value,
+            reason=self.reason,
+            continuous=self.period_seconds is not None,
+            done=round(self.share, 6),
+            samples_done=self.samples_done,
+            samples_total=samples_total,
+            bytes_done=self.bytes_done,
+            bytes_total=bytes_total,
+            bytes_per_second=round(read),
+            eta_seconds=round((1 - self.share) / shares) if shares else None,
+            bad=self.bad,
+            missing=self.missing,
+            mended=self.mended,
+            not_mended=self.not_mended,
+            bytes_per_second_limit=self.rate.bytes_per_second,
+            samples_per_second_limit=self.rate.samples_per_second,
+            began=self.began,
+            ended=self.ended,
+            errors=tuple(self.troubles),
+        )
 
     def _totals(self) -> tuple[int | None, int | None]:
         """Samples and bytes in all, as far as that can be said: names are spread evenly."""

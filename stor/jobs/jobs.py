@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -15,6 +15,7 @@ from stor.jobs.kind import Impossible, Kind, NotNow, Refused
 from stor.jobs.run import Halted, Run
 from stor.mirror.mirror import Place
 from stor.mirror.mirrors import Mirrors
+from stor.status import JobStatus
 from stor.threads import Busy, Pool, within
 
 #: The file in the state directory.
@@ -236,16 +237,16 @@ class Jobs:
         self.keep()
         return job
 
-    def views(self) -> list[dict[str, Any]]:
+    def status(self) -> list[JobStatus]:
         """All jobs, as their users see them; the newest is last."""
         now = self._clock.seconds()
-        return [job.view(now) for job in self._jobs.values()]
+        return [job.status(now) for job in self._jobs.values()]
 
-    def summary(self) -> list[dict[str, Any]]:
+    def summary(self) -> list[JobStatus]:
         """What everybody may know: those that are not over, or failed, and name no sample."""
         now = self._clock.seconds()
         return [
-            {key: value for key, value in job.view(now).items() if key != "errors"}
+            attrs.evolve(job.status(now), errors=None)
             for job in self._jobs.values()
             if job.scope.sha is None and job.state not in (State.DONE, State.CANCELLED)
         ]

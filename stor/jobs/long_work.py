@@ -10,7 +10,7 @@ from stor.jobs.jobs import Jobs
 from stor.jobs.scrub import BATCH_DIRECTORIES
 from stor.jobs.scrubs import Scrubs
 from stor.mirror.mirrors import Mirrors
-from stor.store import Work
+from stor.status import Work
 from stor.threads import Pool
 
 

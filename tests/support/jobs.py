@@ -5,6 +5,7 @@ import json
 from twisted.internet.defer import succeed
 
 from stor.jobs.long_work import LongWork
+from stor.status import as_json
 from tests.support.pools import InlinePool
 
 DAY = 86400.0
@@ -53,8 +54,13 @@ def follow(jobs, scrub_days):
 
 def view(jobs, number=None):
     """One job as its users see it; by default the newest."""
-    views = jobs.views()
-    return views[-1] if number is None else next(v for v in views if v["id"] == number)
+    seen = views(jobs)
+    return seen[-1] if number is None else next(v for v in seen if v["id"] == number)
+
+
+def views(jobs):
+    """All jobs as their users see them, the newest last."""
+    return [as_json(job) for job in jobs.status()]
 
 
 def pass_seconds(rig, seconds, step=1.0):
