@@ -94,6 +94,34 @@ def fetch(url: str) -> tuple[int, bytes] | None:
         connection.close()
 
 
+def repeated(base: str, request: bytes, count: int, size: int, seconds: float) -> Done:
+    """One request, whose chunked answer has `count` samples of `size` bytes, for some seconds.
+
+    Raises `Failed` when an answer is too short, `OSError`.
+    """
+    parts = urlsplit(base)
+    answers, last = 0, b"\r\n0\r\n\r\n"
+    buffer = bytearray(_STEP_BYTES)
+    begun = now = time.perf_counter()
+    with socket.create_connection((parts.hostname or "", parts.port or 80), ANSWER_SECONDS) as own:
+        while now - begun < seconds:
+            own.sendall(request)
+            received, tail = 0, b""
+            while not tail.endswith(last):
+                taken = own.recv_into(buffer)
+                if not taken:
+                    raise Failed("the server closed the connection in the middle of an answer")
+                if not received and not buffer.startswith(b"HTTP/1.1 200 "):
+                    raise Failed(f"{request[:100]!r} was answered {bytes(buffer[:200])!r}")
+                received += taken
+                tail = (tail + bytes(buffer[max(0, taken - len(last)) : taken]))[-len(last) :]
+            if received < size:
+                raise Failed(f"{received} bytes came instead of {count} samples")
+            answers += 1
+            now = time.perf_counter()
+    return Done(answers * count, now - begun, answers * size)
+
+
 @attrs.frozen
 class Task:
     """What a client does at a time: requests that move `content_bytes` of samples either way.

@@ -34,6 +34,7 @@ from bench.servers import (
     SumlessServer,
 )
 from bench.workloads import (
+    Batches,
     ManyWrk,
     Tasks,
     Workload,
@@ -59,6 +60,7 @@ NGINX, REGISTRY, RCLONE = "nginx", "docker-registry", "rclone"
 FLAT, TREE = (f"bare loop, {layout}, {CLIENTS} threads" for layout in ("flat", "tree"))
 FLAT_ALONE = "bare loop, flat, 1 thread"
 MIXED, ALONE, SINGLE = "Stor, 90/10", "Stor, GET alone", "Stor, GET alone, 1 client"
+TOGETHER, ONE_BY_ONE = "Stor, POST /batch", f"Stor, GET, {CLIENTS} clients"
 FEW, MANY = "Stor, 5 thousand samples", "Stor, 500 thousand samples"
 
 
@@ -205,6 +207,23 @@ def latency(setup: Setup) -> Comparison:
     return Comparison(title, subjects, ALONE, measures=(P99, RATE, CPU, BUSY, PSS, RSS))
 
 
+def batch(setup: Setup) -> Comparison:
+    """Fetching ten thousand samples in one answer, and one by one over connections that stay."""
+    size, cores = 10 * KIB, setup.cores
+    bodies = list(islice(Bodies(size), 10_000))
+    title = f"{len(bodies)} samples of {size_name(size)}, in memory"
+    one_by_one = partial(fetches, bodies=bodies)
+    workloads: dict[str, Workload] = {
+        TOGETHER: Batches(title, cores, bodies),
+        ONE_BY_ONE: Tasks(title, cores, CLIENTS, one_by_one, bodies, store_many),
+    }
+    subjects = [
+        LoadedServer(setup.stor(name, cache_bytes=0), workload)
+        for name, workload in workloads.items()
+    ]
+    return Comparison(f"{title}; a request is a sample", subjects, ONE_BY_ONE)
+
+
 def sets(kind: str, setup: Setup) -> Comparison:
     """What many sets cost, without samples in memory."""
     stored = list(islice(Bodies(4 * KIB), 100))
@@ -292,6 +311,7 @@ COMPARISONS: dict[str, Plan] = {
     ),
     "post-200m-all": Plan(partial(upload, 200 * MIB), cores=ALL),
     "mixed-all": Plan(mixed, cores=ALL),
+    "batch": Plan(batch, [at_least(RATE, 5, ONE_BY_ONE)]),
     "sets-missing": Plan(partial(sets, "missing")),
     "sets-get": Plan(partial(sets, "get")),
     "sets-post": Plan(partial(sets, "post")),

@@ -10,7 +10,15 @@ from typing import Protocol
 
 import attrs
 
-from bench.clients import ANSWER_SECONDS, Clients, Task, fetch, one_request, request_head
+from bench.clients import (
+    ANSWER_SECONDS,
+    Clients,
+    Task,
+    fetch,
+    one_request,
+    repeated,
+    request_head,
+)
 from bench.machine import Programs
 from bench.measure import Done
 from bench.process import Cores, Failed, pinned
@@ -82,6 +90,25 @@ class Tasks:
     def run(self, server: Server, seconds: float) -> Done:
         with pinned(self.cores.client):
             return _run(server, self.clients, self.tasks(server), seconds)
+
+
+@attrs.frozen
+class Batches:
+    """A workload: one client fetches all samples in one answer, over and over."""
+
+    title: str
+    cores: Cores
+    bodies: Sequence[Body]
+
+    def prepare(self, server: Server) -> None:
+        store_many(server, self.bodies)
+
+    def run(self, server: Server, seconds: float) -> Done:
+        shas = b"".join(body.digest.raw for body in self.bodies)
+        request = request_head("POST", server.base, "/batch", len(shas)) + shas
+        size = sum(body.size for body in self.bodies)
+        with pinned(self.cores.client):
+            return repeated(server.base, request, len(self.bodies), size, seconds)
 
 
 class Wrk:

@@ -1203,6 +1203,63 @@ CLIENT = (
     ),
 )
 
+_MIRROR = "tests/test_client_mirror.py"
+
+SYNCS += (
+    Mutation(
+        "a mirror's cursor waits for its copies to be durable",
+        "stor/client/mirror.py",
+        "            await self._target.sync()\n",
+        "",
+        (f"{_MIRROR}::test_a_cursor_is_never_ahead_of_what_is_durable",),
+    ),
+    Mutation(
+        "a mirror's position is durable before it has its name",
+        "stor/client/position.py",
+        "            fsync(file.fileno())\n",
+        "",
+        (f"{_MIRROR}::test_a_position_has_its_name_once_it_is_durable",),
+    ),
+)
+
+CLIENT += (
+    Mutation(
+        "a mirror keeps no position of what it was stopped in",
+        "stor/client/mirror.py",
+        "        if self._stopped:\n            raise Stopped",
+        "        if False:\n            raise Stopped",
+        (f"{_MIRROR}::test_what_it_is_stopped_in_is_looked_at_again",),
+    ),
+    Mutation(
+        "what a mirror could not copy is kept",
+        "stor/client/mirror.py",
+        "                self._again[sample.digest] = sample\n",
+        "                pass\n",
+        (f"{_MIRROR}::test_what_fails_is_kept_and_tried_again",),
+    ),
+    Mutation(
+        "a mirror sends one sample alone before all others",
+        "stor/client/relay.py",
+        "        if left and not self._welcome:\n",
+        "        if False:\n",
+        (f"{_MIRROR}::test_one_sample_is_sent_alone_before_all_others",),
+    ),
+    Mutation(
+        "what a mirror has fetched is hashed before it is sent",
+        "stor/client/relay.py",
+        "        if last and self._hasher.digest() != self._digest.raw:",
+        "        if False:",
+        (f"{_MIRROR}::test_what_is_not_the_sample_is_not_sent",),
+    ),
+    Mutation(
+        "a damaged file of a mirror is not stored",
+        "stor/client/put.py",
+        "            if self._by_name and named(",
+        "            if False and named(",
+        (f"{_MIRROR}::test_from_a_directory_what_is_damaged_is_named_and_not_stored",),
+    ),
+)
+
 MUTATIONS = SYNCS + CHECKS + HANDOVER + INDEX + CLIENT
 
 

@@ -16,6 +16,16 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, _HTTP11C
 from twisted.web.http_headers import Headers
 
 from stor import __version__
+from stor.client.listing import (
+    INDEX_BYTES,
+    PAGE,
+    Enough,
+    Landed,
+    LandedLines,
+    Listed,
+    index_page,
+    is_cursor,
+)
 from stor.client.transfer import Body, Receiver, Sending, Sink, Watch
 from stor.digest import Digest
 
@@ -72,6 +82,10 @@ class GivenUp(ClientError):
 
 class Unauthorized(GivenUp):
     """No credentials, or wrong ones. Tried once."""
+
+
+class CursorGone(ClientError):
+    """A cursor is another host's, or from too long ago: what landed since is not known."""
 
 
 class Stopped(ClientError):
@@ -152,6 +166,7 @@ class _Answer:
     status: int
     content: bytes
     retry_after_seconds: float
+    cursor: str
 
     @property
     def line(self) -> str:
@@ -262,7 +277,9 @@ class Client(Samples):
         body = Bytes(b"".join(digest.raw for digest in digests))
         headers = {"Content-Type": "application/octet-stream"}
         try:
-            answer = await self._exchange("POST", "batch", body, sink, headers=headers)
+            answer = await self._exchange(
+                "POST", "batch", body, sink, headers=headers, counted=True
+            )
         except Again:
             return True
         self._knows_no_batch = answer.status in _NOT_KNOWN
@@ -276,6 +293,17 @@ class Client(Samples):
         What is unknown may be stored: the server cannot say at the moment.
         """
         return await self._until_done(lambda: self._missing(digests))
+
+    async def index(self, after: Digest | None) -> list[Listed]:
+        """The next samples that the server has, sorted; none at the end."""
+        return await self._until_done(lambda: self._index(after))
+
+    async def landed(self, cursor: str | None, wait_seconds: int = 0) -> Landed:
+        """What was stored since `cursor`, some of it at a time; without one, where that is now.
+
+        With `wait_seconds` it waits for the first. Raises `CursorGone`.
+        """
+        return await self._until_done(lambda: self._landed(cursor, wait_seconds))
 
     def stop(self) -> None:
         """Cut every request, and begin none any more."""
@@ -311,7 +339,7 @@ class Client(Samples):
                 self._trouble(str(problem))
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
                 await self.wait(seconds)
-            except (NotStored, Refused):
+            except (NotStored, Refused, CursorGone):
                 self._is_well()
                 raise
             else:
@@ -350,12 +378,51 @@ class Client(Samples):
             raise Again(f"{self.url}: the answer to POST /missing is not one")
         return answer.content
 
+    async def _index(self, after: Digest | None) -> list[Listed]:
+        path = f"index?limit={PAGE}" + (f"&after={after}" if after is not None else "")
+        answer = await self._exchange("GET", path, None, limit_bytes=INDEX_BYTES)
+        if answer.status != 200:
+            raise self._not_listed(answer)
+        try:
+            return index_page(answer.content)
+        except ValueError as error:
+            raise Again(f"{self.url}: the answer to GET /index is not one: {error}") from None
+
+    async def _landed(self, cursor: str | None, wait_seconds: int) -> Landed:
+        path = f"landed?wait={wait_seconds}" + ("" if cursor is None else f"&after={cursor}")
+        lines = LandedLines()
+        told = ""
+        try:
+            answer = await self._exchange("GET", path, None, lines)
+            if answer.status == 410:
+                raise CursorGone(f"{self.url}: {answer.line}")
+            if answer.status != 200:
+                raise self._not_listed(answer)
+            told = answer.cursor
+        except Enough:
+            pass
+        except ValueError as error:
+            raise Again(f"{self.url}: the answer to GET /landed is not one: {error}") from None
+        except Again:
+            if not lines.samples:
+                raise
+        if not is_cursor(lines.cursor or told):
+            raise GivenUp(f"{self.url}: the answer to GET /landed has no cursor")
+        return Landed(lines.samples, lines.cursor or told)
+
+    def _not_listed(self, answer: _Answer) -> ClientError:
+        if answer.status in _NOT_KNOWN:
+            return GivenUp(f"{self.url}: it does not list its samples: {answer.line}")
+        return self._failed(answer)
+
     async def _receive(self, digest: Digest, sink: Sink) -> None:
         headers = {}
         if sink.received_bytes:
             headers = {"Range": f"bytes={sink.received_bytes}-", "If-Range": f'"{digest}"'}
         try:
-            answer = await self._exchange("GET", f"{digest}", None, sink, headers=headers)
+            answer = await self._exchange(
+                "GET", f"{digest}", None, sink, headers=headers, counted=True
+            )
         except ContentMismatch as problem:
             await sink.begin()
             raise Again(str(problem)) from None
@@ -390,7 +457,7 @@ class Client(Samples):
         """One request and its answer. Raises `Again` where there is none."""
         watch = Watch(self._reactor, self._idle_seconds)
         self._watches.add(watch)
-        moved = self._moved if counted or sink is not None else lambda count: None
+        moved = self._moved if counted else lambda count: None
         sending = None if body is None else Sending(body, watch, moved)
         try:
             asking = self._http.request(
@@ -422,7 +489,8 @@ class Client(Samples):
             watch.end()
         after = response.headers.getRawHeaders("Retry-After", [""])[0]
         seconds = float(after) if after.isascii() and after.isdigit() else 0.0
-        return _Answer(response.code, bytes(receiver.kept), seconds)
+        cursor = response.headers.getRawHeaders("Stor-Cursor", [""])[0]
+        return _Answer(response.code, bytes(receiver.kept), seconds, cursor)
 
     def _for_now(self, error: Exception, *, expired: bool) -> Exception:
         """What a failure to get an answer means."""

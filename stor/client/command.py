@@ -1,4 +1,4 @@
-"""The commands `put`, `get` and `missing`: from what was typed to the exit status."""
+"""The commands `put`, `get`, `missing` and `mirror`: from what was typed to the exit status."""
 
 import argparse
 import json
@@ -21,27 +21,32 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 
 from stor.client.api import CONNECTIONS, RETRY_SECONDS, Client, ClientError, Stopped
+from stor.client.ends import MIRRORED, Ends, add_mirror, mirrored, visible
 from stor.client.files import lines, quoted, walk
 from stor.client.get import BadTemplate, Get, Template
-from stor.client.many import Outcome
+from stor.client.many import Outcome, Report
+from stor.client.mirror import Directory, Mirror, Target
 from stor.client.missing import Missing
 from stor.client.progress import Progress, Total
 from stor.client.put import Put
+from stor.client.relay import Relay
 from stor.client.settings import BadSettings, Settings, settings
 from stor.reactor import own_reactor
-from stor.threads import Outcomes, ThreadPool, start_thread
+from stor.threads import Outcomes, Pool, ThreadPool, start_thread
 
 #: The commands of this room.
-COMMANDS = ("put", "get", "missing")
+COMMANDS = ("put", "get", "missing", "mirror")
 
 #: What the status is when a signal has ended it, as shells have it: 128 and the signal's number.
 _SIGNALLED = 128
 
 _HASHING_THREADS = min(os.cpu_count() or 1, 8)
 
+_URL = "The URL is --url, or $STOR_URL, or `url` in ~/.config/stor/client.json. "
+
 _EPILOG = (
-    "The URL is --url, or $STOR_URL, or `url` in ~/.config/stor/client.json; user and password "
-    "are in the URL, or `user` and `password` in that file, or in ~/.netrc. "
+    "User and password are in the URL, or `user` and `password` in ~/.config/stor/client.json, "
+    "or in ~/.netrc. "
     "Exit status: 0 all is done; 1 some failed or were passed over, each named on standard error; "
     "2 a wrong call; 128 + N ended by signal N. Called again, it goes on where it was ended."
 )
@@ -82,10 +87,16 @@ def add_commands(commands: Any) -> None:
     )
     asking.add_argument("shas", nargs="*", default=["-"], metavar="SHA", help="default: - (a list)")
 
+    add_mirror(_add(commands, "mirror", "copy what a Stor has", MIRRORED, with_url=False))
 
-def _add(commands: Any, name: str, brief: str, description: str) -> Any:
-    parser = commands.add_parser(name, help=brief, description=description, epilog=_EPILOG)
-    parser.add_argument("--url", metavar="URL", help="the Stor, such as http://stor.example:8080")
+
+def _add(commands: Any, name: str, brief: str, description: str, *, with_url: bool = True) -> Any:
+    epilog = (_URL if with_url else "") + _EPILOG
+    parser = commands.add_parser(name, help=brief, description=description, epilog=epilog)
+    if with_url:
+        parser.add_argument(
+            "--url", metavar="URL", help="the Stor, such as http://stor.example:8080"
+        )
     parser.add_argument("--json", action="store_true", help="print an object a line")
     parser.add_argument(
         "--connections",
@@ -121,18 +132,21 @@ def _seconds(text: str) -> float:
 def run(given: argparse.Namespace) -> int:
     """Do what was asked; the exit status."""
     try:
-        found = settings(given.url, os.environ)
         template = Template(getattr(given, "name", "SHA"))
+        if given.command == "mirror":
+            ends = mirrored(given, os.environ)
+        else:
+            ends = Ends(settings(given.url, os.environ))
     except (BadSettings, BadTemplate) as error:
         print(f"stor: {error}", file=sys.stderr)
         return 2
-    return _Run(given, found, template).status()
+    return _Run(given, ends, template).status()
 
 
 class _Run:
     """One command, from its start to its end."""
 
-    def __init__(self, given: argparse.Namespace, found: Settings, template: Template) -> None:
+    def __init__(self, given: argparse.Namespace, ends: Ends, template: Template) -> None:
         critical = FilteringLogObserver(
             textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
         )
@@ -142,15 +156,7 @@ class _Run:
         self._status = 0
         self._progress: Progress | None = None
         self._troubled = False
-        self._client = Client(
-            self._reactor,
-            found.url,
-            found.credentials,
-            connections=given.connections,
-            retry_seconds=given.retry,
-            trouble=self._trouble,
-            moved=self._moved,
-        )
+        self._client = self._client_of(ends.stor, self._moved)
         outcomes = Outcomes(self._reactor)
 
         def pool(name: str, threads: int) -> ThreadPool:
@@ -161,10 +167,18 @@ class _Run:
         self._names: Iterable[Any]
         self._count: Callable[[], Iterator[object]] | None = None
         self._work: Work
-        if given.command == "put":
-            self._names = walk(self._listed(given.paths, b"\0" if given.null else b"\n"))
-            if "-" not in given.paths:
-                self._count = lambda: walk(given.paths)
+        if given.command == "mirror" and ends.from_directory is None:
+            self._names = ()
+            self._work = self._mirror(ends, template, pool("stor-write", 8), naming)
+        elif given.command in ("put", "mirror"):
+            if ends.from_directory is not None:
+                directory = ends.from_directory
+                self._names = visible(directory)
+                self._count = lambda: visible(directory)
+            else:
+                self._names = walk(self._listed(given.paths, b"\0" if given.null else b"\n"))
+                if "-" not in given.paths:
+                    self._count = lambda: walk(given.paths)
             self._work = Put(
                 self._client,
                 pool("stor-hash", _HASHING_THREADS),
@@ -172,6 +186,7 @@ class _Run:
                 self._report,
                 hashing_threads=_HASHING_THREADS,
                 connections=given.connections,
+                by_name=ends.from_directory is not None,
             )
         else:
             self._names = self._listed(given.shas, b"\n")
@@ -189,6 +204,49 @@ class _Run:
                 )
             else:
                 self._work = Missing(self._client, naming, self._say)
+
+    def _client_of(self, found: Settings, moved: Callable[[int], None]) -> Client:
+        return Client(
+            self._reactor,
+            found.url,
+            found.credentials,
+            connections=self._given.connections,
+            retry_seconds=self._given.retry,
+            trouble=self._trouble,
+            moved=moved,
+        )
+
+    def _mirror(self, ends: Ends, template: Template, writing: Pool, naming: Pool) -> Mirror:
+        """A Stor into a directory or another one."""
+        given, source = self._given, self._client
+        to, directory = ends.to, ends.to_directory
+
+        def target(report: Report) -> Target:
+            if to is not None:
+                # What passes is counted once.
+                client = self._client_of(to, lambda count: None)
+                return Relay(source, client, writing, report, connections=given.connections)
+            get = Get(
+                source,
+                writing,
+                naming,
+                report,
+                directory or ".",
+                template,
+                connections=given.connections,
+            )
+            return Directory(get, directory or ".", writing)
+
+        return Mirror(
+            source,
+            target,
+            ends.kept(given, os.environ),
+            naming,
+            self._report,
+            self._tell,
+            self._reactor.seconds,
+            follow=given.follow,
+        )
 
     def status(self) -> int:
         """Run to the end; the exit status."""
@@ -256,12 +314,14 @@ class _Run:
             self._status = max(self._status, 1)
             name = outcome.path if outcome.sha is None else outcome.sha
             self._tell(f"{printable_line(name or '')}: {outcome.error}")
+        if self._given.command == "mirror" and outcome.state == "present" and not self._given.json:
+            return
         if self._given.json:
             told = attrs.asdict(outcome, filter=lambda _, value: value is not None)
             self._print(json.dumps(told))
         elif outcome.state != "failed":
             path, mark = quoted(outcome.path or "")
-            self._print(f"{mark}{outcome.sha}  {path}")
+            self._print(f"{mark}{outcome.sha}" + (f"  {path}" if path else ""))
 
     def _say(self, state: str, line: str) -> None:
         """Tell of a line of a list."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,9 @@ _PIECE_BYTES = 1024 * 1024
 
 #: How often a file that changes meanwhile is read anew.
 ATTEMPTS = 3
+
+#: A sha, and perhaps what follows a dot.
+_NAMED = re.compile(r"([0-9a-fA-F]{64})(?:\.[0-9A-Za-z]+)?")
 
 _KINDS = {
     stat.S_IFSOCK: "a socket",
@@ -111,6 +115,25 @@ def hash_file(path: str) -> Hashed | Problem:
         if found is not None:
             return found
     return changing(path)
+
+
+def named(path: str) -> Digest | None:
+    """The sample that a file is, going by its name, as `stor get` names files."""
+    found = _NAMED.fullmatch(os.path.basename(path))
+    return None if found is None else Digest.parse(found[1])
+
+
+def named_file(path: str) -> Hashed | Problem | None:
+    """A file that is a sample going by its name, not read; `None`: it is not."""
+    digest = named(path)
+    if digest is None:
+        return None
+    try:
+        status = os.stat(path)
+        _expect_file(status)
+    except (OSError, ValueError) as error:
+        return Problem(path, reason(error))
+    return Hashed(path, digest, status.st_size, status.st_mtime_ns)
 
 
 def changing(path: str) -> Problem:

@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from stor.client.api import (
     CONNECTIONS,
@@ -26,11 +27,11 @@ from stor.digest import Digest, MalformedDigest
 from stor.threads import Pool
 
 #: With these no other file fares better.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 #: How many samples are asked for in one answer, and how many bytes that may be.
-_TOGETHER = 64
-_TOGETHER_BYTES = 4 * 1024**2
+TOGETHER = 64
+TOGETHER_BYTES = 4 * 1024**2
 
 #: A line of what is missing has a word and a sha.
 _LINE_BYTES = 80
@@ -158,7 +159,7 @@ class Get:
         self._template = template
         self._connections = connections
         self._stopped = False
-        self._mean_bytes = _TOGETHER_BYTES / 4
+        self._mean_bytes = TOGETHER_BYTES / 4
 
     async def run(self, names: Iterable[str]) -> None:
         """Fetch all of `names`. Raises `GivenUp`, `Stopped`."""
@@ -209,7 +210,7 @@ class Get:
 
     async def _fetch_together(self, landings: dict[Digest, Landing]) -> None:
         """Fetch many in one answer; those that are left in `landings` have not come."""
-        unpacking = _Unpacking(landings, self._writing)
+        unpacking = Unpacking(landings, self._writing)
         try:
             await self._client.batch(list(landings), unpacking)
         except OSError as error:
@@ -227,7 +228,7 @@ class Get:
         except (NotStored, Refused) as refused:
             error = refused
         except OSError as failed:
-            if failed.errno in _OF_THE_DISK:
+            if failed.errno in OF_THE_DISK:
                 raise self._given_up(failed) from None
             error = failed
         finally:
@@ -240,8 +241,7 @@ class Get:
             # The larger they are, the fewer in one answer.
             self._mean_bytes += (landing.size - self._mean_bytes) / 16
         else:
-            why = reason(error) if isinstance(error, OSError) else str(error)
-            self._report(Outcome("failed", str(digest), landing.target, error=why))
+            self._report(failure(digest, landing.target, error))
 
     def _given_up(self, error: OSError) -> GivenUp:
         return GivenUp(f"{self._directory}: {reason(error)}")
@@ -249,16 +249,29 @@ class Get:
     @property
     def _at_once(self) -> int:
         """How many are asked for in one answer."""
-        return max(1, min(_TOGETHER, int(_TOGETHER_BYTES / (self._mean_bytes + 1))))
+        return max(1, min(TOGETHER, int(TOGETHER_BYTES / (self._mean_bytes + 1))))
 
 
-class _Unpacking:
+class Unpacked(Protocol):
+    """Where one sample of a TAR goes: a `Landing`, say. Blocking."""
+
+    def write(self, data: bytes, last: bool) -> None:
+        """Take the next bytes. Raises `ContentMismatch`, `OSError`."""
+
+    def begin_anew(self) -> None:
+        """Forget what has come."""
+
+    def discard(self) -> None:
+        """Keep nothing of it."""
+
+
+class Unpacking:
     """A `Sink` for a TAR of samples, each of which lands."""
 
     #: It is never gone on with: what has not come is fetched by itself.
     received_bytes = 0
 
-    def __init__(self, landings: Mapping[Digest, Landing], pool: Pool) -> None:
+    def __init__(self, landings: Mapping[Digest, Unpacked], pool: Pool) -> None:
         self._landings = dict(landings)
         self._pool = pool
         self._reader = TarReader(self._take)
@@ -291,7 +304,7 @@ class _Unpacking:
             landing.begin_anew()
             del self._landings[digest]
         except OSError as error:
-            if error.errno in _OF_THE_DISK:
+            if error.errno in OF_THE_DISK:
                 raise
             landing.discard()
             self.ended[digest] = error
@@ -307,6 +320,13 @@ class _Unpacking:
             digest = Digest.parse(sha)
             if digest in self._landings:
                 self.ended.setdefault(digest, NotStored(_NOT_FOUND))
+
+
+def failure(digest: Digest, path: str | None, error: Exception) -> Outcome:
+    """What is told of a sample that could not be had."""
+    why = reason(error) if isinstance(error, OSError) else str(error)
+    gone = True if isinstance(error, NotStored) else None
+    return Outcome("failed", str(digest), path, error=why, not_stored=gone)
 
 
 def _discard_all(landings: list[Landing]) -> None:

@@ -22,7 +22,7 @@ class Outcome:
     """What became of one file or sample.
 
     `state` is `stored`, `present` (nothing had to be sent), `fetched` or `failed`; then `error`
-    says why.
+    says why, and `not_stored` is true where nobody has the sample.
     """
 
     state: str
@@ -30,6 +30,7 @@ class Outcome:
     path: str | None
     size: int | None = None
     error: str | None = None
+    not_stored: bool | None = None
 
 
 Report = Callable[[Outcome], None]

@@ -9,6 +9,7 @@ from stor.client.api import (
     NotStored,
     Samples,
 )
+from stor.client.listing import PAGE, Landed, Listed
 from stor.client.transfer import Body, Sink
 from stor.digest import Digest
 
@@ -43,6 +44,21 @@ class MemoryClient(Samples):
     async def missing(self, digests: Sequence[Digest]) -> bytes:
         """See `Client.missing`."""
         return b"".join(STORED if digest in self.samples else MISSING for digest in digests)
+
+    async def index(self, after: Digest | None) -> list[Listed]:
+        """See `Client.index`."""
+        return [
+            Listed(digest, len(content))
+            for digest, content in sorted(self.samples.items(), key=lambda item: item[0].raw)
+            if after is None or digest.raw > after.raw
+        ][:PAGE]
+
+    async def landed(self, cursor: str | None, wait_seconds: int = 0) -> Landed:
+        """See `Client.landed`: what was put into `samples`, in order; no time passes."""
+        begin = len(self.samples) if cursor is None else int(cursor)
+        landed = list(self.samples.items())[begin : begin + PAGE]
+        found = [Listed(digest, len(content)) for digest, content in landed]
+        return Landed(found, str(begin + len(found)))
 
     async def wait(self, seconds: float) -> None:
         """See `Client.wait`: no time passes."""

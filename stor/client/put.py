@@ -1,6 +1,6 @@
 """Many files into a Stor: hashed in threads, asked about in thousands, sent where they are not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -24,6 +24,8 @@ from stor.client.files import (
     Problem,
     changing,
     hash_file,
+    named,
+    named_file,
     reason,
 )
 from stor.client.many import Feed, Outcome, Report, side_by_side
@@ -69,13 +71,16 @@ class Put:
         *,
         hashing_threads: int = 2,
         connections: int = CONNECTIONS,
+        by_name: bool = False,
     ) -> None:
+        """`by_name`: a file that has a sample's name is that sample, and read only to be sent."""
         self._client = client
         self._hashing = hashing
         self._reading = reading
         self._report = report
         self._hashing_threads = hashing_threads
         self._connections = connections
+        self._by_name = by_name
         #: Whether the server has taken a file: until it has, one is sent alone, so that a wrong
         #: password is tried once.
         self._welcome = False
@@ -108,7 +113,7 @@ class Put:
 
         def hash_some() -> list[Hashed | Problem]:
             found = feed.some(_HASHED_AT_ONCE)
-            return [hash_file(name) if isinstance(name, str) else name for name in found]
+            return [self._look_at(name) if isinstance(name, str) else name for name in found]
 
         async def hash_on() -> None:
             nonlocal hashed_bytes
@@ -126,6 +131,9 @@ class Put:
         await side_by_side(self._hashing_threads, hash_on, lambda: None)
         return chunk
 
+    def _look_at(self, path: str) -> Hashed | Problem:
+        return (named_file(path) if self._by_name else None) or hash_file(path)
+
     async def _take(self, chunk: list[Hashed]) -> None:
         """Store the files of a chunk. Equal ones are sent once."""
         by_digest: dict[Digest, list[Hashed]] = {}
@@ -135,7 +143,8 @@ class Put:
         waiting = []
         for begin in range(0, len(digests), ASKED):
             asked = digests[begin : begin + ASKED]
-            for digest, state in zip(asked, await self._states(asked), strict=True):
+            states = await states_of(self._client, asked, lambda: self._stopped)
+            for digest, state in zip(asked, states, strict=True):
                 if state == STORED[0]:
                     self._done("present", by_digest[digest])
                 else:
@@ -153,24 +162,6 @@ class Put:
                 await self._store(waiting.pop())
 
         await side_by_side(min(self._connections, len(waiting)), store_on, self.stop)
-
-    async def _states(self, digests: Sequence[Digest]) -> bytes:
-        """Which of them are stored, as `Client.missing` says it.
-
-        A server that has just started learns what it has: that is waited for, but never longer than
-        to send what is unknown would take.
-        """
-        states = bytearray(await self._client.missing(digests))
-        left = states.count(UNKNOWN) * _SENDING_SECONDS
-        while left >= _ASKED_AGAIN_SECONDS and not self._stopped and UNKNOWN in states:
-            left -= _ASKED_AGAIN_SECONDS
-            await self._client.wait(_ASKED_AGAIN_SECONDS)
-            unknown = [n for n, state in enumerate(states) if state == UNKNOWN[0]]
-            for n, state in zip(
-                unknown, await self._client.missing([digests[n] for n in unknown]), strict=True
-            ):
-                states[n] = state
-        return bytes(states)
 
     async def _store(self, files: Sequence[Hashed]) -> None:
         """Store equal files: one of them, and others where that one cannot be read any more."""
@@ -204,6 +195,8 @@ class Put:
             again = await self._reading.run(hash_file, hashed.path)
             if isinstance(again, Problem):
                 raise _Passed(again)
+            if self._by_name and named(hashed.path) not in (None, again.digest):
+                raise _Passed(Problem(hashed.path, f"damaged: its content is {again.digest}"))
             if again.digest != hashed.digest:
                 problem = changing(hashed.path)
             hashed = again
@@ -229,6 +222,27 @@ class Put:
 
     def _failed(self, problem: Problem) -> None:
         self._report(Outcome("failed", None, problem.path, error=problem.reason))
+
+
+async def states_of(
+    client: Client | MemoryClient, digests: Sequence[Digest], stopped: Callable[[], bool]
+) -> bytes:
+    """Which of them are stored, as `Client.missing` says it.
+
+    A server that has just started learns what it has: that is waited for, but never longer than
+    to send what is unknown would take.
+    """
+    states = bytearray(await client.missing(digests))
+    left = states.count(UNKNOWN) * _SENDING_SECONDS
+    while left >= _ASKED_AGAIN_SECONDS and not stopped() and UNKNOWN in states:
+        left -= _ASKED_AGAIN_SECONDS
+        await client.wait(_ASKED_AGAIN_SECONDS)
+        unknown = [n for n, state in enumerate(states) if state == UNKNOWN[0]]
+        for n, state in zip(
+            unknown, await client.missing([digests[n] for n in unknown]), strict=True
+        ):
+            states[n] = state
+    return bytes(states)
 
 
 class _Passed(Exception):

@@ -31,12 +31,14 @@ class _File:
     password: str | None = attrs.field(default=None, repr=False)
 
 
-def settings(option: str | None, environment: Mapping[str, str]) -> Settings:
+def settings(
+    option: str | None, environment: Mapping[str, str], option_name: str = "--url"
+) -> Settings:
     """Find out. Raises `BadSettings`."""
     path = _file_path(environment)
     file = _read(path)
     if option is not None:
-        found, whence = option, "--url"
+        found, whence = option, option_name
     elif "STOR_URL" in environment:
         found, whence = environment["STOR_URL"], "$STOR_URL"
     elif file.url is not None:

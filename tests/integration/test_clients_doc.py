@@ -29,13 +29,19 @@ def home(tmp_path):
     return tmp_path
 
 
-def test_its_commands(stor, home):
-    url = stor.url(credentials=f"{USER}:{PASSWORD}@").rstrip("/")
+def test_its_commands(stor, start, home):
+    other = start(index=False)
+    url, other_url = (
+        one.url(credentials=f"{USER}:{PASSWORD}@").rstrip("/") for one in (stor, other)
+    )
     # The names are learnt when somebody asks first.
     poll(lambda: b"?" not in ask(stor), what="the end of the walk")
     first, *rest = blocks("sh")
-    assert first == "export STOR_URL=http://writer:writer_pass@stor.example:8080\n"
-    commands = "".join([f"export STOR_URL={url}\n", *rest])
+    assert first == (
+        "export STOR_URL=http://writer:writer_pass@stor.example:8080\n"
+        "export OTHER_URL=http://writer:writer_pass@other.example:8080\n"
+    )
+    commands = "".join([f"export STOR_URL={url}\nexport OTHER_URL={other_url}\n", *rest])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ended = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
@@ -52,6 +58,8 @@ def test_its_commands(stor, home):
         assert (home / "copies" / sha[:2] / sha[2:4] / sha).read_bytes() == photo.read_bytes()
         # Stored by `put`, so `missing` has not named it.
         assert ended.stdout.count(f"{sha}  photos/") == 1
+        mirrored = home / "mirrored" / sha[:2] / sha[2:4] / sha
+        assert mirrored.read_bytes() == other.get(sha).body == photo.read_bytes()
 
 
 def ask(stor):
