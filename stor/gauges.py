@@ -59,6 +59,7 @@ class DiskGauges:
             "1 for what keeps a disk from taking new samples; 0 where the operator does.",
             labels=["root", "cause"],
         )
+        work = self._store.work()
         for member in self._mirrors.members:
             root, health = member.root, member.health
             now, hindered = health.state.value, health.unwritable
@@ -74,9 +75,8 @@ class DiskGauges:
                 inodes.add((root,), health.room.free_inodes)
             errors.add((root,), health.errors_total)
             reserve.add((root,), health.reserve_bytes)
-            progress = None if member.complete else self._mirrors.rebuilds.progress(member)
-            complete.add((root,), 1 if member.complete else progress or 0)
-            rebuilding.add((root,), int(progress is not None))
+            complete.add((root,), 1 if member.complete else work.compared.get(root, 0))
+            rebuilding.add((root,), int(not member.complete and root in work.rebuilding))
         yield from (state, unwritable, total, free, reserve, inodes, errors, complete, rebuilding)
 
     def _of_sets(self) -> Iterator[Family]:

@@ -1,6 +1,6 @@
 """How a Stor is: its storages, what goes on beside requests, and what is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -138,6 +138,11 @@ class Work:
 
     jobs: Sequence[JobStatus] = ()
     at_risk: int = 0
+    warnings: Sequence[str] = ()
+    #: How much of each disk that is not complete has been compared, from 0 to 1; and those of
+    #: which that goes on now.
+    compared: Mapping[str, float] = attrs.field(factory=dict)
+    rebuilding: Collection[str] = ()
 
 
 @attrs.frozen

@@ -291,10 +291,10 @@ class Store:
         ]
         if self.bucket is not None and self.bucket.fault is not None:
             problems.append(self.bucket.fault)
-        names = self._mirrors.names
+        names, work = self._mirrors.names, self.work()
         sets = [
             SetStatus(
-                [self._disk_status(member) for member in mirror.members],
+                [self._disk_status(member, work) for member in mirror.members],
                 writable=mirror.takes_samples,
                 samples=None if names is None else names.samples(mirror),
                 indexed=names is not None and names.known(mirror),
@@ -302,7 +302,7 @@ class Store:
             for mirror in self._mirrors.mirrors
         ]
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
-        warnings += self._mirrors.rebuilds.warnings(self._mirrors.mirrors) + self.notices()
+        warnings += [*work.warnings, *self.notices()]
         warnings += [] if names is None else names.warnings
         repairs = self._mirrors.repairs
         return Status(
@@ -312,7 +312,7 @@ class Store:
             RepairStatus(repairs.waiting, repairs.mended_total),
             self._s3_status(),
             [] if self.locations is None else self.locations.servers,
-            self.work(),
+            work,
         )
 
     async def _where(self, digest: Digest) -> str | None:
@@ -392,7 +392,7 @@ class Store:
         """When a moment of the monotonic clock was, in seconds since the epoch."""
         return self._wall_seconds() - (self._mirrors.clock.seconds() - moment)
 
-    def _disk_status(self, member: Member) -> DiskStatus:
+    def _disk_status(self, member: Member, work: Work) -> DiskStatus:
         health = member.health
         unwritable = None
         if health.unwritable is not None:
@@ -401,7 +401,7 @@ class Store:
                 health.unwritable.reason,
                 self._wall_time(health.unwritable.since),
             )
-        compared = None if member.complete else self._mirrors.rebuilds.progress(member)
+        compared = None if member.complete else work.compared.get(member.root)
         return DiskStatus(
             root=member.root,
             state=health.state.value,

@@ -48,6 +48,7 @@ class Mutation:
 _STATE = "tests/test_state.py::test_a_file_is_durable_before_it_has_its_name"
 _KNOWN = "tests/test_known_disks.py"
 _SCRUB = "tests/test_scrub.py"
+_REBUILD = "tests/test_rebuild.py"
 _COMPLETE = "tests/test_completeness.py"
 _LACKING = f"{_COMPLETE}::test_a_disk_that_lacks_samples_makes_none_404"
 _AGAINST = f"{_COMPLETE}::TestWhatSpeaksAgainstANo"
@@ -80,6 +81,58 @@ _LOST_COPY = (
 )
 
 SYNCS = (
+    Mutation(
+        "sync of a batch's bodies and records before they have names",
+        "stor/jobs/refill.py",
+        "                await target.work(self._pool(target.root), sync)\n",
+        "                pass\n",
+        (f"{_REBUILD}::test_a_copy_is_durable_when_it_is_told_of",),
+    ),
+    Mutation(
+        "sync of a batch that shares one",
+        "stor/disk/staged_batch.py",
+        "        self._disk.files.sync_all(self._root)\n",
+        "",
+        (f"{_REBUILD}::test_a_copy_is_durable_when_it_is_told_of",),
+    ),
+    Mutation(
+        "flush of a disk's own cache after a batch",
+        "stor/disk/staged_batch.py",
+        "        self._disk.files.sync(self._root)\n",
+        "",
+        (f"{_REBUILD}::test_a_batch_costs_four_syncs_however_many_samples_it_has",),
+    ),
+    Mutation(
+        "sync of each body of a batch that shares none",
+        "stor/disk/staged_batch.py",
+        "                    copy.sync()\n",
+        "                    pass\n",
+        (f"{_REBUILD}::test_a_copy_is_durable_when_it_is_told_of",),
+    ),
+    Mutation(
+        "sync of the records of a batch that shares none",
+        "stor/disk/staged_batch.py",
+        "                    journal.sync(self._root)\n",
+        "                    pass\n",
+        (f"{_REBUILD}::test_a_copy_is_durable_when_it_is_told_of",),
+    ),
+    Mutation(
+        "sync of the names of a batch that shares none",
+        "stor/disk/staged_batch.py",
+        "                copy.sync_directories(digest, self._root)\n",
+        "                pass\n",
+        (f"{_REBUILD}::test_a_copy_is_durable_when_it_is_told_of",),
+    ),
+    Mutation(
+        "sync of a large copy that is streamed",
+        "stor/disk/staged_batch.py",
+        "            self._large.sync()\n",
+        "",
+        (
+            f"{_REBUILD}"
+            "::test_a_large_sample_is_streamed_and_never_leaves_more_than_a_batch_unsynced",
+        ),
+    ),
     Mutation(
         "sync of a file that takes the place of another",
         "stor/disk/disk.py",
@@ -573,8 +626,8 @@ CHECKS = (
     ),
     Mutation(
         "a disk that lacks samples after a comparison is not complete",
-        "stor/mirror/rebuild.py",
-        "if member.writable and member not in run.short and not member.complete:",
+        "stor/jobs/rebuild.py",
+        "if member.writable and member not in self._short and not member.complete:",
         "if member.writable and not member.complete:",
         (_INTERRUPTED,),
     ),
@@ -627,6 +680,20 @@ CHECKS = (
         "            self._repairs.report(digest, self._mirror)\n",
         "",
         (f"{_SCRUB}::test_a_copy_that_cannot_be_read_is_put_back",),
+    ),
+    Mutation(
+        "what was compared of other disks says nothing of these",
+        "stor/jobs/rebuild.py",
+        "return cursor if cursor.disks == disks else cls(disks)",
+        "return cursor",
+        (f"{_REBUILD}::test_what_somebody_may_have_changed_is_compared_anew",),
+    ),
+    Mutation(
+        "names that are being made durable are none to rely on",
+        "stor/mirror/repair.py",
+        "        self._mending |= keys\n",
+        "",
+        (f"{_REBUILD}::test_nobody_relies_on_a_name_that_is_not_durable_yet",),
     ),
     Mutation(
         "a paused job rests",

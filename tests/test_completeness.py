@@ -12,7 +12,8 @@ import shutil
 import pytest
 
 from stor.cli.main import main
-from stor.mirror.rebuild import MOST_LEFTOVERS, RETRY_SECONDS
+from stor.jobs.rebuild import MOST_LEFTOVERS
+from stor.jobs.rebuilds import RETRY_SECONDS
 from stor.mirror.repair import LEFTOVER_SECONDS
 from tests.conformance import QuickFiles, sample
 from tests.support.http import assert_one_line, no_bug_logged

@@ -253,10 +253,13 @@ def test_a_disk_that_is_not_complete_is_read_and_not_filled(quick_path):
     """What it lacks is copied by the comparison of its set; a scrub would do it one by one."""
     rig = stor(quick_path)
     contents = fill(rig, (5000,), seeds=range(3))
-    second = stor(quick_path)
+    second = stor(quick_path, read_only=[(0, 0)])  # so that the comparison waits
     second.members[0].known_disks.told(second.members[0].root, complete=False)
     second.copies(contents[0])[0].unlink()
-    (job,) = scrubbed(second, roots=[second.members[0].root])
+    jobs = KeptJobs().begin(second)
+    scrub(jobs, [second.members[0].root])
+    rebuild, job = views(jobs)
+    assert (rebuild["state"], job["state"]) == ("waiting", "done")
     assert (job["samples_done"], job["missing"]) == (2, 0)
 
 

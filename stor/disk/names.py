@@ -13,7 +13,7 @@ from stor.disk.base import Base
 from stor.disk.disk import INDEX_DIRECTORY, Disk, write_all
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.identity import mark_complete
-from stor.disk.journal import Journal, Kind, Position, Record
+from stor.disk.journal import Event, Journal, Kind, Position, Record
 from stor.disk.walk import Batch, WalkedSample
 
 PROOF_PATH = f"{INDEX_DIRECTORY}/proof.json"
@@ -171,6 +171,11 @@ class DiskNames:
     def unwritten(cls, disk: Disk, uuid: str) -> "DiskNames":
         """Those of a disk that is not to be written: what a walk finds is kept nowhere."""
         return cls(disk, uuid, Base(disk, uuid), Journal(disk, uuid), written=False)
+
+    def event_here(self, event: Event) -> Event:
+        """What the next record says of an event on this disk: the first one knows of all before."""
+        first = self.founding and not self.journal.end.segment
+        return event._replace(low=0) if first else event
 
     @property
     def known(self) -> bool:

@@ -114,10 +114,18 @@ class StagedCopy:
         root_fd: int,
     ) -> None:
         """Tell the disk's journal of the name that the copy is about to get. Raises `OSError`."""
+        self._record = journal, journal.append([self.entry(digest, event)], root_fd, event.low)
+
+    def entry(self, digest: Digest, event: Event) -> Record:
+        """What a journal says of the copy. Raises `OSError`."""
         inode = self.disk.files.fstat(self._fd).st_ino
-        size, low = self._written_bytes, event.low
-        record = Record(digest.raw, event.sequence, size, inode, event.time_ns, event.kind)
-        self._record = journal, journal.append([record], root_fd, low)
+        size = self._written_bytes
+        return Record(digest.raw, event.sequence, size, inode, event.time_ns, event.kind)
+
+    def forget_cached(self) -> None:
+        """Nobody is going to read it soon: what is on the disk leaves the memory."""
+        with suppress(OSError):
+            self.disk.files.forget_cached(self._fd)
 
     def sync(self) -> None:
         """Bring content and times to stable storage. Raises `OSError`."""

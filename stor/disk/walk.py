@@ -141,19 +141,19 @@ def samples_in(disk: Disk, leaves: Sequence[tuple[int, str]], pace: Callable[[in
 
 def names_in(
     disk: Disk, leaves: Sequence[str], pace: Callable[[int], None]
-) -> tuple[set[bytes], tuple[Unreadable, ...]]:
+) -> tuple[dict[bytes, int], tuple[Unreadable, ...]]:
     """The names of samples in some of the lowest directories, none of which is looked at itself.
 
-    And the directories that cannot be read. Raises `DiskAway`, `OSError`.
+    Each with its inode; and the directories that cannot be read. Raises `DiskAway`, `OSError`.
     """
     found = _Found()
-    names: set[bytes] = set()
+    names: dict[bytes, int] = {}
     with disk.entered() as root_fd:
         for leaf in leaves:
             pace(1)
             names.update(
-                bytes.fromhex(name[:-4])
-                for name, _ in _entries(disk, root_fd, leaf, found)
+                (bytes.fromhex(name[:-4]), inode)
+                for name, inode in _entries(disk, root_fd, leaf, found)
                 if _is_name(name, leaf)
             )
     return names, tuple(found.unreadable)
@@ -280,16 +280,18 @@ def _directories(disk: Disk, root_fd: int, path: str, found: _Found) -> list[tup
 
 def _entries(disk: Disk, root_fd: int, path: str, found: _Found) -> Sequence[tuple[str, int]]:
     """The names in a directory, each with its inode."""
-    try:
-        fd = disk.files.open_directory(path, root_fd)
+    for _ in range(2):  # it was listed; a disk may not have been itself for a moment
         try:
-            return disk.files.list_inodes(fd)
-        finally:
-            disk.files.close(fd)
-    except FileNotFoundError:
-        return ()  # removed meanwhile
-    except NotADirectoryError:
-        found.strays.append(path)
-    except OSError as error:
-        found.unreadable.append(Unreadable(path, error))
+            fd = disk.files.open_directory(path, root_fd)
+            try:
+                return disk.files.list_inodes(fd)
+            finally:
+                disk.files.close(fd)
+        except FileNotFoundError:
+            continue  # removed meanwhile, when it is so the second time, too
+        except NotADirectoryError:
+            found.strays.append(path)
+        except OSError as error:
+            found.unreadable.append(Unreadable(path, error))
+        break
     return ()

@@ -1,5 +1,6 @@
 """Samples with fewer good copies than their sets have disks."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stor.jobs.kind import Refused
@@ -14,8 +15,10 @@ _LISTED = 10_000
 class AtRisk:
     """Which samples have fewer good copies than they should, and why."""
 
-    def __init__(self, mirrors: Mirrors) -> None:
+    def __init__(self, mirrors: Mirrors, compared: Callable[[], Mapping[str, float]]) -> None:
+        """`compared` says how much of each disk that is not complete has been compared."""
         self._mirrors = mirrors
+        self._compared = compared
 
     def view(self) -> dict[str, Any]:
         """Those samples, as their users see them.
@@ -83,9 +86,9 @@ class AtRisk:
         short = [member for member in mirror.members if _is_short(member)]
         if names is None or not short:
             return 0
+        known = self._compared()
         compared = [
-            (self._mirrors.rebuilds.progress(member) or 0.0) if member.health.readable else 0.0
-            for member in short
+            known.get(member.root, 0.0) if member.health.readable else 0.0 for member in short
         ]
         return round(names.samples(mirror) * (1 - min(compared)))
 

@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from stor.jobs.at_risk import AtRisk
 from stor.jobs.jobs import Jobs
+from stor.jobs.rebuilds import Rebuilds
 from stor.jobs.scrub import BATCH_DIRECTORIES
 from stor.jobs.scrubs import Scrubs
 from stor.mirror.mirrors import Mirrors
@@ -29,7 +30,8 @@ class LongWork:
         """See `Jobs` and `Scrubs`."""
         self.jobs = Jobs(mirrors, clock, wall_seconds, threads, save)
         self.scrubs = Scrubs(self.jobs, mirrors, batch_directories)
-        self.at_risk = AtRisk(mirrors)
+        self.rebuilds = Rebuilds(self.jobs, mirrors, clock, batch_directories)
+        self.at_risk = AtRisk(mirrors, lambda: self.rebuilds.compared)
 
     def begin(self, scrub_days: float) -> None:
         """The disks' states are known: go on with what is to be done."""
@@ -43,4 +45,11 @@ class LongWork:
 
     def summary(self) -> Work:
         """What everybody may know."""
-        return Work(self.jobs.summary(), self.at_risk.total)
+        rebuilds = self.rebuilds
+        return Work(
+            self.jobs.summary(),
+            self.at_risk.total,
+            rebuilds.warnings,
+            rebuilds.compared,
+            rebuilds.running,
+        )

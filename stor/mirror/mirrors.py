@@ -19,7 +19,6 @@ from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror, Survey
 from stor.mirror.names import Known, Names
 from stor.mirror.outbox import Outbox
-from stor.mirror.rebuild import Rebuilds
 from stor.mirror.repair import Repairs
 from stor.mirror.search import Search
 from stor.mirror.write import MirrorWrite
@@ -53,7 +52,6 @@ class Mirrors:
         self.mirrors = tuple(mirrors)
         self.clock = clock
         self.repairs = Repairs(clock, reserve_bytes, learning)
-        self.rebuilds = Rebuilds(self.repairs, known_disks, clock)
         self._report = report or self.repairs.report
         #: What all mirrors hold.
         self.names = names
@@ -88,7 +86,7 @@ class Mirrors:
         self._left = [mirror for mirror in self.in_use if mirror not in mirrors]
         self._index = self.names if indexed else None
         self.mirrors = tuple(mirrors)
-        self.known_disks = self.rebuilds.known_disks = known_disks
+        self.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
         self.repairs.reconfigure(self.mirrors, reserve_bytes)
         self._resume_names()
@@ -102,8 +100,6 @@ class Mirrors:
         """Find out what state every disk is in, and take up repairs that wait for that."""
         await settle([member.probe() for member in self.members])
         self.repairs.resume(self.mirrors)
-        for mirror in self.mirrors:
-            self.rebuilds.resume(mirror)
         self._resume_names()
 
     async def begin(self) -> None:
@@ -117,8 +113,6 @@ class Mirrors:
         outdated = [m for m in self.members if known.outdated(m.root, m.health.marker)]
         await settle([m.probe() for m in outdated if m.health.readable])
         self.repairs.recall(self.mirrors)
-        for mirror in self.mirrors:
-            self.rebuilds.resume(mirror)
         self._resume_names()
 
     def heard(self) -> None:

@@ -2,7 +2,8 @@
 
 import errno
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
@@ -23,6 +24,8 @@ from stor.mirror.member import DiskSource, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.write import MirrorWrite
 from stor.threads import Busy, settle
+
+T = TypeVar("T")
 
 #: A repair that could not be finished is not tried again before.
 RETRY_SECONDS = 60.0
@@ -252,6 +255,31 @@ class Repairs:
     def mending(self, digest: Digest, mirror: Mirror) -> bool:
         """Whether a copy is being put back, and may have a name that is not durable yet."""
         return (digest, mirror) in self._mending
+
+    async def naming(
+        self, digests: Collection[Digest], mirror: Mirror, name: Callable[[], Awaitable[T]]
+    ) -> T:
+        """What `name` returns, which gives copies of samples their names, durably in the end.
+
+        No repair there meanwhile, and no upload, relies on names that are not durable yet.
+        """
+        keys = {(digest, mirror) for digest in digests}
+        lock = self._locks.setdefault(mirror, DeferredLock())
+        await lock.acquire()
+        self._mending |= keys
+        try:
+            return await name()
+        finally:
+            self._mending -= keys
+            lock.release()
+
+    def put_back(self, digest: Digest, mirror: Mirror, good: set[Member], on: set[Member]) -> None:
+        """The disks `good` have a good copy of a sample, `on` which it was put, durably."""
+        for member in on:
+            member.corrupt.discard(digest)
+            member.restored()
+        self.mended_total += 1
+        self._weigh(digest, mirror, good)
 
     async def note(self, digest: Digest, mirror: Mirror) -> set[Member]:
         """Note, durably, that the sample waits for repair: the disks where that was possible."""

@@ -160,10 +160,7 @@ class Slot:
             return
         if names is None or not names.written:
             raise DiskAway(f"{self.member.root}: its journal is not open")
-        event = its.event
-        if names.founding and not names.journal.end.segment:
-            event = event._replace(low=0)
-        self.copy.record(names.journal, self.digest, event, root_fd)
+        self.copy.record(names.journal, self.digest, names.event_here(its.event), root_fd)
 
     def _sync(self, root_fd: int) -> None:
         self.copy.sync()

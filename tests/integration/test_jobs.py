@@ -113,6 +113,35 @@ def test_a_job_goes_on_after_a_kill_where_it_was(stor):
     assert f"job {job['id']} is done" in run(stor, "cancel", str(job["id"]))[2]
 
 
+def test_a_rebuild_that_is_killed_goes_on_and_ends_right(tmp_path, figures):
+    """One disk of the older Stor, one that is blank; killed as soon as something more is there."""
+    samples = [b"sample %d" % n for n in range(2500)]
+    for content in samples:
+        path = tmp_path / "set0/disk0" / sample_path(sha_of(content))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    stor = Stor.configured(tmp_path, sets=(2,), admin_socket=str(tmp_path / "admin.sock"))
+
+    def there():
+        return sum(1 for _ in stor.roots[1].glob("??/??/??/*"))
+
+    seen = [0]
+    for _ in range(2):
+        poll(lambda: there() > seen[-1], 120, "more samples on the second disk")
+        stor.kill()
+        seen.append(there())
+        figures["rebuilds killed with kill -9"] += seen[-1] < len(samples)
+        stor.start()
+    poll(lambda: asked(stor, "status")["sets"][0]["disks"][1]["complete"], 120, "a complete disk")
+    (job,) = asked(stor, "jobs")
+    assert (job["kind"], job["state"], job["not_mended"]) == ("rebuild", "done", 0)
+    for content in samples:
+        assert (stor.roots[1] / sample_path(sha_of(content))).read_bytes() == content
+    assert not list(stor.roots[1].glob(".stor/tmp/*"))
+    assert f"job {job['id']} is done" in run(stor, "cancel", str(job["id"]))[2]
+    stor.stop()
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

@@ -16,6 +16,7 @@ class KeptJobs:
 
     def __init__(self, data=None):
         self.data = data
+        self.work = None
 
     def begin(self, rig, *, pool=None, scrub_days=0, batch_directories=1):
         """The jobs of one more Stor, which has looked at its disks."""
@@ -28,6 +29,7 @@ class KeptJobs:
             self._save,
             batch_directories,
         )
+        self.work = work
         work.jobs.load(self.data)
         work.begin(scrub_days)
         return work.jobs

@@ -143,7 +143,8 @@ class Rig:
         self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
         self.metrics.figures.watch(LogGauges(LogStream(1, str)))
-        #: Never begun: what a test wants of jobs it begins itself.
+        #: Begun by `begin` or `rounds`: nothing is scrubbed but what a test asks for.
+        self._begun = False
         self.work = LongWork(self.mirrors, self.clock, self.wall_seconds, learner, succeed)
         self.metrics.figures.watch(JobGauges(self.work))
         self.store.work = self.work.summary
@@ -171,14 +172,20 @@ class Rig:
             member.probe()
 
     def begin(self):
-        """Do what follows the first probes: take up the repairs that an earlier Stor has left."""
+        """Do what follows the first probes: take up what an earlier Stor has left to be done."""
         Deferred.fromCoroutine(self.mirrors.begin())
+        self.work.begin(scrub_days=0)
+        self._begun = True
 
     def rounds(self, n):
         """Let `n` rounds of probes, repairs and rebuilds pass, a minute apart."""
         for _ in range(n):
             self.clock.advance(60)
             Deferred.fromCoroutine(self.mirrors.probe())
+            if not self._begun:
+                self.work.begin(scrub_days=0)
+                self._begun = True
+            self.work.jobs.resume()
 
     @property
     def roots(self):
