@@ -1,7 +1,7 @@
 # make run    a Stor with its disks under ./data, on 127.0.0.1:8080, or with PORT=9000 there
 # make check  lint, types and unit tests, in a few minutes; make test everything that CI checks;
 #   make soak the long forms
-# make deb    the Debian package, in dist/; make boot-test and make image-test try it and the image
+# make deb    the Debian packages, in dist/; make boot-test and make image-test try it and the image
 # make format formats the code and writes CONTRIBUTING's list of rooms; make lock updates the exact
 #   versions; make clean removes the .venv
 
@@ -79,11 +79,11 @@ deb:
 	  | xargs -0 cp --parents --preserve=mode,timestamps --target-directory=build/deb/stor
 	cd build/deb/stor && dpkg-buildpackage --build=full --no-sign
 	lintian --allow-root --fail-on=error,warning build/deb/*.changes
-	mv build/deb/stor_*.deb dist
+	mv build/deb/*.deb dist
 
 # Installs the package in a Debian 12 that is booted for it. As root.
 boot-test: deb
-	tests/boot/run dist/stor_*.deb
+	tests/boot/run dist
 
 # Builds and runs the image of the Dockerfile, on a base that is made here. As root.
 image-test:

@@ -1,8 +1,6 @@
 """How many files and connections the process may have open, and how many it may need."""
 
-import os
 import resource
-import sys
 
 from stor.config import Config
 
@@ -11,22 +9,6 @@ _DISK_DESCRIPTORS = 48
 
 #: The log, the reactor, listening sockets, S3, memcached, and three for each splice pipe.
 _OTHER_DESCRIPTORS = 300
-
-
-def hold_standard() -> None:
-    """Have the descriptors 0, 1 and 2, before anything else gets these numbers.
-
-    A process may be started without them, and what is printed would then be written to a disk's
-    file or to a client.
-    """
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            # The lowest number that is free (open(2)), also in processes that are started.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for good
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 - for good
 
 
 def raise_limit() -> int:

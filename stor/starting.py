@@ -2,8 +2,8 @@
 
 from twisted.application.service import Service
 
-from stor.descriptors import hold_standard
 from stor.options import Options
+from stor.standard import hold_standard
 
 __all__ = ["Options", "makeService"]
 

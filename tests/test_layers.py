@@ -16,6 +16,7 @@ CONTRIBUTING = STOR.parent / "CONTRIBUTING.md"
 
 #: A module imports only modules listed above it.
 ORDER = [
+    "standard",
     "digest",
     "shared",
     "errors",

@@ -2,12 +2,14 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from stor import __version__
 from stor.cli import main as cli
+from stor.client.command import COMMANDS
 from stor.config import parse
 
 REPOSITORY = Path(__file__).parents[1]
@@ -27,6 +29,78 @@ def test_the_manual_page_has_every_command(capsys):
     manual = (DEBIAN / "stor.1").read_text().replace("\\-", "-")
     assert commands
     assert commands == set(re.findall(r"^\.TP\n\.B ([a-z][a-z-]*)$", manual, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_client_s_command_has_a_page_with_every_option(capsys, command):
+    manual = (DEBIAN / f"stor-{command}.1").read_text().replace("\\-", "-")
+    assert f"debian/stor-{command}.1" in (DEBIAN / "stor-client.manpages").read_text().split()
+    described = set(re.findall(r"^\.(?:TP\n\.B\w*)(.*)$", manual, re.MULTILINE))
+    assert set(re.findall(r"--[a-z-]+", " ".join(described))) == options(capsys, command)
+
+
+def test_without_the_server_there_are_the_client_s_commands():
+    """As where `stor-client` is installed alone."""
+    program = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("bcrypt", "boto3", "crc32c", "klein", "prometheus_client", "werkzeug"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from stor.cli.main import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+    run = [sys.executable, "-c", program]
+    helped = subprocess.run([*run, "--help"], capture_output=True, check=True, text=True).stdout
+    assert re.findall(r"^    ([a-z][a-z-]*)", helped, re.MULTILINE) == list(COMMANDS)
+    for command in COMMANDS:
+        subprocess.run([*run, command, "--help"], capture_output=True, check=True)
+    adopting = subprocess.run([*run, "adopt"], capture_output=True, check=False)
+    assert adopting.returncode == 2
+
+
+def test_what_the_client_needs_is_split_from_what_the_server_needs(tmp_path):
+    source, target = tmp_path / "stor", tmp_path / "stor-client"
+    site = "lib/python3.11/site-packages"
+    requires = {
+        "attrs": [],
+        "treq": ["Twisted[tls]>=22"],
+        "Twisted": ["zope.interface", "pyopenssl>=21; extra == 'tls'", "bcrypt; extra == 'conch'"],
+        "zope.interface": [],
+        "pyOpenSSL": [],
+        "stor": ["klein", "treq"],
+        "klein": ["Twisted", "bcrypt"],
+        "bcrypt": [],
+    }
+    client = {"attrs", "treq", "twisted", "zope_interface", "pyopenssl", "stor"}
+    files = {"bin/stor": True, "bin/python": True, "bin/twistd": False, "pyvenv.cfg": True}
+    plugins = f"{site}/twisted/plugins"
+    files |= {f"{plugins}/x.py": True, f"{plugins}/stor_plugin.py": False}
+    files |= {f"{plugins}/dropin.cache": False, f"{plugins}/__pycache__/stor_plugin.pyc": False}
+    for name, needed in requires.items():
+        top = name.lower().replace(".", "_")
+        info = source / site / f"{name}-1.dist-info"
+        info.mkdir(parents=True)
+        metadata = [f"Name: {name}", "Version: 1", *(f"Requires-Dist: {one}" for one in needed)]
+        (info / "METADATA").write_text("\n".join(metadata) + "\n")
+        (info / "RECORD").write_text(f"{top}/__init__.py,,\n{name}-1.dist-info/METADATA,,\n")
+        files[f"{site}/{top}/__init__.py"] = files[f"{site}/{name}-1.dist-info/RECORD"] = (
+            top in client
+        )
+    for file in files:
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        (source / file).touch()
+    for info in (source / site).glob("*.dist-info"):
+        top = info.name.removesuffix("-1.dist-info").lower().replace(".", "_")
+        (info / "RECORD").write_text(f"{top}/__init__.py,,\n{info.name}/METADATA,,\n")
+    subprocess.run([sys.executable, DEBIAN / "split", source, target], check=True)
+    for file, moved in files.items():
+        assert ((target / file).exists(), (source / file).exists()) == (moved, not moved), file
 
 
 def test_the_example_configuration_needs_nothing_but_a_password():

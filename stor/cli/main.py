@@ -1,24 +1,12 @@
 """The `stor` command: for operators, and for those who store and fetch files."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from stor import __version__
-from stor.cli import (
-    admin,
-    adopt,
-    at_risk,
-    change,
-    check_config,
-    configured,
-    explain,
-    jobs,
-    rescan,
-    scrub,
-    status,
-)
 from stor.client import command
-from stor.descriptors import hold_standard
+from stor.standard import hold_standard
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,12 +17,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"Stor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (status, jobs, scrub, change, at_risk, explain, adopt, rescan, check_config):
-        room.add(commands)
+    run_others = _add_operators(commands)
     command.add_commands(commands)
     given = parser.parse_args(arguments)
     if given.command in command.COMMANDS:
         return command.run(given)
-    if hasattr(given, "configured"):
-        return configured.run(parser, given)
-    return admin.run(given)
+    return run_others(parser, given)
+
+
+def _add_operators(commands: Any) -> Callable[[argparse.ArgumentParser, argparse.Namespace], int]:
+    """Add the commands for operators, and how they are run.
+
+    Where the command is installed without the server, what these need is not there: then there are
+    none.
+    """
+    try:
+        from stor.cli import (  # noqa: PLC0415 - see above
+            admin,
+            adopt,
+            at_risk,
+            change,
+            check_config,
+            configured,
+            explain,
+            jobs,
+            rescan,
+            scrub,
+            status,
+        )
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("stor"):
+            raise
+        return lambda parser, given: 2
+
+    for room in (status, jobs, scrub, change, at_risk, explain, adopt, rescan, check_config):
+        room.add(commands)
+
+    def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+        if hasattr(given, "configured"):
+            return configured.run(parser, given)
+        return admin.run(given)
+
+    return run
