@@ -140,7 +140,9 @@ class App:
         self.store.notices = self._notices
         self._disk_puts = self.store.puts
         self.copies = CopyQueue(self.store.open_on_disk, reactor)
-        self._outbox = Outbox(lambda: self.mirrors.mirrors, reactor, self.copies.add)
+        self._outbox = Outbox(
+            lambda: self.mirrors.mirrors, reactor, self.copies.add, self.copies.__contains__
+        )
         self.copies.outbox = self._outbox
         self._set_tiers(chosen)
         self._uploads = Uploads(

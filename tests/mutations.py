@@ -169,6 +169,13 @@ SYNCS = (
         (_DURABLE,),
     ),
     Mutation(
+        "sync of the record that a sample leaves",
+        "stor/disk/leaving.py",
+        "                self.names.journal.sync(root_fd)\n",
+        "                pass\n",
+        ("tests/test_moves.py::test_records_are_durable_before_names_come_and_before_they_go",),
+    ),
+    Mutation(
         "sync of what a walk has found",
         "stor/disk/names.py",
         "                self.journal.sync(root_fd)\n",
@@ -412,7 +419,86 @@ SYNCS = (
 
 _CACHED = "tests/test_page_cache.py"
 
+_MOVES = "tests/test_moves.py"
+
 CHECKS = (
+    Mutation(
+        "nothing leaves a set before its record is durable",
+        "stor/mirror/move.py",
+        "            _require(source, noted)\n",
+        "",
+        (f"{_MOVES}::test_whichever_call_of_a_disk_fails_no_sample_is_lost",),
+    ),
+    Mutation(
+        "only what another set holds leaves one",
+        "stor/mirror/move.py",
+        "if digest not in refused and self._elsewhere(source, digest)",
+        "",
+        (f"{_MOVES}::test_whichever_call_of_a_disk_fails_no_sample_is_lost",),
+    ),
+    Mutation(
+        "nothing leaves a set of which a disk cannot be written",
+        "stor/mirror/move.py",
+        "            if not member.writable:\n",
+        "            if False:\n",
+        (f"{_MOVES}::test_nothing_leaves_a_set_of_which_a_disk_cannot_be_written",),
+    ),
+    Mutation(
+        "the index strikes what leaves before its copies go",
+        "stor/mirror/move.py",
+        "                self._names.left(digest, source, size)\n",
+        "                pass\n",
+        (f"{_MOVES}::test_what_has_moved_is_on_its_new_set_alone_with_the_time_that_it_had",),
+    ),
+    Mutation(
+        "what is whole on every disk of another set alone is taken off a set",
+        "stor/mirror/move.py",
+        "            if good == set(mirror.members):\n",
+        "            if True:\n",
+        (f"{_MOVES}::test_what_lacks_a_copy_elsewhere_stays",),
+    ),
+    Mutation(
+        "an upload does not name a sample while it moves",
+        "stor/mirror/move.py",
+        "            async with turns.moving(sizes) as contests:\n",
+        "            contests = {digest: Contest() for digest in sizes}\n            if True:\n",
+        (f"{_MOVES}::test_an_upload_a_repair_and_a_move_of_one_sample_take_turns",),
+    ),
+    Mutation(
+        "a repair does not make copies of a sample while it moves",
+        "stor/mirror/repair.py",
+        "        release = await self._turns.hold([digest])\n",
+        "        release = await Turns().hold([digest])\n",
+        (f"{_MOVES}::test_an_upload_a_repair_and_a_move_of_one_sample_take_turns",),
+    ),
+    Mutation(
+        "what has left is put back by nobody",
+        "stor/mirror/repair.py",
+        "if found.absent and await self.has_left(digest, mirror):",
+        "if False:",
+        (f"{_MOVES}::test_what_has_left_is_put_back_by_nobody",),
+    ),
+    Mutation(
+        "a start learns what has left since a table",
+        "stor/mirror/learning.py",
+        "                    self._strike(record.sha, mirror)\n",
+        "                    pass\n",
+        (f"{_MOVES}::test_a_start_that_knows_an_older_state_learns_that_it_has_left",),
+    ),
+    Mutation(
+        "a start learns what has left since a base",
+        "stor/mirror/learning.py",
+        "                    await self._strike_left(state, mirror)\n",
+        "",
+        (f"{_MOVES}::test_a_start_that_knows_an_older_state_learns_that_it_has_left",),
+    ),
+    Mutation(
+        "a listing has what moves meanwhile",
+        "stor/mirror/learning.py",
+        "        self._listings.left(digest, size)\n",
+        "",
+        (f"{_MOVES}::test_a_listing_that_looks_at_the_old_set_after_the_new_one_misses_nothing",),
+    ),
     Mutation(
         "the hash of what is read from the kernel's memory",
         "stor/disk/page_cache.py",

@@ -94,7 +94,7 @@ def assert_nothing_left(rig):
     assert not rig.staged()
     for mirror in rig.mirrors.mirrors:
         assert mirror.reserved.total() == (0, 0)
-    assert rig.store.puts._contests == {}
+    assert rig.mirrors.turns.idle
     assert rig.uploads.buffered_bytes == 0
 
 

@@ -273,6 +273,20 @@ class Journal:
                     break
         return found
 
+    def newest(self, sha: bytes, root_fd: int) -> Record | None:
+        """The last record of a name, as far back as there are segments. Raises `OSError`."""
+        for number in range(self._last, self._first - 1, -1):
+            try:
+                if sha not in self._bytes(number, root_fd):
+                    continue
+            except JournalDamaged as error:
+                self._damaged(str(error))
+                continue
+            found = [record for record in self.segment(number, root_fd) if record.sha == sha]
+            if found:
+                return found[-1]
+        return None
+
     def reaches(self, after: int, root_fd: int) -> bool:
         """Whether it has all records with a sequence number above `after`. Raises `OSError`."""
         if self._first > self._last:

@@ -3,8 +3,8 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar, TypeVarTuple
 
 import attrs
@@ -14,11 +14,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disk.base import Entry
 from stor.disk.disk import DiskAway
 from stor.disk.journal import Event, Kind, Record
 from stor.disk.names import DiskNames, extended_base, found_names
-from stor.disk.walk import Batch, HalfTheTime, first_samples, walk
+from stor.disk.walk import Batch, HalfTheTime, walk
 from stor.index import merge as merging
 from stor.index.index import IndexWriter, Shared
 from stor.index.merge import DiskSource, Merge, MergeFailed
@@ -27,11 +26,12 @@ from stor.index.sequence import GAP
 from stor.index.sequence import Sequence as Numbers
 from stor.index.table import TableDamaged, TableDisk
 from stor.mirror.landed import Landed
+from stor.mirror.listing import Listings
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
-from stor.mirror.registration import Registration
-from stor.threads import Busy, Pool, settle, settle_within
+from stor.mirror.registration import Registration, leaving
+from stor.threads import Busy, Pool, settle_within
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -72,14 +72,19 @@ class NotKnown(Exception):
 class _DiskState:
     """How far the index knows a disk.
 
-    `learnt` is what the index was told of; `in_base` says that its base is in no table yet.
+    `learnt` is what the index was told of; `in_base` says that its base is in no table yet, and
+    `left` what has left since that base was made.
     """
 
     heard: DiskNames | None = None
     learnt: DiskNames | None = None
     in_base: bool = False
+    left: set[bytes] = attrs.field(factory=set)
     running: bool = False
     not_before: float = 0.0
+
+
+_Behind = tuple[_DiskState, Mirror]
 
 
 class LearningNames(Names):
@@ -142,6 +147,7 @@ class LearningNames(Names):
         self._arriving: defaultdict[tuple[Member, ...], int] = defaultdict(int)
         self._last_number: dict[tuple[Member, ...], int] = {}
         self._next_audit = 0.0
+        self._listings = Listings(self.known, self._in_thread)
         #: The mirrors of which a "no" was wrong, and how that showed.
         self._wrong: dict[Mirror, str] = {}
         self.audits_total = 0
@@ -175,7 +181,22 @@ class LearningNames(Names):
 
     def stored(self, digest: Digest, mirror: Mirror) -> None:
         """A mirror holds a sample from now on, or may; to be called before anybody is told."""
+        for member in mirror.members:
+            self._state(member).left.discard(digest.raw)
         self._add(digest.raw, mirror)
+
+    def leaving(self, mirror: Mirror) -> AbstractContextManager[Event]:
+        """What the records say of samples that leave a mirror, which others hold by now."""
+        self._last_number[mirror.members] = self.numbers.next
+        return leaving(self.numbers)
+
+    def left(self, digest: Digest, mirror: Mirror, size: int) -> None:
+        """A mirror holds a sample no longer, as its disks have noted durably.
+
+        To be called before its copies go. Who lists samples meanwhile does not miss it.
+        """
+        self._strike(digest.raw, mirror)
+        self._listings.left(digest, size)
 
     def quiet(self, mirror: Mirror, since: int) -> bool:
         """Whether nothing was on its way to a mirror since the number `since` was the next one.
@@ -236,27 +257,8 @@ class LearningNames(Names):
         self, begin: bytes, limit: int, mirrors: Sequence[Mirror] | None = None
     ) -> list[tuple[bytes, int]] | None:
         """Sorted samples from `begin` on, with sizes; `None`: a mirror has no complete disk now."""
-        reading: list[Deferred[Any]] = []  # of a disk that knows all, or of all directories
-        for mirror in self._mirrors if mirrors is None else mirrors:
-            able = [member for member in mirror.members if member.health.sound]
-            if not any(member.complete for member in able):
-                return None
-            knowing = [m for m in able if m.complete and m.names and m.names.written]
-            if knowing and self.known(mirror):
-                root = knowing[0].root
-                reading.append(self._in_thread(root, _first_entries, knowing[0], begin, limit))
-            else:
-                reading += [
-                    self._in_thread(member.root, first_samples, member.disk, begin, limit)
-                    for member in able
-                ]
-        found: dict[bytes, int] = {}
-        for samples in await settle(reading):
-            if isinstance(samples, Failure):
-                self.log.warn("Samples cannot be listed: {error}", error=str(samples.value))
-                return None
-            found.update((sample.sha, sample.size) for sample in samples)
-        return sorted(found.items())[:limit]
+        asked = self._mirrors if mirrors is None else mirrors
+        return await self._listings.listed(begin, limit, asked, every=mirrors is None)
 
     def resume(self, mirrors: Sequence[Mirror]) -> None:
         """These are the mirrors: learn what is not known of them yet; called every now and then."""
@@ -409,10 +411,16 @@ class LearningNames(Names):
         return self._states.setdefault(member, _DiskState())
 
     def _add(self, sha: bytes, mirror: Mirror) -> None:
+        self._tell(self._writing.add, sha, mirror)
+
+    def _strike(self, sha: bytes, mirror: Mirror) -> None:
+        self._tell(self._writing.remove, sha, mirror)
+
+    def _tell(self, what: Callable[[bytes, int], bool], sha: bytes, mirror: Mirror) -> None:
         number = self._number(mirror)
         if number is not None and self.broken is None:
             try:
-                self._writing.add(sha, number)
+                what(sha, number)
             except (TableDamaged, RecentDamaged, OSError) as error:
                 self._break(error)
 
@@ -447,11 +455,16 @@ class LearningNames(Names):
                 after, begin = -1, names.base.covered + 1
             else:
                 begin = first
+            in_base = first is None and names.base.entries > 0
+            state.left = set()
             for segment in range(begin, names.journal.end.segment + 1):
                 reading = partial(names.journal.segment, segment)
                 records = await self._in_thread(member.root, _on, member, reading)
-                await self._take([one for one in records if one.sequence > after], mirror)
-            state.in_base = first is None and names.base.entries > 0
+                new = [one for one in records if one.sequence > after]
+                for one in new if in_base else ():
+                    (state.left.add if one.kind is Kind.LEFT else state.left.discard)(one.sha)
+                await self._take(new, mirror)
+            state.in_base = in_base
             state.learnt = names
         if not names.known:
             await self._walk(member, mirror, names)
@@ -466,7 +479,9 @@ class LearningNames(Names):
     async def _take(self, records: Sequence[Record], mirror: Mirror) -> None:
         for begin in range(0, len(records), _NAMES_A_TURN):
             for record in records[begin : begin + _NAMES_A_TURN]:
-                if record.kind is not Kind.LEFT:
+                if record.kind is Kind.LEFT:
+                    self._strike(record.sha, mirror)
+                else:
                     self._add(record.sha, mirror)
             await deferLater(self._clock, 0)
             if self._index.recent_names > self._recent_limit:
@@ -529,7 +544,8 @@ class LearningNames(Names):
                     self.log.warn("The table of names is not kept: {fault}", fault=fault)
                 if self.broken is None:
                     self._writing.install()
-                for state in states:
+                for state, mirror in states:
+                    await self._strike_left(state, mirror)
                     state.in_base = False
         except (MergeFailed, TableDamaged, OSError, Busy) as error:
             self.log.warn("The table of names: {error}", error=str(error))
@@ -539,7 +555,14 @@ class LearningNames(Names):
         for mirror in self._mirrors:
             self._weigh(mirror)
 
-    def _learnt(self) -> tuple[list[_DiskState], list[DiskSource], list[TableDisk]]:
+    async def _strike_left(self, state: _DiskState, mirror: Mirror) -> None:
+        """What a base had has left since: its table is there."""
+        while state.left and self.broken is None:
+            for _ in range(min(_NAMES_A_TURN, len(state.left))):
+                self._strike(state.left.pop(), mirror)
+            await deferLater(self._clock, 0)
+
+    def _learnt(self) -> tuple[list[_Behind], list[DiskSource], list[TableDisk]]:
         """The disks that a table is made of from now on.
 
         Those whose bases are in no table yet, and where these are; and all whose names are known.
@@ -551,7 +574,7 @@ class LearningNames(Names):
                 if names is None or names is not state.learnt or device is None:
                     continue
                 if state.in_base:
-                    states.append(state)
+                    states.append((state, mirror))
                     sources.append(DiskSource(member.root, names.uuid, device, number))
                 learnt.append(TableDisk(names.uuid, names.identity, names.highest, number))
         return states, sources, learnt
@@ -573,14 +596,3 @@ def _on(member: Member, act: Callable[[int], T]) -> T:
     """What is done on a disk, given its root."""
     with member.disk.entered() as root_fd:
         return act(root_fd)
-
-
-def _first_entries(member: Member, begin: bytes, limit: int) -> list[Entry]:
-    names = member.names
-    if names is None:
-        raise DiskAway(f"{member.root}: its names are not known")
-    with member.disk.entered() as root_fd:
-        entries = list(islice(names.base.entries_from(begin, root_fd, names.journal), limit))
-    if names.damage is not None:  # met while it was read: some may be missing
-        raise DiskAway(names.damage)
-    return entries

@@ -55,6 +55,8 @@ class Mirror:
         self.reserved = reserved or Reserved()
         #: How many uploads are being written here.
         self.writes = 0
+        #: Whether its samples go to other mirrors, so that it gets no new ones.
+        self.draining = False
 
     def __str__(self) -> str:
         return ", ".join(member.root for member in self.members)
@@ -62,12 +64,12 @@ class Mirror:
     @property
     def configured_writable(self) -> bool:
         """Whether the operator lets new samples be written here."""
-        return not any(member.health.held for member in self.members)
+        return not self.draining and not any(member.health.held for member in self.members)
 
     @property
     def writable(self) -> bool:
         """Whether every disk can take a new sample."""
-        return all(member.writable for member in self.members)
+        return not self.draining and all(member.writable for member in self.members)
 
     @property
     def takes_samples(self) -> bool:

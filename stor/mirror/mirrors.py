@@ -21,6 +21,7 @@ from stor.mirror.names import Known, Names
 from stor.mirror.outbox import Outbox
 from stor.mirror.repair import Repairs
 from stor.mirror.search import Search
+from stor.mirror.turns import Turns
 from stor.mirror.write import MirrorWrite
 from stor.threads import settle
 
@@ -51,7 +52,9 @@ class Mirrors:
         """
         self.mirrors = tuple(mirrors)
         self.clock = clock
-        self.repairs = Repairs(clock, reserve_bytes, learning)
+        #: Whose turn it is at a sample.
+        self.turns = Turns()
+        self.repairs = Repairs(clock, reserve_bytes, learning, self.turns)
         self._report = report or self.repairs.report
         #: What all mirrors hold.
         self.names = names
@@ -232,6 +235,29 @@ class Mirrors:
             self._now_ns(),
             registration=None if names is None else names.expect(digest, mirror, Kind.STORED),
         )
+
+    def write_moved(
+        self, mirror: Mirror, digest: Digest, length: int, modified_ns: int
+    ) -> MirrorWrite:
+        """A write of a sample that another mirror has, with the time when that got it."""
+        names = self.learning
+        return MirrorWrite(
+            mirror,
+            mirror.members,
+            digest,
+            length,
+            self._reserve_bytes,
+            modified_ns,
+            registration=None if names is None else names.expect(digest, mirror, Kind.MOVED),
+        )
+
+    def choose(self, length: int, samples: int, excluded: Collection[Mirror]) -> Mirror | None:
+        """Where samples may go that take so much together; `None` when there is no room now.
+
+        Raises `NoRoom`, `Unavailable`: see `Chooser.choose`.
+        """
+        mirror = self._chooser.choose(self.mirrors, length, self._reserve_bytes, excluded)
+        return mirror if mirror is not None and mirror.candidate().names(samples) else None
 
     def _place(
         self, digest: Digest, length: int | None, excluded: Collection[Mirror]

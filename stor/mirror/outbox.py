@@ -29,9 +29,11 @@ class Outbox:
         mirrors: Callable[[], Sequence[Mirror]],
         clock: IReactorTime,
         announce: Callable[[Digest], None],
+        waits: Callable[[Digest], bool] = lambda digest: True,
     ) -> None:
-        """`announce` is told of each sample to send, once it is stored."""
+        """`announce` is told of each sample to send, once it is stored; `waits`: it is not yet."""
         self.announce = announce
+        self.waits = waits
         self._mirrors = mirrors
         self._clock = clock
         #: Samples that are being stored: a note without a sample means something there.

@@ -39,10 +39,13 @@ class Candidate:
 
     def fits(self, length: int, reserve_bytes: int) -> bool:
         """Whether a sample of `length` bytes leaves the reserve of bytes and inodes untouched."""
-        return (
-            self.spare_bytes(reserve_bytes) >= on_disk(length, self.block_bytes)
-            and self.free_inodes >= RESERVE_INODES + _INODES_PER_SAMPLE
+        return self.spare_bytes(reserve_bytes) >= on_disk(length, self.block_bytes) and self.names(
+            1
         )
+
+    def names(self, samples: int) -> bool:
+        """Whether so many samples leave the reserve of inodes untouched."""
+        return self.free_inodes >= RESERVE_INODES + samples * _INODES_PER_SAMPLE
 
 
 def shortage(room: Room, reserve_bytes: int) -> str | None:

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from stor.digest import Digest
@@ -12,6 +11,7 @@ from stor.errors import NoRoom, Unavailable
 from stor.mirror.mirror import Mirror, Survey
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.repair import Unmendable
+from stor.mirror.turns import Contest
 from stor.mirror.write import MirrorWrite
 from stor.threads import Unanswered, within
 
@@ -25,19 +25,6 @@ MEND_SECONDS = 15.0
 _MOVE_BYTES = 1024 * 1024
 
 
-@attrs.define
-class _Contest:
-    """The uploads of one sample that are in flight; the first to be committed wins.
-
-    `changes` grows when a commit begins and when it ends.
-    """
-
-    lock: DeferredLock = attrs.field(factory=DeferredLock)
-    uploads: int = 0
-    changes: int = 0
-    stored: list[str] | None = None
-
-
 class Puts:
     """The samples that are being put, so that many uploads of one leave one sample."""
 
@@ -45,23 +32,18 @@ class Puts:
         """`ready` fires when the disks' states are known first."""
         self.ready = ready
         self._mirrors = mirrors
-        self._contests: dict[Digest, _Contest] = {}
 
     def expect(self, digest: Digest, length: int | None) -> "Put":
         """Begin to put a sample; `length` in bytes when it is known. Ends with `Put.leave`.
 
         Whatever is committed from here on counts for this upload too.
         """
-        contest = self._contests.setdefault(digest, _Contest())
-        contest.uploads += 1
+        contest = self._mirrors.turns.join(digest)
         return Put(self, self._mirrors, digest, length, contest)
 
     def ended(self, digest: Digest) -> None:
         """One upload of the sample fewer."""
-        contest = self._contests[digest]
-        contest.uploads -= 1
-        if not contest.uploads:
-            del self._contests[digest]
+        self._mirrors.turns.leave(digest)
 
 
 class Put:
@@ -79,7 +61,7 @@ class Put:
         mirrors: Mirrors,
         digest: Digest,
         length: int | None,
-        contest: _Contest,
+        contest: Contest,
     ) -> None:
         self._puts = puts
         self._mirrors = mirrors

@@ -1,7 +1,8 @@
 """A sample on its way into the index, and what its records in the journals say."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from stor.disk.journal import Event, Kind
 from stor.index.sequence import Sequence as Numbers
@@ -56,3 +57,13 @@ class Registration:
             self._over = True
             if self._event is not None:
                 self._ended(self._event, held, size)
+
+
+@contextmanager
+def leaving(numbers: Numbers) -> Iterator[Event]:
+    """What the records of samples say that leave a mirror; in flight until the end."""
+    low, number = numbers.low, numbers.begin()
+    try:
+        yield Event(number, time.time_ns(), Kind.LEFT, low)
+    finally:
+        numbers.end(number)

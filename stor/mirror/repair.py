@@ -16,12 +16,14 @@ from stor.digest import Digest
 from stor.disk.copy import Copy, mark_of
 from stor.disk.disk import REPAIR_DIRECTORY, DiskAway
 from stor.disk.journal import Kind
+from stor.disk.leaving import has_left
 from stor.disk.notes import forget, note
 from stor.errors import Damaged, StorError, Unavailable
 from stor.mirror.health import State
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import DiskSource, Member
 from stor.mirror.mirror import Mirror
+from stor.mirror.turns import Turns
 from stor.mirror.write import MirrorWrite
 from stor.threads import Busy, settle
 
@@ -46,6 +48,13 @@ class Unmendable(StorError):
 
 class Absent(Unmendable):
     """No disk of the mirror has anything under the sample's name: it is not kept there."""
+
+
+class Left(Absent):
+    """The sample has moved to another mirror; what copies there still are wait for their removal.
+
+    A disk that was away, or a crash, has kept them. They are put on no other disk.
+    """
 
 
 @attrs.frozen
@@ -100,7 +109,7 @@ class Risk:
     reason: str
 
 
-class _OpenSources:
+class OpenSources:
     """Copies that are open, to be read one after the other. Implements `stor.content.Copies`."""
 
     def __init__(self, sources: list[DiskSource]) -> None:
@@ -136,9 +145,15 @@ class Repairs:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, reserve_bytes: int, names: LearningNames | None = None
+        self,
+        clock: IReactorTime,
+        reserve_bytes: int,
+        names: LearningNames | None = None,
+        turns: Turns | None = None,
     ) -> None:
+        """`turns` are those of uploads and moves, too."""
         self._names = names
+        self._turns = turns or Turns()
         self.mended_total = 0
         self._clock = clock
         self._reserve_bytes = reserve_bytes
@@ -224,10 +239,13 @@ class Repairs:
         """
         lock = self._locks.setdefault(mirror, DeferredLock())
         await lock.acquire()
+        release = await self._turns.hold([digest])
         self._mending.add((digest, mirror))
         try:
             found = await self._examine(digest, mirror)
             try:
+                if found.absent and await self.has_left(digest, mirror):
+                    raise Left(f"{digest} has moved from {mirror} to another set")
                 good = await self._mend(digest, mirror, found)
             except StorError as error:
                 self._weigh(digest, mirror, set(found.good), error)
@@ -236,7 +254,22 @@ class Repairs:
             return good
         finally:
             self._mending.discard((digest, mirror))
+            release()
             lock.release()
+
+    async def has_left(self, digest: Digest, mirror: Mirror) -> bool:
+        """Whether a sample has moved from a mirror to another one, as any of its disks knows.
+
+        No disk is asked unless the index knows of another mirror that holds it. Never raises.
+        """
+        if self._names is None or not set(self._names.find(digest).holders) - {mirror}:
+            return False
+        asking = [
+            member.read(has_left, member.disk, member.names, digest)
+            for member in mirror.members
+            if member.health.readable and member.names is not None
+        ]
+        return any(said is True for said in await settle(asking))
 
     def _weigh(
         self, digest: Digest, mirror: Mirror, good: set[Member], error: StorError | None = None
@@ -251,6 +284,16 @@ class Repairs:
                 else "; ".join(m.fault or f"{m.root}: not written" for m in lacking)
             )
             self._risks[digest, mirror] = Risk(digest, len(good), len(mirror.members), why)
+
+    def left(self, digest: Digest, mirror: Mirror) -> None:
+        """A sample is on another mirror by now: nothing is to be put back on this one."""
+        key = (digest, mirror)
+        known = self._due.pop(key, None) is not None
+        self._risks.pop(key, None)
+        for member in mirror.members:
+            member.corrupt.discard(digest)
+        if known or any(digest in member.noted for member in mirror.members):
+            self._forget(digest, mirror)
 
     def mending(self, digest: Digest, mirror: Mirror) -> bool:
         """Whether a copy is being put back, and may have a name that is not durable yet."""
@@ -377,7 +420,7 @@ class Repairs:
         sources = await self._sources(digest, found)
         if not sources:
             raise found.nothing_good(digest)
-        content = Content(digest, sources[0], _OpenSources(sources[1:]), self._clock)
+        content = Content(digest, sources[0], OpenSources(sources[1:]), self._clock)
         write = MirrorWrite(
             mirror,
             lacking,
@@ -440,6 +483,11 @@ class Repairs:
             since = 0 if self._names is None else self._names.next_number
             try:
                 good = await self.make_whole(digest, mirror)
+            except Left:
+                if self._names is not None:
+                    self._names.left(digest, mirror, 0)
+                self._rest(key)
+                self._forget(digest, mirror)
             except Absent:  # a disk of another set than the sample's could not be read for a moment
                 if self._names is not None:
                     self._names.lost(digest, mirror, since)

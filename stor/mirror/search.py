@@ -218,8 +218,11 @@ class Search:
         for mirror in self._holders:
             if self._denied.get(mirror) == len(mirror.members):
                 self._names.lost(self._digest, mirror, self._since)
-        moved = [m for m in self._names.find(self._digest).holders if m not in self._mirrors]
-        self._mirrors += moved
+        moved = [m for m in self._names.find(self._digest).holders if m not in self._holders]
+        for mirror in moved:  # one that was asked before it got there says more now
+            self._denied.pop(mirror, None)
+            self._heard.pop(mirror, None)
+        self._mirrors += [m for m in moved if m not in self._mirrors]
         self._holders += tuple(moved)
         self._candidates.extend(
             place for m in moved for place in m.places if place.member.health.readable

@@ -73,6 +73,9 @@ class CopyQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._waiting
+
     @property
     def age_seconds(self) -> float:
         """How long the oldest sample has been waiting."""

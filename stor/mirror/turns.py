@@ -1,0 +1,105 @@
+"""Whose turn it is at a sample: uploads, repairs and moves of one do not meet."""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+
+import attrs
+from twisted.internet.defer import DeferredLock
+
+from stor.digest import Digest
+
+
+@attrs.define
+class Contest:
+    """The uploads of one sample that are in flight, and its move; the first to commit wins.
+
+    `changes` grows when a commit or a move begins and when it ends. `stored` are the sample's paths
+    after it.
+    """
+
+    lock: DeferredLock = attrs.field(factory=DeferredLock)
+    parties: int = 0
+    changes: int = 0
+    stored: list[str] | None = None
+
+
+@attrs.define
+class _Copies:
+    """A lock, and how many hold it or wait for it."""
+
+    lock: DeferredLock = attrs.field(factory=DeferredLock)
+    parties: int = 0
+
+
+class Turns:
+    """What is kept of a sample while anybody is at it.
+
+    A repair holds the sample's copies, a commit its names, a move both: first all copies, then all
+    names, each in the order of the samples, so that no two wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self._contests: dict[Digest, Contest] = {}
+        self._copies: dict[Digest, _Copies] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is at any sample."""
+        return not self._contests and not self._copies
+
+    def join(self, digest: Digest) -> Contest:
+        """One more upload, or a move, until `leave`."""
+        contest = self._contests.setdefault(digest, Contest())
+        contest.parties += 1
+        return contest
+
+    def leave(self, digest: Digest) -> None:
+        """One fewer."""
+        contest = self._contests[digest]
+        contest.parties -= 1
+        if not contest.parties:
+            del self._contests[digest]
+
+    async def hold(self, digests: Collection[Digest]) -> Callable[[], None]:
+        """No repair and no move but the caller's is at these samples, until it calls the result."""
+        held: list[Digest] = []
+        for digest in sorted(digests, key=_raw):
+            copies = self._copies.setdefault(digest, _Copies())
+            copies.parties += 1
+            await copies.lock.acquire()
+            held.append(digest)
+
+        def release() -> None:
+            for digest in held:
+                copies = self._copies[digest]
+                copies.parties -= 1
+                if not copies.parties:
+                    del self._copies[digest]
+                copies.lock.release()
+
+        return release
+
+    @asynccontextmanager
+    async def moving(self, digests: Collection[Digest]) -> AsyncIterator[dict[Digest, Contest]]:
+        """No name of these samples is made or goes meanwhile, but by the caller.
+
+        Who has looked for one of them before or meanwhile looks again.
+        """
+        contests = {digest: self.join(digest) for digest in sorted(digests, key=_raw)}
+        locked: list[Contest] = []
+        try:
+            for contest in contests.values():
+                await contest.lock.acquire()
+                locked.append(contest)
+                contest.changes += 1
+            yield contests
+        finally:
+            for contest in locked:
+                contest.changes += 1
+                contest.lock.release()
+            for digest in contests:
+                self.leave(digest)
+
+
+def _raw(digest: Digest) -> bytes:
+    return digest.raw
