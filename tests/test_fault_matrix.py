@@ -84,7 +84,7 @@ class Trial:
         assert not rig.staged()
         for mirror in rig.mirrors.mirrors:
             assert mirror.reserved.total() == (0, 0)
-        assert rig.store.puts._contests == {}
+        assert rig.mirrors.turns.idle
         assert rig.uploads.buffered_bytes == 0
         assert rig.mirrors.repairs.waiting == 0
         assert descriptors() == self.descriptors

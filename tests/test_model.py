@@ -206,7 +206,7 @@ class Model(RuleBasedStateMachine):
         for mirror in self.rig.mirrors.mirrors:
             assert mirror.reserved.total() == (0, 0)
         assert self.rig.uploads.buffered_bytes == 0
-        assert self.rig.store.puts._contests == {}
+        assert self.rig.mirrors.turns.idle
         self.figures["steps of the model"] += 1
 
     def teardown(self):
