@@ -12,11 +12,12 @@ import pytest
 
 from stor.digest import Digest
 from stor.disk.journal import Journal, Kind
+from stor.disk.loading import Loaded
 from stor.disk.syscalls import Syscalls
 from stor.errors import StorError
 from stor.index.index import Index, Shared, shared_memory
 from stor.index.merge import DiskSource, extend
-from stor.mirror.move import Body, Moves
+from stor.mirror.move import Moves
 from stor.mirror.names import Names
 from stor.mirror.outbox import Outbox
 from stor.mirror.search import HEDGE_SECONDS
@@ -88,7 +89,7 @@ class Host:
 
 
 def _body(content):
-    return Body(Digest.of(content), content, YEAR_NS)
+    return Loaded(Digest.of(content), content, YEAR_NS)
 
 
 @pytest.fixture(params=BATCHES)

@@ -259,7 +259,11 @@ class Rebuild:
         progress: tuple[int, int],
     ) -> None:
         """Have samples that `giver` has on the disks that lack them."""
-        every = {one.digest: self._targets(one.lacking) for one in wanted}
+        every = {
+            one.digest: self._targets(one.lacking)
+            for one in wanted
+            if not await self._repairs.has_left(one.digest, self._mirror)
+        }
         targets = {digest: lacking for digest, lacking in every.items() if lacking}
         loading = Loading(giver.disk, targets, BATCH_BYTES)
         held: list[Loaded] = []

@@ -13,6 +13,7 @@ from stor.content import Content
 from stor.digest import Digest
 from stor.disk.disk import DiskAway
 from stor.disk.leaving import Leaving
+from stor.disk.loading import Loaded
 from stor.errors import Damaged, StorError, Unavailable
 from stor.mirror.group_commit import Step
 from stor.mirror.learning import LearningNames
@@ -27,15 +28,6 @@ from stor.threads import Busy, settle, settle_within
 T = TypeVar("T")
 
 _CHUNK_BYTES = 1024 * 1024
-
-
-@attrs.frozen
-class Body:
-    """A sample that was read, and is right."""
-
-    digest: Digest
-    content: bytes
-    modified_ns: int
 
 
 @attrs.frozen
@@ -65,7 +57,7 @@ class Moves:
     def __init__(self, mirrors: Mirrors) -> None:
         self._mirrors = mirrors
 
-    async def move(self, source: Mirror, target: Mirror, bodies: Sequence[Body]) -> Outcome:
+    async def move(self, source: Mirror, target: Mirror, bodies: Sequence[Loaded]) -> Outcome:
         """Move samples that are in memory, with one sync for each step on each disk.
 
         Raises `Unavailable` when a disk keeps all of them from leaving.
