@@ -1,5 +1,6 @@
 """Figures for the summary of a run, and what all tests share."""
 
+import gc
 import os
 import shutil
 import sys
@@ -14,6 +15,12 @@ FIGURES = pytest.StashKey[Counter]()
 
 def pytest_configure(config):
     config.stash[FIGURES] = Counter()
+
+
+def pytest_collection_finish():
+    # The thousands of tests themselves are nothing to look for garbage among.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):
