@@ -288,6 +288,8 @@ class App:
         await self._let_go()
         await self._remember_disks()
         await self._look_at_room()
+        if self._writes and self.store.partials is not None:
+            await self.store.partials.expire()
         if self._administration is not None:
             self._administration.work.jobs.resume()
 

@@ -131,10 +131,12 @@ class BlockSummer:
         self._sum = 0
 
     def update(self, data: bytes, at: int | None = None) -> None:
-        """Take the next bytes; those that begin `at` only if they are the next."""
+        """Take the next bytes; of those that begin `at` what is next, if anything is."""
         with self._lock:
-            if at is None or at == self.size:
+            if at is None:
                 self._add(memoryview(data))
+            elif at <= self.size:
+                self._add(memoryview(data)[self.size - at :])
 
     def _add(self, rest: memoryview) -> None:
         while rest:

@@ -112,6 +112,8 @@ class Metrics:
         if route == "status":
             figures.healthchecks[()] += 1
             self._count("healthcheck.count")
+        elif route == "upload" and served.method == "PATCH":
+            self._put(served, done)
         elif route != "sample":
             return
         elif method in _GETTING:
@@ -155,7 +157,8 @@ class Metrics:
 
     def _put(self, served: Answered, done: bool) -> None:
         self._count("request.post.count")
-        if done and served.status in _STORED:
+        # A part of a sample is kept, and nothing stored: then no storage is named.
+        if done and served.status in _STORED and served.storage is not None:
             result, name = _STORED[served.status]
             self.figures.stored[result,] += 1
             self._count(name)

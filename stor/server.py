@@ -105,7 +105,7 @@ class Server:
 
         They may still be in the kernel. Closing on them would reset them.
         """
-        self._app.api.stopping = True
+        self._app.api.stop()
         self.site.draining = True
         await deferLater(self._reactor, LAST_CALL_SECONDS)
 

@@ -22,6 +22,7 @@ from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
+from stor.mirror.partial import Partials
 from stor.mirror.put import Puts as DiskPuts
 from stor.s3.bucket import Bucket
 from stor.s3.queue import CopyQueue
@@ -114,10 +115,12 @@ class Store:
         ready: Deferred[None],
         metrics: Metrics,
         wall_seconds: Callable[[], float] = time.time,
+        boot: str | None = None,
     ) -> None:
         """`ready` fires when the disks' states are known first; nothing is answered before.
 
-        `wall_seconds` is the wall clock, for what people are told.
+        `wall_seconds` is the wall clock, for what people are told. `boot` tells this boot of the
+        machine from others.
         """
         self._mirrors = mirrors
         self._cached = CachedCopies(mirrors)
@@ -127,6 +130,7 @@ class Store:
         #: Where new samples go.
         self._disk_puts = DiskPuts(mirrors, ready)
         self.puts: Puts = self._disk_puts
+        self._partials = Partials(mirrors, self._disk_puts, ready, wall_seconds, boot)
         #: Copies that are still to be sent to S3, where they are.
         self.copies: CopyQueue | None = None
         #: The bucket, where there is one, and the order in which the tiers are asked.
@@ -246,6 +250,11 @@ class Store:
     def expect(self, digest: Digest, length: int | None) -> Put:
         """Begin to take a sample; `length` in bytes when it is known."""
         return self.puts.expect(digest, length)
+
+    @property
+    def partials(self) -> Partials | None:
+        """Uploads that can be gone on with: those to disks."""
+        return self._partials if self.puts is self._disk_puts else None
 
     def held(self, sha: bytes) -> bytes:
         """What is known of a sample without asking a disk.

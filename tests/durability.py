@@ -10,10 +10,11 @@ from posixpath import basename, dirname
 import attrs
 
 from stor.digest import Digest
+from stor.disk.partial import ATTRIBUTE
 from tests.conformance import QuickFiles, put
 from tests.support.files import Call
 from tests.support.pools import InlinePool
-from tests.support.rig import Rig
+from tests.support.rig import Rig, close_indexes
 
 
 @attrs.frozen
@@ -35,12 +36,15 @@ class Event:
 
 
 #: The calls that change a disk, or bring a change to it, and the answer.
-KINDS = ("create", "make_directory", "remove_directory", "unlink", "answer")
+KINDS = ("create", "make_directory", "remove_directory", "unlink", "answer", "told")
 KINDS += ("write", "set_modified", "sync", "sync_all", "name", "link", "exchange", "rename")
 
 
 #: Before the kind of what is done to a disk's journal.
 JOURNAL = "journal"
+
+#: Where uploads are kept that are not complete. One file there is one, whoever opens it.
+PARTIAL = ".stor/partial/"
 
 
 def history(log):
@@ -48,17 +52,24 @@ def history(log):
     events, files, numbers, names = [], {}, count(), {}
     for disk, call in log:
         fd = call.args[0] if call.args else None
+        if call.name in ("write", "sync", "set_attribute") and (
+            (call.path or "").startswith(PARTIAL) or call.args[1:2] == (ATTRIBUTE,)
+        ):
+            files.setdefault((disk, fd), f"{disk}: what is partial")
         if call.name in ("allocate", "lock", "write", "set_modified"):
             files.setdefault((disk, fd), f"file {next(numbers)}")
         elif call.name == "close":
             files.pop((disk, fd), None)
+        if call.name == "set_attribute" and call.args[1] == ATTRIBUTE:
+            noted = call.args[-1].split()[0]
+            events.append(Event("note", disk, files[disk, fd], data=noted))
         if call.name not in KINDS:
             continue
         if (call.path or "").startswith(".stor/index"):
             data = bytes(call.args[-1]) if call.name == "write" else b""
             events.append(Event(f"{JOURNAL} {call.name}", disk, call.path, data=data))
             continue
-        size = len(call.args[-1]) if call.name in ("write", "answer") else 0
+        size = len(call.args[-1]) if call.name in ("write", "answer", "told") else 0
         subject = "" if call.name == "sync_all" else files.get((disk, fd), call.path)
         path = call.path
         if call.name in ("write", "set_modified", "sync", "sync_all"):
@@ -219,6 +230,32 @@ def _replay(event, root, files):
             file.named = True
 
 
+def assert_partial_is_durable(events, disks):
+    """What a client is told of an upload is on every disk, and noted there, when the power goes.
+
+    Written, synced, noted, and synced again; and the name is synced.
+    """
+    for position, told in [(n, e) for n, e in enumerate(events) if e.kind == "told"]:
+        for disk in disks:
+            ours = [e for e in events[:position] if e.disk == disk]
+            file = f"{disk}: what is partial"
+            written, synced, noted, durable = 0, 0, 0, 0
+            for event in ours:
+                if (event.kind, event.subject) == ("sync", file):
+                    synced, durable = written, noted
+                elif (event.kind, event.subject) == ("write", file):
+                    written += event.size
+                elif (event.kind, event.subject) == ("note", file):
+                    noted = int(event.data)
+                    assert noted <= synced, f"{disk}: {noted} bytes are noted, {synced} synced"
+            assert durable >= told.size, f"{disk}: {told.size} bytes are told, {durable} are there"
+            made = max(n for n, e in enumerate(ours) if (e.kind, e.path) == ("create", told.path))
+            directory = (("sync", dirname(told.path)), ("sync_all", ""))
+            assert any((e.kind, e.subject) in directory for e in ours[made:]), (
+                f"{disk}: the name of what is told is not synced"
+            )
+
+
 def assert_recorded_first(events, disks):
     """Every copy's name is in the journal of its disk, durably, before any copy has it."""
     for answer in [position for position, event in enumerate(events) if event.kind == "answer"]:
@@ -257,6 +294,21 @@ class Recorded:
         )
         self.disks = [member.disk.files.label for member in self.rig.members]
         self.log.clear()
+        self._again = lambda: Rig(
+            path, (disks,) * sets, files=lambda label: files(label, self.log), worker=lambda: worker
+        )
+
+    def restart(self):
+        """Another process takes over the disks; what it does of itself is not noted."""
+        noted = len(self.log)
+        close_indexes()
+        self.rig = self._again()
+        del self.log[noted:]
+
+    def told(self, offset, content):
+        """Note that a client is told that so much of an upload is there."""
+        path = f"{PARTIAL}{str(Digest.of(content)).upper()}"
+        self.log.append(("", Call("told", path, (bytes(offset),))))
 
     def answered(self, content):
         """Note that an upload is acknowledged now."""

@@ -29,6 +29,8 @@ QUARANTINE_DIRECTORY = f"{OWN_DIRECTORY}/quarantine"
 REPAIR_DIRECTORY = f"{OWN_DIRECTORY}/repair"
 #: What is still to be copied to S3.
 OUTBOX_DIRECTORY = f"{OWN_DIRECTORY}/s3"
+#: Uploads that are not complete: see `stor.disk.partial`.
+PARTIAL_DIRECTORY = f"{OWN_DIRECTORY}/partial"
 #: What is known of the disk's samples: see `stor.disk.journal` and `stor.disk.base`.
 INDEX_DIRECTORY = f"{OWN_DIRECTORY}/index"
 OWN_DIRECTORIES = (
@@ -37,6 +39,7 @@ OWN_DIRECTORIES = (
     QUARANTINE_DIRECTORY,
     REPAIR_DIRECTORY,
     OUTBOX_DIRECTORY,
+    PARTIAL_DIRECTORY,
     INDEX_DIRECTORY,
 )
 

@@ -23,6 +23,9 @@ _LINK_ATTEMPTS = 4
 #: With so much written the kernel is told to begin to bring it to the disk.
 _SEND_BYTES = 8 * 1024 * 1024
 
+#: A file system that allocates no room in advance.
+NO_ALLOCATION = (errno.EOPNOTSUPP, errno.ENOSYS)
+
 
 @attrs.define
 class StagedCopy:
@@ -102,7 +105,7 @@ class StagedCopy:
 
     def seal(self, digest: Digest, modified_ns: int) -> None:
         """Say how old the content is, which is complete; keep its block sums. Raises `OSError`."""
-        if self._written_bytes > SMALL_BYTES:
+        if self._written_bytes > SMALL_BYTES and self._summer.size == self._written_bytes:
             keep_sums(self.disk.files, self._fd, self._summer.finish(digest))
         self.disk.files.set_modified(self._fd, modified_ns)
 
@@ -217,7 +220,7 @@ class StagedCopy:
             self.disk.files.allocate(self._fd, length)
         except OSError as error:
             # The body will show whether there is room.
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            if error.errno not in NO_ALLOCATION:
                 raise
 
     def _undo(self, root_fd: int) -> None:

@@ -15,6 +15,7 @@ __all__ = ["Syscalls", "is_regular"]
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
 _RENAME_EXCHANGE = 2
+_FALLOC_FL_KEEP_SIZE = 1
 #: More than a `struct statfs` has, of which the first is the type.
 _STATFS_LONGS = 32
 
@@ -147,6 +148,11 @@ class Syscalls:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path, flags, dir_fd=directory_fd)
 
+    def open_to_update(self, path: str, directory_fd: int) -> int:
+        """open(2) of a file that is there, to read it, and to write at its end."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(path, flags, dir_fd=directory_fd)
+
     def open_nameless(self, path: str, directory_fd: int) -> int:
         """open(2) with O_TMPFILE: a file without a name, gone with its last descriptor."""
         flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
@@ -201,9 +207,15 @@ class Syscalls:
 
         Where the file system cannot, posix_fallocate(3) would write a byte to every block instead.
         """
-        while _LIBC.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(length)):
-            if ctypes.get_errno() != errno.EINTR:
-                _raise_errno()
+        _allocate(fd, 0, length)
+
+    def reserve(self, fd: int, length: int) -> None:
+        """The same with FALLOC_FL_KEEP_SIZE: the file is no longer than what is written to it."""
+        _allocate(fd, _FALLOC_FL_KEEP_SIZE, length)
+
+    def truncate(self, fd: int, length: int) -> None:
+        """ftruncate(2): what is reserved behind `length` is given back, too."""
+        os.ftruncate(fd, length)
 
     def get_attribute(self, fd: int, name: str) -> bytes:
         """fgetxattr(2): ENODATA when the file has none of that name."""
@@ -212,6 +224,10 @@ class Syscalls:
     def set_attribute(self, fd: int, name: str, value: bytes) -> None:
         """fsetxattr(2): ENOSPC, E2BIG or ERANGE when the file system has no room for it there."""
         os.setxattr(fd, name, value)
+
+    def remove_attribute(self, fd: int, name: str) -> None:
+        """fremovexattr(2): ENODATA when the file has none of that name."""
+        os.removexattr(fd, name)
 
     def set_modified(self, fd: int, modified_ns: int) -> None:
         """futimens(3): both times, nanoseconds since the epoch."""
@@ -307,6 +323,12 @@ def _openat2(path: str, how: object) -> int:
     if fd < 0:
         _raise_errno()
     return fd
+
+
+def _allocate(fd: int, mode: int, length: int) -> None:
+    while _LIBC.fallocate(fd, mode, ctypes.c_int64(0), ctypes.c_int64(length)):
+        if ctypes.get_errno() != errno.EINTR:
+            _raise_errno()
 
 
 def _raise_errno() -> NoReturn:

@@ -44,7 +44,8 @@ class Answer:
     def fields(self) -> dict[str, str]:
         """Every header that depends on the answer."""
         fields = {}
-        if self.status != 304:  # whose length would be that of the sample (RFC 9110, 8.6)
+        # 304: its length would be that of the sample (RFC 9110, 8.6); 204 never has any.
+        if self.status not in (204, 304):
             fields["Content-Type"] = self.content_type
             fields["Content-Length"] = str(len(self.body))
         if self.status >= 400:
@@ -69,6 +70,14 @@ class Answer:
         """One line of text; a header's name is written with underscores."""
         named = {name.replace("_", "-").title(): value for name, value in headers.items()}
         return cls(status, printable(f"{' '.join(line.split())}\n").encode(), headers=named)
+
+    @classmethod
+    def problem(cls, status: int, kind: str, title: str, **members: int) -> "Answer":
+        """A registered problem type (RFC 9457); a member's name is written with underscores."""
+        about = {"type": f"https://iana.org/assignments/http-problem-types#{kind}", "title": title}
+        more = {name.replace("_", "-"): value for name, value in members.items()}
+        body = json.dumps({**about, **more}).encode() + b"\n"
+        return cls(status, body, "application/problem+json")
 
     @classmethod
     def paths(cls, status: int, paths: list[str]) -> "Answer":

@@ -43,6 +43,7 @@ from stor.http.fast_path import AtOnce
 from stor.http.feed import Following, LandedAnswer
 from stor.http.page import page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
+from stor.http.resumable import UPLOADING, Resumable
 from stor.http.site import shield
 from stor.http.status import Overview, picture
 from stor.http.upload import HOW_TO_STORE, Uploads
@@ -102,6 +103,7 @@ class Api:
         """
         self._store = store
         self._uploads = uploads
+        self._resumable = Resumable(store, uploads)
         self._overview = overview
         self._clock = clock
         self._wall_seconds = wall_seconds
@@ -117,6 +119,11 @@ class Api:
         self.lists = Lists()
         self.ahead = Ahead()
 
+    def stop(self) -> None:
+        """The service is about to end."""
+        self.stopping = True
+        self._uploads.stop()
+
     def resource(self) -> IResource:
         """The routes for a Site."""
         return self.app.resource()
@@ -127,19 +134,20 @@ class Api:
         An upload begins here, and no route has a part in it.
         """
         method = request.method.decode("ascii")
-        if method in _STORING and _names_no_file(request):
+        if method in _STORING and request.upload is None and _names_no_file(request):
             line = f"nothing can be stored at this path: {HOW_TO_STORE}"
             return attrs.evolve(Answer.line(400, line), causes=("malformed_sha",))
         if method not in _allowed(request):
             return _not_allowed(request)
-        refusal = _refused_encoding(request) if method in _STORING else None
+        refusal = _refused_encoding(request) if method in (*_STORING, "PATCH") else None
         if refusal is not None:
             return refusal
         if request.name in _LISTS:
             return self._receive_list(request)
-        if method in _STORING:
+        received = self._resumable.receive(request)
+        if received is None and method in _STORING:
             return self._uploads.receive(request.head(), request)
-        return None
+        return received
 
     def _receive_list(self, request: StorRequest) -> Intake | Answer:
         octets = _content_type(request) == b"application/octet-stream"
@@ -155,6 +163,8 @@ class Api:
         to come to it than all that is done there.
         """
         if request.name in PAGES or request.method not in (b"GET", b"HEAD"):
+            return None
+        if request.upload is not None:
             return None
         getting = Deferred.fromCoroutine(self._get(request))
         return getting.addErrback(lambda failure: self._failed(request, failure))
@@ -288,6 +298,15 @@ class Api:
         if request.method != b"HEAD":
             await Sender(request, self._clock, self._conduits).send(told, 0, sys.maxsize)
         return b""
+
+    @app.route("/<sha>/upload", methods=("HEAD", "DELETE"))
+    def upload(self, request: StorRequest, sha: str) -> Deferred[bytes]:
+        """Say how far an upload is, or keep nothing of it."""
+        return _run(self._upload(request, Digest.parse(sha)))
+
+    async def _upload(self, request: StorRequest, digest: Digest) -> bytes:
+        await self._authenticate(request)
+        return request.apply(await self._resumable.answer(request, digest))
 
     @app.route("/<name>", methods=_READING)
     def get_sample(self, request: StorRequest, name: str) -> Deferred[bytes]:
@@ -439,6 +458,8 @@ def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:
 
 
 def _allowed(request: StorRequest) -> tuple[str, ...]:
+    if request.upload is not None:
+        return UPLOADING
     if request.name in _LISTS:
         return ("POST",)
     return _READING if request.name in PAGES else _READING + _STORING

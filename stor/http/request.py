@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from stor import __version__
+from stor.digest import is_digest
 from stor.http.access import Served, word
 from stor.http.answer import INTERNAL_ERROR, Answer
 from stor.http.pace import Buffers
@@ -37,6 +38,9 @@ PAGES = {
     "batch": "batch",
     "landed": "landed",
 }
+
+#: Behind a sample's sha: its upload, which can be gone on with.
+UPLOAD = "/upload"
 
 #: What browsers and crawlers ask every site for: nobody has misspelt a sha.
 _ASKED_OF_EVERY_SITE = re.compile(
@@ -113,6 +117,11 @@ class StorRequest(Request):
     def name(self) -> str:
         """The path as text, percent-decoded, without the slash before it and one after it."""
         return name_of(self.path)
+
+    @property
+    def upload(self) -> str | None:
+        """The sha of the sample whose upload it asks for, if it does."""
+        return upload_of(self.name)
 
     @property
     def address(self) -> str:
@@ -238,6 +247,13 @@ class StorRequest(Request):
             self._awaits_continue = False
             self.channel.proceed()
 
+    def inform(self, headers: Mapping[str, str]) -> None:
+        """Say that an upload can be resumed, and how far it is: 104, while nothing else is said."""
+        if self.clientproto == b"HTTP/1.1" and not (self.gone or self.startedWriting):
+            fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = f"HTTP/1.1 104 Upload Resumption Supported\r\n{fields}\r\n"
+            self.channel.transport.write(head.encode("ascii"))
+
     def pause(self) -> None:
         """Read no more of the body for now."""
         if not self.gone:
@@ -337,7 +353,9 @@ class StorRequest(Request):
             return
         self.prepath: list[bytes] = []
         # One segment, whatever is in it: Werkzeug folds slashes, and then `//status` is `/status`.
-        self.postpath = [quote(self.name, safe="").encode()]
+        upload = upload_of(self.name)
+        parts = [self.name] if upload is None else [upload, UPLOAD[1:]]
+        self.postpath = [quote(part, safe="").encode() for part in parts]
         self.render(self.site.resource)
 
     def _end(self, body: bytes) -> None:
@@ -382,15 +400,21 @@ def name_of(path: bytes) -> str:
 
 def route_of(name: str) -> str:
     """What a request for `name` is counted as: a page's name, `sample` or `other`."""
-    page = PAGES.get(name)
+    page = PAGES.get(name) or ("upload" if upload_of(name) is not None else None)
     return page or ("other" if _ASKED_OF_EVERY_SITE.fullmatch(name) else "sample")
+
+
+def upload_of(name: str) -> str | None:
+    """The sha of the sample whose upload has this name, if it is one."""
+    sha = name.removesuffix(UPLOAD)
+    return sha if sha != name and is_digest(sha) else None
 
 
 def needs_writer(line: bytes, rest: bytes) -> bool:
     """Whether the request that begins with `line` is for the process that writes.
 
     What reads a sample is not, nor what is no request; nor `/`, unless the head in `rest` may ask
-    for the page.
+    for the page. How far an upload is, that process knows.
     """
     method, _, target = line.rpartition(b" ")[0].partition(b" ")
     path = path_of(target)
@@ -400,6 +424,8 @@ def needs_writer(line: bytes, rest: bytes) -> bool:
         return True
     name = name_of(path)
     head, end, _ = rest.partition(b"\r\n\r\n")
+    if upload_of(name) is not None:
+        return True
     return name in PAGES and not (name == "" and end and b"text/html" not in head.lower())
 
 

@@ -72,6 +72,13 @@ class Head:
     tried: Callable[[bytes], None] = lambda user: None
 
 
+class Stoppable(Protocol):
+    """An upload that another Stor can go on with."""
+
+    def stop(self) -> None:
+        """Keep what has come, and end."""
+
+
 class ClientGone(Exception):
     """There is nobody left to answer."""
 
@@ -100,6 +107,16 @@ class Uploads:
         self.buffered_bytes = 0
         #: Uploads that are not answered yet.
         self.in_progress = 0
+        #: Those that can be gone on with.
+        self.resumable: set[Stoppable] = set()
+        #: Whether Stor is about to end.
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Stor is about to end: nothing waits for the end of what can be gone on with."""
+        self.stopping = True
+        for upload in list(self.resumable):
+            upload.stop()
 
     @property
     def full(self) -> bool:

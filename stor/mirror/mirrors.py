@@ -191,19 +191,23 @@ class Mirrors:
         ]
 
     async def place(
-        self, digest: Digest, length: int | None, excluded: Collection[Mirror] = ()
+        self,
+        digest: Digest,
+        length: int | None,
+        excluded: Collection[Mirror] = (),
+        make: Callable[..., MirrorWrite] = MirrorWrite,
     ) -> MirrorWrite:
         """A write on the mirror that placement chooses. Raises `NoRoom`, `Unavailable`.
 
         What is known of the disks' room is renewed before anybody is sent away.
         """
-        write = self._place(digest, length, excluded)
+        write = self._place(digest, length, excluded, make)
         if write is None:
             members = [member for member in self.members if member.writable]
             await settle([member.renew_room() for member in members])
             # One that was full when it was first looked at has no journal yet.
             await settle([m.probe() for m in members if m.keeps_names and m.names is None])
-            write = self._place(digest, length, excluded)
+            write = self._place(digest, length, excluded, make)
         if write is None:
             full = NoRoom("no room: no writable set of storages has room for the sample")
             raise self.for_good(full, length)
@@ -222,11 +226,16 @@ class Mirrors:
         return reason
 
     def write_on(
-        self, mirror: Mirror, members: Sequence[Member], digest: Digest, length: int | None
+        self,
+        mirror: Mirror,
+        members: Sequence[Member],
+        digest: Digest,
+        length: int | None,
+        make: Callable[..., MirrorWrite] = MirrorWrite,
     ) -> MirrorWrite:
-        """A write on some disks of a mirror."""
+        """A write on some disks of a mirror; `make` is what makes it."""
         names = self.learning
-        return MirrorWrite(
+        return make(
             mirror,
             members,
             digest,
@@ -260,9 +269,13 @@ class Mirrors:
         return mirror if mirror is not None and mirror.candidate().names(samples) else None
 
     def _place(
-        self, digest: Digest, length: int | None, excluded: Collection[Mirror]
+        self,
+        digest: Digest,
+        length: int | None,
+        excluded: Collection[Mirror],
+        make: Callable[..., MirrorWrite],
     ) -> MirrorWrite | None:
         mirror = self._chooser.choose(self.mirrors, length or 0, self._reserve_bytes, excluded)
         if mirror is None:
             return None
-        return self.write_on(mirror, mirror.members, digest, length)
+        return self.write_on(mirror, mirror.members, digest, length, make)

@@ -73,6 +73,8 @@ class Put:
         self._tried: set[Mirror] = set()
         self._surveyed = 0
         self._left = False
+        #: What makes a write on a mirror.
+        self._make: Callable[..., MirrorWrite] = MirrorWrite
 
     async def stored(self) -> list[str] | None:
         """The sample's paths when every available disk of one mirror has a good copy.
@@ -124,7 +126,8 @@ class Put:
         if home is not None:
             members = [member for member, _ in home.answers if member.writable]
             if members:
-                write = self._mirrors.write_on(home.mirror, members, self._digest, self._length)
+                what = home.mirror, members, self._digest, self._length
+                write = self._mirrors.write_on(*what, self._make)
                 self._use(write)
                 await write.prepare()
                 return
@@ -169,7 +172,7 @@ class Put:
         try:
             committed = await self._persist(self._name, whole=True)
         except BaseException:
-            await self._begun().discard()  # before anybody else looks at what has a name
+            await self._abandon(self._begun())  # before anybody else looks at what has a name
             raise
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
@@ -207,7 +210,8 @@ class Put:
     async def _place(self) -> None:
         """Begin on another mirror than those tried before; on the next when that one fails."""
         while True:
-            write = await self._mirrors.place(self._digest, self._length, self._tried)
+            what = self._digest, self._length, self._tried
+            write = await self._mirrors.place(*what, self._make)
             self._tried.add(write.mirror)
             self._use(write)
             try:
@@ -225,20 +229,26 @@ class Put:
 
         `whole` means that the body is complete. Raises `reason` when there is nowhere to go.
         """
-        old = self._begun()
+        old, moved = self._begun(), False
         try:
             while self._home is None and self._elsewhere():
                 self.log.warn("{error}; moving the upload to another set", error=str(reason))
                 await self._place()
                 try:
-                    return await self._copy(old, self._begun(), whole)
+                    await self._copy(old, self._begun(), whole)
+                    moved = True
+                    return
                 except (NoRoom, Unavailable):
                     await self._begun().discard()
         except (NoRoom, Unavailable):
             pass  # what sent the upload away says more
         finally:
-            await old.discard()
+            await (old.discard() if moved else self._abandon(old))
         raise self._mirrors.for_good(reason, self._length)
+
+    async def _abandon(self, write: MirrorWrite) -> None:
+        """The write has failed, and there is no other place: nothing has the sample's name."""
+        await write.discard()
 
     async def _copy(self, old: MirrorWrite, new: MirrorWrite, whole: bool) -> None:
         size = old.written_bytes

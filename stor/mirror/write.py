@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from stor.block_sums import BlockSummer
 from stor.digest import Digest
-from stor.disk.disk import DiskAway, Room
+from stor.disk.disk import Disk, DiskAway, Room
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.staged import StagedCopy
 from stor.errors import NoRoom, StorError, Unavailable
@@ -21,6 +21,9 @@ from stor.mirror.mirror import Mirror
 from stor.mirror.placement import on_disk
 from stor.mirror.registration import Registration
 from stor.threads import settle, settle_within, within
+
+#: Makes a staged file: given the disk, its root, the length if known, and who makes the sums.
+Staging = Callable[[Disk, int, int | None, BlockSummer], StagedCopy]
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -46,9 +49,11 @@ class Slot:
         summer: BlockSummer,
         bad: str | None = None,
         registration: Registration | None = None,
+        staging: Staging = StagedCopy.begin,
     ) -> None:
         """`bad` says why the copy to replace is bad, where that is known."""
         self._registration = registration
+        self._staging = staging
         self.member = member
         self.digest = digest
         self._summer = summer
@@ -89,7 +94,7 @@ class Slot:
     def stage(self, length: int | None) -> Room:
         """Make the staged file, once; what is left on the disk after it. Runs in a thread."""
         with self.member.disk.entered() as root_fd:
-            self.staged = StagedCopy.begin(self.member.disk, root_fd, length, self._summer)
+            self.staged = self._staging(self.member.disk, root_fd, length, self._summer)
         return self.staged.room()
 
     def add(
@@ -198,11 +203,15 @@ class MirrorWrite:
         modified_ns: int,
         bad: Mapping[Member, str] = MappingProxyType({}),
         registration: Registration | None = None,
+        *,
+        staging: Staging = StagedCopy.begin,
+        summer: BlockSummer | None = None,
     ) -> None:
         """`length` in bytes when known; `modified_ns` is what every copy says of its age.
 
         `bad` says why copies to replace are bad, where that is known. `registration` tells the
-        disks' journals of the sample, and the index once every copy has its name.
+        disks' journals of the sample, and the index once every copy has its name. `staging` makes
+        the staged files, `summer` their sums.
         """
         self._registration = registration
         self.mirror = mirror
@@ -211,9 +220,10 @@ class MirrorWrite:
         self._length = length
         self._reserve_bytes = reserve_bytes
         self._modified_ns = modified_ns
-        summer = BlockSummer()
+        summer = summer or BlockSummer()
         self._slots = [
-            Slot(member, digest, summer, bad.get(member), registration) for member in members
+            Slot(member, digest, summer, bad.get(member), registration, staging)
+            for member in members
         ]
         self._failed: set[Slot] = set()
         self._reserved = on_disk(length or 0, mirror.block_bytes)
@@ -264,13 +274,17 @@ class MirrorWrite:
         A disk that hangs is cleaned when it answers again: one that was given up is not waited for,
         any other for `DISCARD_SECONDS` at most.
         """
+        await self._give_back(lambda slot: slot.discard)
+
+    async def _give_back(self, function: Callable[[Slot], Callable[[], None]]) -> None:
+        """End it, once, with what `function` has for each disk."""
         self.release()
         if self._registration is not None and not self._ended:
             self._registration.given_up(named=self._naming)
         used = [] if self._ended else [slot for slot in self._slots if slot.used]
         self._end()
         waited_for = [slot for slot in used if not slot.busy]
-        discarding = {slot: slot.give_back(slot.discard) for slot in used}
+        discarding = {slot: slot.give_back(function(slot)) for slot in used}
         if waited_for:
             clock = waited_for[0].member.clock
             await settle_within(clock, DISCARD_SECONDS, [discarding[s] for s in waited_for])

@@ -23,6 +23,7 @@ def blocks(language):
 def home(tmp_path):
     """A directory with the files that the text speaks of."""
     (tmp_path / "notes.txt").write_text("notes\n")
+    (tmp_path / "video.bin").write_bytes(os.urandom(5_000_000))
     for name in ("photos/2024/a.jpg", "photos/2025/b.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(os.urandom(100_000))
@@ -53,6 +54,8 @@ def test_its_commands(stor, start, home):
     )
     assert ended.returncode == 0, ended
     assert (home / "copy.txt").read_text() == "notes\n"
+    video = (home / "video.bin").read_bytes()
+    assert sha_of(stor.get(sha_of(video)).body) == sha_of(video)
     for photo in home.glob("photos/*/*"):
         sha = sha_of(photo.read_bytes())
         assert (home / "copies" / sha[:2] / sha[2:4] / sha).read_bytes() == photo.read_bytes()

@@ -17,7 +17,7 @@ CALLS = tuple(
 
 #: What returns a descriptor of what the path names.
 _OPENING = (
-    *("open_directory", "open_to_read", "open_to_append", "create"),
+    *("open_directory", "open_to_read", "open_to_append", "open_to_update", "create"),
     *("open_cached", "look_cached"),
 )
 

@@ -169,7 +169,7 @@ class Connection:
         return len(self._incoming)
 
     def responses(self, methods=("GET",) * 1000):
-        """All responses so far, 100 Continue left out; `methods` are those of the requests."""
+        """All responses so far, but for interim ones; `methods` are those of the requests."""
         found, rest = [], bytes(self.received)
         methods = iter(methods)
         while rest:
@@ -177,7 +177,7 @@ class Connection:
             assert separator, f"no end of headers in {head!r}"
             status_line, *lines = head.decode("latin-1").split("\r\n")
             status = int(re.fullmatch(r"HTTP/1\.[01] (\d{3}) .*", status_line)[1])
-            if status == 100:
+            if status in (100, 104):
                 continue
             headers = {}
             for line in lines:
@@ -194,10 +194,18 @@ class Connection:
             if method == "HEAD" and "content-length" not in headers:
                 found.append(Response(status, headers, b""))
                 continue
-            length = 0 if method == "HEAD" or status == 304 else int(headers["content-length"])
+            length = (
+                0 if method == "HEAD" or status in (204, 304) else int(headers["content-length"])
+            )
             found.append(Response(status, headers, rest[:length], len(rest) >= length))
             rest = rest[length:]
         return found
+
+    @property
+    def informed(self):
+        """The headers of each 104 that was sent."""
+        heads = re.findall(rb"HTTP/1\.1 104 [^\r]*\r\n(.*?)\r\n\r\n", self.received, re.S)
+        return [dict(line.split(": ") for line in one.decode().split("\r\n")) for one in heads]
 
     @property
     def continued(self):

@@ -89,6 +89,7 @@ class Rig:
         remembered=MappingProxyType({}),
         learner=lambda name: InlinePool(),
         shared=None,
+        boot=None,
         **indexing,
     ):
         self.clock = clock or Clock()
@@ -131,7 +132,7 @@ class Rig:
         self.probe()
         known_disks.patient = False
         self.probe()
-        self.store = Store(self.mirrors, succeed(None), self.metrics, self.wall_seconds)
+        self.store = Store(self.mirrors, succeed(None), self.metrics, self.wall_seconds, boot)
         self.uploads = Uploads(
             self.store,
             Authenticator([f"{USER}:{PASSWORD}"], Attempts(self.clock)),
