@@ -61,5 +61,12 @@ class Mismatch(StorError):
         )
 
 
+class Superseded(StorError):
+    """Another request goes on with the same upload."""
+
+    def __init__(self) -> None:
+        super().__init__("another request goes on with this upload: ask how far it is (HEAD)")
+
+
 class Unauthorized(StorError):
     """No credentials, or wrong ones."""

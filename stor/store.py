@@ -16,13 +16,13 @@ from stor.hot import HotContent, HotSample, HotSamples
 from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
+from stor.mirror import partial as uploads_in_parts
 from stor.mirror.cached import CachedCopies
 from stor.mirror.landed import Page
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
-from stor.mirror.partial import Partials
 from stor.mirror.put import Puts as DiskPuts
 from stor.s3.bucket import Bucket
 from stor.s3.queue import CopyQueue
@@ -37,6 +37,13 @@ from stor.status import (
     Unwritable,
     Work,
 )
+
+# What the web wing has to do with uploads that can be gone on with.
+KEPT_SECONDS = uploads_in_parts.KEPT_SECONDS
+FoundUpload = uploads_in_parts.Found
+Partials = uploads_in_parts.Partials
+PartialPut = uploads_in_parts.PartialPut
+Turn = uploads_in_parts.Turn
 
 
 class Put(Protocol):

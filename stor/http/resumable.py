@@ -11,12 +11,11 @@ import attrs
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.errors import Mismatch, TooLarge, Unavailable
+from stor.errors import Mismatch, Superseded, TooLarge, Unavailable
 from stor.http.answer import Answer
 from stor.http.request import StorRequest
 from stor.http.upload import BATCH_BYTES, ClientGone, Flow, Head, Upload, Uploads
-from stor.mirror.partial import KEPT_SECONDS, Found, PartialPut, Partials, Superseded, Turn
-from stor.store import Store
+from stor.store import KEPT_SECONDS, FoundUpload, PartialPut, Partials, Store, Turn
 
 #: What a part of a sample is sent as.
 PARTIAL_UPLOAD = "application/partial-upload"
@@ -326,7 +325,7 @@ class ResumableUpload(Upload):
         gone = Answer.problem(410, "completed-upload", "the upload is completed")
         return attrs.evolve(gone, headers={"Upload-Complete": "?1", "Location": f"/{digest}"})
 
-    def _misplaced(self, found: Found) -> Answer:
+    def _misplaced(self, found: FoundUpload) -> Answer:
         answer = Answer.problem(
             409,
             "mismatching-upload-offset",

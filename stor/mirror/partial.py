@@ -30,7 +30,7 @@ from stor.disk.partial import (
     remove,
     remove_old,
 )
-from stor.errors import Mismatch, StorError, Unavailable
+from stor.errors import Mismatch, Superseded, Unavailable
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
@@ -55,13 +55,6 @@ _READS_A_PIECE = 8
 
 #: Of how many uploads the hash is kept in memory.
 _MOST_HASHES = 1000
-
-
-class Superseded(StorError):
-    """Another request goes on with the same upload."""
-
-    def __init__(self) -> None:
-        super().__init__("another request goes on with this upload: ask how far it is (HEAD)")
 
 
 @attrs.define
