@@ -53,6 +53,10 @@ _COMPLETE = "tests/test_completeness.py"
 _LACKING = f"{_COMPLETE}::test_a_disk_that_lacks_samples_makes_none_404"
 _AGAINST = f"{_COMPLETE}::TestWhatSpeaksAgainstANo"
 _INTERRUPTED = f"{_COMPLETE}::test_a_disk_that_takes_nothing_for_a_moment_is_not_complete"
+_TOLD = (
+    "tests/test_partial_uploads.py"
+    "::test_what_is_told_outlives_a_loss_of_power_and_so_does_the_sample"
+)
 _DURABLE = "tests/test_commit_order.py::test_a_sample_is_durable_on_every_disk_when_it_is_answered"
 _UPKEEP = "tests/test_durable_upkeep.py"
 _GROUPS = "tests/test_group_commit.py"
@@ -81,6 +85,49 @@ _LOST_COPY = (
 )
 
 SYNCS = (
+    Mutation(
+        "sync before a client is told how far an upload is",
+        "stor/disk/partial.py",
+        "            disk.files.sync(fd)\n            disk.files.set_attribute(",
+        "            disk.files.set_attribute(",
+        (_TOLD,),
+    ),
+    Mutation(
+        "sync of the note of how far an upload is",
+        "stor/disk/partial.py",
+        "            disk.files.sync(fd)\n        finally:",
+        "            pass\n        finally:",
+        (_TOLD,),
+    ),
+    Mutation(
+        "sync of the name of an upload that a client asks about",
+        "stor/disk/partial.py",
+        "        disk.sync_directory(PARTIAL_DIRECTORY, root_fd)\n\n\n",
+        "\n\n",
+        (_TOLD,),
+    ),
+    Mutation(
+        "sync of the name of an upload",
+        "stor/disk/partial.py",
+        "            self.disk.sync_directory(PARTIAL_DIRECTORY, root_fd)\n",
+        "            pass\n",
+        (_TOLD,),
+    ),
+    Mutation(
+        "sync of what an upload has brought",
+        "stor/mirror/partial.py",
+        "        await self._everywhere(lambda slot: slot.run(slot.copy.sync))\n"
+        "        await self._everywhere(lambda slot: slot.run(_copy_of(slot).note, progress))\n",
+        "        await self._everywhere(lambda slot: slot.run(_copy_of(slot).note, progress))\n",
+        (_TOLD,),
+    ),
+    Mutation(
+        "sync of what is noted of an upload before it is told",
+        "stor/mirror/partial.py",
+        "        if durably:\n",
+        "        if False:\n",
+        (_TOLD,),
+    ),
     Mutation(
         "sync of a batch's bodies and records before they have names",
         "stor/jobs/refill.py",
