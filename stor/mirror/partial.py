@@ -301,6 +301,13 @@ class Partials:
         outcomes = await settle([within(clock, ANSWER_SECONDS, one) for one in removing])
         return any(outcome is True for outcome in outcomes)
 
+    async def remove_from(self, found: Found) -> None:
+        """An upload goes on elsewhere: keep nothing where it was. Never raises."""
+        digest = found.digest
+        members = [m for m in found.mirror.members if m.writable]
+        removing = [m.write(remove, m.disk, digest, about=digest) for m in members]
+        await settle([within(self._mirrors.clock, ANSWER_SECONDS, one) for one in removing])
+
     def expect(self, digest: Digest, length: int | None, hashing: Pool) -> "PartialPut":
         """Begin to put a sample in its turn; `length` in bytes when it is known.
 
@@ -451,6 +458,10 @@ class PartialPut(Put):
                 self._tried.add(found.mirror)
             await self.begin()
             await self._copy_from(source, fd, found.offset)
+            # It is as durable as before: the one that it was copied from can go.
+            await self.note(durably=True)
+            if self._begun().mirror is not found.mirror:
+                await self._partials.remove_from(found)
         finally:
             source.give_back(partial(source.disk.files.close, fd)).addErrback(lambda _: None)
 
