@@ -18,6 +18,7 @@ from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
 from stor.mirror import partial as uploads_in_parts
 from stor.mirror.cached import CachedCopies
+from stor.mirror.disk_order import DiskOrder
 from stor.mirror.landed import Page
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
@@ -208,12 +209,22 @@ class Store:
             self.hot.add(sample)
         return sample
 
+    def at_once_in_passing(self, raw: bytes) -> HotSample | NotFound | None:
+        """Like `at_once`, of one of many samples that are each asked for once: to be read."""
+        found = self.at_once(raw, read=True, keep=False)
+        return None if isinstance(found, Found) else found
+
+    async def in_disk_order(self, raw: bytes) -> bytes:
+        """The same samples (`Digest.raw`, one after the other) in an order that disks like."""
+        await self._ready
+        return await DiskOrder(self._mirrors.known, self._mirrors.clock).sorted(raw)
+
     async def open_in_passing(self, digest: Digest) -> Content[Any] | HotContent:
         """Like `open`, of one of many samples that are each asked for once."""
-        found = self.at_once(digest.raw, read=True, keep=False)
+        found = self.at_once_in_passing(digest.raw)
         if isinstance(found, NotFound):
             raise found
-        return HotContent(found) if isinstance(found, HotSample) else await self.open(digest)
+        return await self.open(digest) if found is None else HotContent(found)
 
     async def find(self, digest: Digest) -> Found:
         """The sample's size and time, without reading it. Raises like `open`."""

@@ -1381,6 +1381,27 @@ CLIENT = (
         (f"{_MANY}::TestPut::test_a_wrong_password_is_tried_once",),
     ),
     Mutation(
+        "samples come in the order of inodes",
+        "stor/mirror/disk_order.py",
+        "in_order = sorted(zip(inodes, held, strict=True))",
+        "in_order = list(zip(inodes, held, strict=True))",
+        ("tests/test_http_batch.py::TestDiskOrder::test_samples_come_in_the_order_of_inodes",),
+    ),
+    Mutation(
+        "the sets of a batch are side by side",
+        "stor/mirror/disk_order.py",
+        "places += [(at / len(held), sha)",
+        "places += [(float(len(places)), sha)",
+        ("tests/test_http_batch.py::TestDiskOrder::test_the_sets_are_side_by_side",),
+    ),
+    Mutation(
+        "a list is sorted in parts of a bounded size",
+        "stor/http/batch.py",
+        "min(begin + self._window * SHA_BYTES, len(raw))",
+        "len(raw)",
+        ("tests/test_http_batch.py::test_another_order_is_made_of_so_many_at_a_time",),
+    ),
+    Mutation(
         "what is no TAR is not the end",
         "stor/client/get.py",
         "        except ValueError:\n            pass  # no TAR",

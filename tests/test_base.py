@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stor.disk.base import Base, BaseDamaged, Entry
 from stor.disk.journal import Kind
+from tests.conformance import QuickFiles
 from tests.support.files import FaultyFiles, RecordingFiles
 from tests.support.index import UUID, IndexDisk, append, record, sha
 
@@ -46,6 +47,48 @@ def expected(records):
         if one.kind is Kind.LEFT:
             del held[one.sha]
     return [Entry(one.sha, one.size, one.inode) for _, one in sorted(held.items())]
+
+
+@pytest.mark.parametrize("count", [0, 1, 83, 84, 85, 5000])
+def test_inodes_are_those_of_the_latest_records(disk, count):
+    """In the base, in several of its files, and in the journal alone; asked for in any density."""
+    records = [record(n) for n in range(1, count + 1)]
+    moved = [record(count + n, n)._replace(inode=n + 10**6) for n in range(1, count // 10 + 1)]
+    new = [record(10**6 + n) for n in range(1, 10)]
+    for batch in (records, moved):
+        if batch:
+            disk.append(*([one] for one in batch) if count < 100 else (batch,))
+            extend(disk)
+    disk.append(new)
+    expected = {one.sha: one.inode for one in [*records, *moved, *new]}
+    rng = random.Random(count)
+    absent = [sha(10**9 + n) for n in range(50)]
+    with disk.journal(opened(disk)[0].covered) as (journal, root_fd):
+        base = Base.open(disk.disk, UUID, root_fd)
+        for asked in (0, 1, 20, len(expected)):
+            shas = sorted(rng.sample(sorted(expected), min(asked, len(expected))) + absent)
+            found = base.inodes(shas, journal, root_fd)
+            assert found == [expected.get(one, 0) for one in shas]
+        assert base.damage is None
+
+
+def test_a_lookup_of_few_inodes_reads_few_blocks(disk):
+    disk.append([record(n) for n in range(1, 40_001)])
+    extend(disk)
+    reads = []
+
+    class Counting(QuickFiles):
+        def read(self, fd, length, offset):
+            reads.append(length)
+            return super().read(fd, length, offset)
+
+    counting = IndexDisk(disk.root, Counting())
+    with counting.journal(opened(disk)[0].covered) as (journal, root_fd):
+        base = Base.open(counting.disk, UUID, root_fd)
+        reads.clear()
+        shas = sorted(sha(n) for n in range(1, 40_001, 400))
+        assert all(base.inodes(shas, journal, root_fd))
+    assert len(reads) < 3 * len(shas)
 
 
 NAMES = 25

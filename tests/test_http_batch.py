@@ -170,7 +170,7 @@ def test_a_client_that_takes_nothing_holds_little_and_leaves_nothing(rig):
     before = descriptors()
     connection = rig.connect()
     connection.stop_taking()
-    body = "".join(f"{sha}\n" for sha in SHAS * 20).encode()
+    body = "".join(f"{sha}\n" for sha in SHAS[::-1] * 20).encode()
     connection.send(request_bytes("POST", "/batch", body=body))
     assert rig.api.ahead.kept_bytes <= 16 * 256 * 1024
     assert 0 < descriptors() - before < 64
@@ -246,6 +246,133 @@ def test_sixteen_are_opened_at_once_and_given_in_order():
     assert [data[n : n + 64].decode() for n in range(512, len(data), 1024)] == MANY[:16]
     answer.close()
     assert ahead.kept_bytes == 0
+
+
+def drained(answer):
+    """All bytes of an answer whose samples are there."""
+    body = b""
+    while data := reading(answer)[0]:
+        body += data
+    return body
+
+
+@pytest.mark.parametrize("apart", [1, 2, 7, 50, 1000])
+def test_what_is_in_memory_is_not_opened_and_all_come_in_order(apart):
+    """Some have to be opened and some are nowhere, in between."""
+    opened = []
+
+    def at_once(raw):
+        number = int.from_bytes(raw, "big")
+        if number % 10 == 3:
+            return NotFound(("disk",))
+        return None if number % apart == 0 else Fake(raw)
+
+    async def open_sample(digest):
+        opened.append(str(digest))
+        return Fake(digest.raw)
+
+    answer = BatchAnswer(listed(*MANY), open_sample, Ahead(), Immediate(), 0, at_once=at_once)
+    samples, missing = members(drained(answer))
+    absent = [sha for n, sha in enumerate(MANY, 1) if n % 10 == 3]
+    assert samples == [(sha, bytes.fromhex(sha)) for sha in MANY if sha not in absent]
+    assert missing == "".join(f"missing {sha}\n" for sha in absent) + f"end 100 {len(absent)} 0\n"
+    assert not set(opened) & set(absent)
+    assert len(opened) <= 16 * len([n for n in range(1, 101) if n % apart == 0])
+    assert opened or apart > 100
+
+
+class Immediate(Clock):
+    """Another turn comes at once."""
+
+    def callLater(self, seconds, function, *args, **kwargs):
+        call = super().callLater(seconds, function, *args, **kwargs)
+        self.advance(seconds)
+        return call
+
+
+@pytest.mark.parametrize("window", [1, 30, 50, 100, 1000])
+def test_another_order_is_made_of_so_many_at_a_time(window):
+    asked = []
+
+    async def order(raw):
+        asked.append(len(raw) // 32)
+        shas = [raw[at : at + 32] for at in range(0, len(raw), 32)]
+        return b"".join(reversed(shas))
+
+    async def open_sample(digest):
+        if digest.raw[-1] == 7:
+            raise NotFound
+        return Fake(digest.raw)
+
+    answer = BatchAnswer(
+        listed(*MANY), open_sample, Ahead(), Immediate(), 0, order=order, window=window
+    )
+    samples, missing = members(drained(answer))
+    parts = [MANY[begin : begin + window] for begin in range(0, 100, window)]
+    expected = [sha for part in parts for sha in reversed(part)]
+    assert [name for name, _ in samples] == [sha for sha in expected if sha != MANY[6]]
+    assert missing == f"missing {MANY[6]}\nend 100 1 0\n"
+    assert asked == [len(part) for part in parts]
+
+
+class TestDiskOrder:
+    """Of each set in the order of inodes, side by side; what is not known comes last."""
+
+    @pytest.fixture
+    def contents(self, tmp_path):
+        """Samples on two sets, some of which are in the base and some in the journal alone."""
+        self.rig = Rig(tmp_path)
+        contents = {}
+        for n in range(60):
+            content = b"%d" % n
+            assert self.rig.put(content).status == 201
+            contents[str(Digest.of(content))] = content
+        return contents
+
+    def asked(self, shas):
+        return members(ask(self.rig, shas, "/batch?order=disk").body)
+
+    def inodes(self, names, contents):
+        """By sets, in the order in which they came."""
+        found = {}
+        for name in names:
+            copy = self.rig.copies(contents[name])[0]
+            root = next(root for root in self.rig.roots if copy.is_relative_to(root))
+            found.setdefault(root, []).append(copy.stat().st_ino)
+        return found
+
+    def test_samples_come_in_the_order_of_inodes(self, contents):
+        shas = sorted(contents)
+        samples, missing = self.asked([ABSENT, *shas])
+        assert dict(samples) == contents
+        assert missing == f"missing {ABSENT}\nend 61 1 0\n"
+        found = self.inodes([name for name, _ in samples], contents)
+        assert len(found) == 2
+        for inodes in found.values():
+            assert inodes == sorted(inodes)
+        # A test that could not fail would be none: the order asked is another.
+        assert any(one != sorted(one) for one in self.inodes(shas, contents).values())
+
+    def test_the_sets_are_side_by_side(self, contents):
+        samples, _ = self.asked(sorted(contents))
+        owners = [
+            next(n for n, root in enumerate(self.rig.roots) if copy.is_relative_to(root)) // 2
+            for copy in (self.rig.copies(contents[name])[0] for name, _ in samples)
+        ]
+        share = owners.count(0) / len(owners)
+        for end in range(10, len(owners)):
+            assert abs(owners[:end].count(0) - share * end) <= 2
+
+    def test_it_is_an_order_of_all_also_where_no_disk_tells(self, contents):
+        for member in self.rig.members:
+            member.names = None
+        samples, missing = self.asked(sorted(contents))
+        assert dict(samples) == contents
+        assert missing == "end 60 0 0\n"
+
+    def test_as_often_as_asked(self, contents):
+        samples, _ = self.asked([*contents, *contents])
+        assert sorted(name for name, _ in samples) == sorted([*contents, *contents])
 
 
 def test_without_room_ahead_one_is_opened_after_the_other():

@@ -78,6 +78,7 @@ ORDER = [
     "mirror.registration",
     "mirror.landed",
     "mirror.listing",
+    "mirror.disk_order",
     "mirror.learning",
     "mirror.chooser",
     "mirror.write",

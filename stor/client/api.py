@@ -265,7 +265,7 @@ class Client(Samples):
         await self._until_done(lambda: self._receive(digest, sink))
 
     async def batch(self, digests: Sequence[Digest], sink: Sink) -> bool:
-        """Receive samples as one TAR; `False` where the server does not know that.
+        """Receive samples as one TAR, in any order; `False` where the server does not know that.
 
         Tried once: the caller receives by itself whatever has not come.
         Raises what `sink` does.
@@ -278,7 +278,7 @@ class Client(Samples):
         headers = {"Content-Type": "application/octet-stream"}
         try:
             answer = await self._exchange(
-                "POST", "batch", body, sink, headers=headers, counted=True
+                "POST", "batch?order=disk", body, sink, headers=headers, counted=True
             )
         except Again:
             return True

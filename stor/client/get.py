@@ -30,7 +30,7 @@ from stor.threads import Pool
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 #: How many samples are asked for in one answer, and how many bytes that may be.
-TOGETHER = 64
+TOGETHER = 256
 TOGETHER_BYTES = 4 * 1024**2
 
 #: A line of what is missing has a word and a sha.

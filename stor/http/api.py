@@ -242,11 +242,19 @@ class Api:
     async def _batch(self, request: StorRequest) -> bytes:
         if not isinstance(request.intake, ListBody):
             raise TypeError("the list was not received")
-        if request.args.get(b"order", [b"asked"]) != [b"asked"]:
-            return request.apply(Answer.line(400, "order: expected asked"))
+        order = request.args.get(b"order", [b"asked"])
+        if order not in ([b"asked"], [b"disk"]):
+            return request.apply(Answer.line(400, "order: expected asked or disk"))
         now_ns = int(self._wall_seconds() * 1e9)
-        shas, open_sample = request.intake.shas, self._store.open_in_passing
-        told = BatchAnswer(shas, open_sample, self.ahead, self._clock, now_ns)
+        told = BatchAnswer(
+            request.intake.shas,
+            self._store.open_in_passing,
+            self.ahead,
+            self._clock,
+            now_ns,
+            at_once=self._store.at_once_in_passing,
+            order=self._store.in_disk_order if order == [b"disk"] else None,
+        )
         request.set_head(200, {"Content-Type": "application/x-tar"} | _NOT_KEPT)
         await Sender(request, self._clock, self._conduits).send(told, 0, sys.maxsize)
         return b""

@@ -17,6 +17,10 @@ from stor.http.bulk import MISSING, SHA_BYTES, STORED, UNKNOWN, Made, MissingAns
 
 _BLOCK = 512
 
+#: What follows the kind of a member.
+_END = bytes(100) + b"ustar\00000" + bytes(_BLOCK - 148 - 8 - 1 - 100 - 8)
+_END_SUM = sum(_END)
+
 #: What a ustar header can say of a size: 11 octal digits.
 _USTAR_BYTES = 8 * 1024**3
 
@@ -28,6 +32,10 @@ _AHEAD = 16
 
 #: What all answers together have ahead in memory.
 AHEAD_BYTES = 16 * 1024 * 1024
+
+#: How many shas are sorted at a time, where another order is asked for: what that takes in memory
+#: is bounded, and the answer begins soon.
+WINDOW = 65_536
 
 #: As many samples are opened in one turn of the reactor when none of them waits for a disk.
 _TURN = 50
@@ -45,6 +53,13 @@ class Sample(Protocol):
 
     def close(self) -> None:
         """Nothing more is read."""
+
+
+class Whole(Protocol):
+    """A sample that is whole in memory, and right: `stor.hot.HotSample`."""
+
+    content: bytes | bytearray
+    modified_ns: int
 
 
 Open = Callable[[Digest], Awaitable[Sample]]
@@ -77,9 +92,15 @@ class _Opening:
     opened: Deferred[Sample | bytes]
     ahead: bool
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing has to wait for it any more."""
+        opened: Any = self.opened.result if self.opened.called else None
+        return isinstance(opened, bytes) or (opened is not None and opened.whole is not None)
+
 
 class BatchAnswer(Made):
-    """The samples of a list, in its order, each a member that is named by its sha.
+    """The samples of a list, each a member that is named by its sha: in its order, or in another.
 
     What is not there is listed in a last member, `missing.txt`, in the form of `POST /missing`.
     Memory does not grow with the list beyond the list itself.
@@ -94,9 +115,22 @@ class BatchAnswer(Made):
         ahead: Ahead,
         clock: IReactorTime,
         now_ns: int,
+        *,
+        at_once: Callable[[bytes], Whole | NotFound | None] = lambda raw: None,
+        order: Callable[[bytes], Awaitable[bytes]] | None = None,
+        window: int = WINDOW,
     ) -> None:
-        """`now_ns` is the time of `missing.txt`."""
+        """`now_ns` is the time of `missing.txt`.
+
+        `at_once` gives what `open_sample` would, where nothing has to wait for a disk. `order`
+        gives shas in the order in which they are to be sent, for `window` of them at a time.
+        """
         self._shas = shas
+        self._at_once = at_once
+        self._order = order
+        self._window = window
+        #: Up to here the list is in the order in which it is sent.
+        self._ordered = 0 if order is not None else len(shas.raw)
         self._now_ns = now_ns
         self._open = open_sample
         self._ahead = ahead
@@ -117,10 +151,22 @@ class BatchAnswer(Made):
 
         Raises what reading a large sample does: what has begun cannot be ended well.
         """
-        parts: list[bytes] = []
+        parts: list[bytes | bytearray] = []
         size = 0
         while size < length and not self._closed:
+            if self._sample is None and not self._openings:
+                if self._next >= self._ordered:
+                    await self._put_in_order()
+                before = self._next
+                size += self._take_at_once(parts, length - size)
+                await self._yield()
+                if self._next > before:
+                    continue
+                if parts:  # what there is goes out before anything is waited for
+                    break
             data = await self._piece(length)
+            if data is None:
+                continue
             if not data:
                 break
             parts.append(data)
@@ -128,6 +174,39 @@ class BatchAnswer(Made):
             if not self._is_ready:
                 break
         return b"".join(parts)
+
+    def _take_at_once(self, parts: list[bytes | bytearray], room: int) -> int:
+        """Add the next samples for which nothing has to wait, about `room` bytes of them.
+
+        They are the bulk of most lists, and go without a Deferred, a thread and a place ahead.
+        """
+        raw, end, at_once, taken = self._shas.raw, self._ordered, self._at_once, 0
+        for _ in range(_TURN):
+            if self._next >= end or taken >= room:
+                break
+            sha = bytes(raw[self._next : self._next + SHA_BYTES])
+            found = at_once(sha)
+            if found is None:
+                break
+            self._next += SHA_BYTES
+            self._turn += 1
+            if isinstance(found, NotFound):
+                self._missing.say(MISSING)
+                continue
+            self._missing.say(STORED)
+            size = len(found.content)
+            head, padding = header(sha.hex(), size, found.modified_ns), _padding(size)
+            parts += (head, found.content, padding)
+            taken += len(head) + size + len(padding)
+        return taken
+
+    async def _put_in_order(self) -> None:
+        """Sort the next part of the list, in its place."""
+        begin, raw = self._ordered, self._shas.raw
+        if self._order is not None and begin < len(raw):
+            end = min(begin + self._window * SHA_BYTES, len(raw))
+            raw[begin:end] = await self._order(bytes(raw[begin:end]))
+            self._ordered = end
 
     def close(self) -> None:
         """Give back all that is open, also what is still to be opened. Not while a read is made."""
@@ -153,13 +232,14 @@ class BatchAnswer(Made):
         openings = self._openings
         return self._sample is None and bool(openings) and bool(openings[0].opened.called)
 
-    async def _piece(self, length: int) -> bytes:
+    async def _piece(self, length: int) -> bytes | None:
+        """The next bytes; none at the end; `None` where the list has to be put in order first."""
         if self._sample is not None:
             return await self._more(self._sample, length)
         while not self._closed:
             self._look_ahead()
             if not self._openings:
-                return await self._last()
+                return None if self._next < len(self._shas.raw) else await self._last()
             opening = self._openings[0]
             opened = await opening.opened
             self._openings.popleft()
@@ -167,6 +247,7 @@ class BatchAnswer(Made):
             if self._closed:
                 _close(opened)
                 return b""
+            self._turn += 1
             await self._yield()
             if isinstance(opened, bytes):
                 self._missing.say(opened)
@@ -205,8 +286,10 @@ class BatchAnswer(Made):
     def _look_ahead(self) -> None:
         """Open the next ones: the one whose turn it is, and more as far as there is room."""
         raw = self._shas.raw
-        while self._next < len(raw) and len(self._openings) < _AHEAD:
+        while self._next < self._ordered and len(self._openings) < _AHEAD:
             ahead = bool(self._openings)
+            if ahead and all(opening.is_whole for opening in self._openings):
+                return  # what comes after them may be there at once
             if ahead and not self._ahead.take():
                 return
             digest = Digest(bytes(raw[self._next : self._next + SHA_BYTES]))
@@ -231,8 +314,8 @@ class BatchAnswer(Made):
 
     async def _yield(self) -> None:
         """Let others have their turn: a list may be of samples that nobody waits for."""
-        self._turn += 1
-        if self._turn % _TURN == 0:
+        if self._turn >= _TURN:
+            self._turn = 0
             await deferLater(self._clock, 0)
 
 
@@ -251,9 +334,9 @@ def header(name: str, size: int, modified_ns: int) -> bytes:
 def _ustar(name: str, size: int, seconds: int, kind: bytes) -> bytes:
     numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (0o644, 0, 0, size, seconds)
     begin = name.encode("ascii").ljust(100, b"\0") + numbers
-    end = kind + bytes(100) + b"ustar\00000" + bytes(_BLOCK - 148 - 8 - 1 - 100 - 8)
-    checksum = sum(begin) + sum(end) + 8 * ord(" ")
-    return b"%b%06o\0 %b" % (begin, checksum, end)
+    # The sum of all bytes, those of the checksum itself as spaces.
+    checksum = sum(begin) + sum(kind) + _END_SUM + 8 * ord(" ")
+    return b"%b%06o\0 %b%b" % (begin, checksum, kind, _END)
 
 
 def _padding(size: int) -> bytes:
