@@ -20,6 +20,10 @@ DEFAULT_SOCKET = "/run/stor/admin.sock"
 _SECONDS = 30.0
 
 
+#: What jobs of a kind do with samples; others read copies.
+_DID = {"drain": "samples moved", "rebalance": "samples moved"}
+
+
 class Failed(Exception):
     """What was asked could not be done; one line."""
 
@@ -130,11 +134,13 @@ def job_line(job: Any) -> str:
             parts.append(f"{size(job['bytes_per_second'])}/s")
         if job["eta_seconds"] is not None:
             parts.append(f"{duration(job['eta_seconds'])} left")
-    parts.append(f"{size(job['bytes_done'])} in {job['samples_done']:,} copies read")
+    did = _DID.get(job["kind"], "copies read")
+    parts.append(f"{size(job['bytes_done'])} in {job['samples_done']:,} {did}")
     if job["bad"] or job["missing"]:
         parts.append(f"{job['bad']} bad, {job['missing']} missing, {job['mended']} mended")
     if job["not_mended"]:
-        parts.append(f"{job['not_mended']} NOT mended")
+        left = "NOT moved" if job["kind"] in _DID else "NOT mended"
+        parts.append(f"{job['not_mended']} {left}")
     if job["reason"]:
         parts.append(job["reason"])
     return ", ".join(parts)

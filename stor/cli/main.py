@@ -39,8 +39,10 @@ def _add_operators(commands: Any) -> Callable[[argparse.ArgumentParser, argparse
             change,
             check_config,
             configured,
+            drain,
             explain,
             jobs,
+            rebalance,
             rescan,
             scrub,
             status,
@@ -50,7 +52,8 @@ def _add_operators(commands: Any) -> Callable[[argparse.ArgumentParser, argparse
             raise
         return lambda parser, given: 2
 
-    for room in (status, jobs, scrub, change, at_risk, explain, adopt, rescan, check_config):
+    rooms = (status, jobs, scrub, drain, rebalance, change, at_risk, explain, adopt, rescan)
+    for room in (*rooms, check_config):
         room.add(commands)
 
     def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

@@ -2,16 +2,11 @@
 
 import os
 import re
-import sys
-import time
 from typing import Any
 
-from stor.cli.admin import Failed, Stor, add_command, job_line, show, show_lines
+from stor.cli.admin import Failed, Stor, add_command
 from stor.cli.change import megabytes
-from stor.quantities import duration, size
-
-_LOOK_SECONDS = 0.5
-_OVER = ("done", "failed", "cancelled")
+from stor.cli.waiting import tell
 
 
 def add(commands: Any) -> None:
@@ -46,45 +41,4 @@ def _run(stor: Stor, given: Any) -> int:
     if given.rate is not None:
         order["rate"] = {"bytes_per_second": given.rate}
     begun = stor.post("scrub", **order)
-    jobs = _ended(stor, {job["id"] for job in begun}) if given.wait else begun
-    if given.json:
-        show(jobs)
-    else:
-        show_lines(map(job_line, jobs))
-        for job in jobs:
-            show_lines(f"      {error['about']}: {error['reason']}" for error in job["errors"])
-    if not given.wait:
-        return 0
-    return int(any(job["state"] != "done" or job["not_mended"] for job in jobs))
-
-
-def _ended(stor: Stor, numbers: set[int]) -> list[Any]:
-    """The jobs once all are over; meanwhile a line of progress on a terminal."""
-    shown = sys.stderr.isatty()
-    while True:
-        jobs = [job for job in stor.get("jobs") if job["id"] in numbers]
-        if all(job["state"] in _OVER for job in jobs):
-            break
-        if shown:
-            print(f"\r\x1b[K{progress(jobs)}", end="", file=sys.stderr, flush=True)
-        time.sleep(_LOOK_SECONDS)
-    if shown:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    return jobs
-
-
-def progress(jobs: list[Any]) -> str:
-    """How far several jobs are, on one line."""
-    done = sum(job["done"] for job in jobs) / len(jobs)
-    etas = [job["eta_seconds"] for job in jobs if job["eta_seconds"] is not None]
-    waiting = [job["reason"] for job in jobs if job["state"] in ("waiting", "paused")]
-    parts = [
-        f"{done:.1%}",
-        f"{sum(job['samples_done'] for job in jobs):,} samples",
-        f"{size(sum(job['bytes_per_second'] for job in jobs))}/s",
-    ]
-    if etas:
-        parts.append(f"{duration(max(etas))} left")
-    if waiting:
-        parts.append(f"{len(waiting)} waiting: {waiting[0] or 'paused'}")
-    return ", ".join(parts)
+    return tell(stor, begun, wait=given.wait, as_json=given.json)

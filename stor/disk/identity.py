@@ -320,6 +320,10 @@ class KnownDisks:
             if root not in self._set_of and disk.samples and disk.uuid not in held
         ]
 
+    def emptied(self, root: str) -> None:
+        """All samples of the disk at `root` are elsewhere by now: it can be taken out."""
+        self._samples.discard(root)
+
     def heed(self, root: str, marker: Marker | None) -> None:
         """Learn from a disk that is in use already, when the configuration is read again."""
         samples = root in self._samples

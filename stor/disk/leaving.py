@@ -4,12 +4,13 @@ Blocking. A crash in between leaves files whose newest record is `LEFT`: nothing
 another disk, and who comes across them removes them.
 """
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import attrs
 
-from stor.digest import Digest
+from stor.digest import Digest, MalformedDigest
 from stor.disk.disk import Disk, DiskAway
 from stor.disk.journal import Event, Kind, Position, Record
 from stor.disk.names import DiskNames
@@ -79,3 +80,73 @@ def has_left(disk: Disk, names: DiskNames, digest: Digest) -> bool:
     with disk.entered() as root_fd:
         newest = names.journal.newest(digest.raw, root_fd)
         return newest is not None and newest.kind is Kind.LEFT
+
+
+@attrs.define
+class Remains:
+    """What is left of a disk: how many samples, and the paths of what is none."""
+
+    samples: int = 0
+    strays: list[str] = attrs.field(factory=list)
+
+
+def remove_directories(disk: Disk, first: str, pace: Callable[[int], None]) -> Remains:
+    """Remove the empty directories below one of the first level, and itself; what is left there.
+
+    Raises `DiskAway`, `OSError`.
+    """
+    remains = Remains()
+    with disk.entered() as root_fd:
+        for second in _below(disk, first, root_fd, remains):
+            for leaf in _below(disk, second, root_fd, remains):
+                pace(1)
+                if not _removed(disk, leaf, root_fd):
+                    for path in _below(disk, leaf, root_fd, remains):
+                        if _is_sample(path):
+                            remains.samples += 1
+                        else:
+                            remains.strays.append(f"{disk.root}/{path}")
+            _removed(disk, second, root_fd)
+        _removed(disk, first, root_fd)
+    return remains
+
+
+def sync_disk(disk: Disk) -> None:
+    """Bring all that was done to stable storage. Raises `DiskAway`, `OSError`."""
+    with disk.entered() as root_fd:
+        disk.durable_directories.clear()
+        disk.files.sync_all(root_fd)
+
+
+def _below(disk: Disk, path: str, root_fd: int, remains: Remains) -> list[str]:
+    """The paths in a directory; what is none stays."""
+    try:
+        fd = disk.files.open_directory(path, root_fd)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        remains.strays.append(f"{disk.root}/{path}")
+        return []
+    try:
+        return [f"{path}/{name}" for name in sorted(disk.files.list(fd))]
+    finally:
+        disk.files.close(fd)
+
+
+def _removed(disk: Disk, path: str, root_fd: int) -> bool:
+    """Remove a directory unless something is in it, or it is none; whether it is gone."""
+    try:
+        disk.files.remove_directory(path, root_fd)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
+def _is_sample(path: str) -> bool:
+    with suppress(MalformedDigest):
+        return Digest.parse(path[-68:].removesuffix(".dat")).disk_path == path
+    return False

@@ -119,6 +119,32 @@ class Admin:
         rate = _rate(order["rate"]) if "rate" in order else None
         return self._views(self._work.scrubs.ask(roots, prefix, order.get("sha"), rate))
 
+    @app.route("/drain", methods=("POST",))
+    def drain(self, request: Request) -> Deferred[bytes]:
+        """Begin to move all samples of sets to the others: the jobs; or what that takes."""
+        return self._run(request, self._drain(request))
+
+    async def _drain(self, request: Request) -> Any:
+        order = _order(request, roots=list, rate=dict, dry_run=bool)
+        roots, rate = order.get("roots", []), _rate(order.get("rate", {}))
+        if not roots or not all(isinstance(root, str) for root in roots):
+            raise BadOrder("roots: expected a list of paths")
+        if order.get("dry_run"):
+            return await self._work.drains.plan(roots, rate)
+        return self._views(await self._work.drains.ask(roots, rate if "rate" in order else None))
+
+    @app.route("/rebalance", methods=("POST",))
+    def rebalance(self, request: Request) -> Deferred[bytes]:
+        """Begin to even out the sets: the job; or what that takes."""
+        return self._run(request, self._rebalance(request))
+
+    async def _rebalance(self, request: Request) -> Any:
+        order = _order(request, rate=dict, dry_run=bool)
+        rate = _rate(order.get("rate", {}))
+        if order.get("dry_run"):
+            return await self._work.rebalances.plan(rate)
+        return self._views(await self._work.rebalances.ask(rate if "rate" in order else None))
+
     @app.route("/pause", methods=("POST",))
     def pause(self, request: Request) -> Deferred[bytes]:
         """Have a job rest until it is resumed."""
@@ -187,7 +213,8 @@ def _order(request: Request, **kinds: type) -> dict[str, Any]:
     for key, value in order.items():
         if key not in kinds:
             raise BadOrder(f"{key}: unknown key, expected one of {', '.join(kinds)}")
-        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+        is_bool = isinstance(value, bool) and kinds[key] is not bool
+        if not isinstance(value, kinds[key]) or is_bool:
             raise BadOrder(f"{key}: expected {kinds[key].__name__}, found {value!r}")
     if "job" in kinds and "job" not in order:
         raise BadOrder("job: missing, expected the number of a job")

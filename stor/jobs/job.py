@@ -16,6 +16,9 @@ MOST_ERRORS = 200
 _SPEED_SECONDS = 600.0
 _MOST_POINTS = 256
 
+#: With more disks a job is not named by them.
+_MOST_NAMED = 6
+
 
 class State(enum.Enum):
     """What a job is doing."""
@@ -59,6 +62,8 @@ class Scope:
     def __str__(self) -> str:
         if self.sha is not None:
             return self.sha
+        if len(self.roots) > _MOST_NAMED:
+            return f"{len(self.roots)} disks"
         return " ".join([*self.roots, self.prefix]).strip()
 
 

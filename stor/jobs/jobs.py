@@ -89,6 +89,10 @@ class Jobs:
         """The jobs of a kind, the newest last."""
         return [job for job in self._jobs.values() if job.kind == kind.name]
 
+    def unfinished(self, name: str) -> list[Job]:
+        """The jobs of the kind of this name that are not over."""
+        return [job for job in self._jobs.values() if job.kind == name and not job.state.over]
+
     def require(self, roots: Iterable[str]) -> None:
         """Raises `Refused` when a disk is in no set."""
         known = [member.root for member in self._mirrors.members]
@@ -278,7 +282,8 @@ class Jobs:
                 self._start(job)
         over = [job for job in self._jobs.values() if job.state.over and job.id not in self._runs]
         for job in over[:-MOST_OVER]:
-            del self._jobs[job.id]
+            if not self._kinds[job.kind].remembered(job):
+                del self._jobs[job.id]
 
     async def stop(self) -> None:
         """Halt all, and keep how far each has come. Takes some seconds at most."""
@@ -316,7 +321,9 @@ class Jobs:
 
     def _change(self, number: int, state: State) -> Job:
         job = self._known(number)
-        dismissed = job.state is State.FAILED and state is State.CANCELLED
+        kind = self._kinds[job.kind]
+        over = job.state is State.FAILED or (job.state is State.DONE and kind.revocable(job))
+        dismissed = over and state is State.CANCELLED
         if job.state.over and not dismissed:
             raise Refused(f"job {number} is {job.state.value}")
         lasting = self._kinds[job.kind].lasting(job) if state is State.CANCELLED else None
@@ -329,6 +336,7 @@ class Jobs:
             job.state, job.reason = state, None
         if number in self._runs:
             self._runs[number].halt()
+        kind.changed(job)
         self.keep()
         return job
 

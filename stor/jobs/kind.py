@@ -54,6 +54,17 @@ class Kind:
     def done(self, job: Job) -> None:
         """A job has come to its end."""
 
+    def changed(self, job: Job) -> None:
+        """The operator has changed a job's state."""
+
+    def remembered(self, job: Job) -> bool:
+        """Whether a job that is over is known as long as that is so, however many came since."""
+        return False
+
+    def revocable(self, job: Job) -> bool:
+        """Whether a job that is done can be cancelled all the same."""
+        return False
+
     def lasting(self, job: Job) -> str | None:
         """Why a job cannot be cancelled, if it cannot; one line."""
         return None

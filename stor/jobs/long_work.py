@@ -6,11 +6,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from stor.jobs.at_risk import AtRisk
+from stor.jobs.drain import Drains
 from stor.jobs.jobs import Jobs
+from stor.jobs.rebalance import Rebalances
 from stor.jobs.rebuilds import Rebuilds
 from stor.jobs.scrub import BATCH_DIRECTORIES
 from stor.jobs.scrubs import Scrubs
 from stor.mirror.mirrors import Mirrors
+from stor.mirror.move import Moves
 from stor.status import Work
 from stor.threads import Pool
 
@@ -31,6 +34,9 @@ class LongWork:
         self.jobs = Jobs(mirrors, clock, wall_seconds, threads, save)
         self.scrubs = Scrubs(self.jobs, mirrors, batch_directories)
         self.rebuilds = Rebuilds(self.jobs, mirrors, clock, batch_directories)
+        moves = Moves(mirrors)
+        self.drains = Drains(self.jobs, mirrors, moves)
+        self.rebalances = Rebalances(self.jobs, mirrors, moves)
         self.at_risk = AtRisk(mirrors, lambda: self.rebuilds.compared)
 
     def begin(self, scrub_days: float) -> None:

@@ -1,6 +1,7 @@
 """Reading every copy of a disk, and putting right what is wrong: names first, then bytes."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
 import attrs
@@ -18,13 +19,14 @@ from stor.disk.walk import (
     names_in,
     samples_in,
 )
-from stor.errors import Damaged, StorError
+from stor.errors import Damaged, StorError, Unavailable
 from stor.jobs.job import Job
 from stor.jobs.kind import NotNow
 from stor.jobs.run import Run
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
+from stor.mirror.move import Moves
 from stor.mirror.repair import Absent, Repairs
 from stor.threads import Pool
 
@@ -88,6 +90,7 @@ class Scrub:
         mirror: Mirror,
         member: Member,
         repairs: Repairs,
+        moves: Moves,
         pool: Callable[[str], Pool],
         batch_directories: int,
         learning: LearningNames | None = None,
@@ -99,6 +102,7 @@ class Scrub:
         self._mirror = mirror
         self._member = member
         self._repairs = repairs
+        self._moves = moves
         self._pool = pool
         self._batch_directories = batch_directories
         self._region_directories = batch_directories * REGION_BATCHES
@@ -146,7 +150,7 @@ class Scrub:
         if wrong:
             await self._mend(digest)
         else:
-            self._take_in(digest, since)
+            await self._take_in(digest, 0, since)
         return True
 
     def _twins(self) -> list[Member]:
@@ -241,22 +245,34 @@ class Scrub:
         async def heard(verdicts: Sequence[Verdict]) -> None:
             nonlocal done
             for verdict in verdicts:
-                if verdict.error is not None:
-                    self._run.found(missing=isinstance(verdict.error, Gone))
-                    await self._mend(Digest(verdict.sample.sha))
+                digest, gone = Digest(verdict.sample.sha), isinstance(verdict.error, Gone)
+                if gone and await self._repairs.has_left(digest, self._mirror):
+                    pass  # meanwhile
+                elif verdict.error is not None:
+                    self._run.found(missing=gone)
+                    await self._mend(digest)
                 else:
-                    self._take_in(Digest(verdict.sample.sha), since)
+                    await self._take_in(digest, verdict.sample.size, since)
                 done += 1
                 here = attrs.evolve(cursor, end=end, sample=verdict.sample.inode)
                 self._run.reached(str(here), share + whole * done / len(samples))
 
         await self._read(member, todo, heard)
 
-    def _take_in(self, digest: Digest, since: int) -> None:
+    async def _take_in(self, digest: Digest, length: int, since: int) -> None:
         """There is a good copy. The disks were looked at after the number `since` was the next."""
         learning, mirror = self._learning, self._mirror
-        if learning is not None and mirror not in learning.find(digest).holders:
+        known = learning is None or mirror in learning.find(digest).holders
+        if learning is not None and not known and not await self._has_left(digest, length):
             learning.was_wrong(digest, mirror, since)
+
+    async def _has_left(self, digest: Digest, length: int) -> bool:
+        """Whether the sample has moved to another mirror: then its copies here are removed."""
+        if not await self._repairs.has_left(digest, self._mirror):
+            return False
+        with suppress(Unavailable):  # by the next scrub, then
+            await self._moves.finish(self._mirror, {digest: length})
+        return True
 
     async def _compare(self, own: set[bytes], leaves: Sequence[str]) -> None:
         """Have put back what one disk has in these directories and another lacks."""
@@ -268,6 +284,8 @@ class Scrub:
                 names[twin] = {sha for sha in found[0] if self._is_meant(sha)}
         for sha in sorted(set().union(*names.values())):
             lacking = [member for member, has in names.items() if sha not in has]
+            if lacking and await self._has_left(Digest(sha), 0):
+                continue
             if lacking and await self._is_missing(Digest(sha), lacking):
                 self._run.found(missing=True)
                 await self._mend(Digest(sha))

@@ -14,6 +14,7 @@ from stor.jobs.scrub import BATCH_DIRECTORIES, Scrub
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
+from stor.mirror.move import Moves
 
 _DAY_SECONDS = 86400.0
 
@@ -190,4 +191,5 @@ class Scrubs(Kind):
     def _scrub(self, run: Run, mirror: Mirror, member: Member) -> Scrub:
         repairs, directories = self._mirrors.repairs, self._batch_directories
         learning, pool = self._mirrors.learning, self._jobs.pool
-        return Scrub(run, mirror, member, repairs, pool, directories, learning)
+        moves = Moves(self._mirrors)
+        return Scrub(run, mirror, member, repairs, moves, pool, directories, learning)

@@ -73,6 +73,11 @@ class Mirrors:
         self._resume_names()
 
     @property
+    def indexed(self) -> bool:
+        """Whether samples are looked for where the index has them."""
+        return self._index is not None
+
+    @property
     def in_use(self) -> list[Mirror]:
         """The mirrors, and those that were left out and that an upload is still written to."""
         return [*self.mirrors, *[mirror for mirror in self._left if mirror.writes]]
@@ -266,7 +271,16 @@ class Mirrors:
         Raises `NoRoom`, `Unavailable`: see `Chooser.choose`.
         """
         mirror = self._chooser.choose(self.mirrors, length, self._reserve_bytes, excluded)
-        return mirror if mirror is not None and mirror.candidate().names(samples) else None
+        return mirror if mirror is not None and self.fits(mirror, length, samples) else None
+
+    def fits(self, mirror: Mirror, length: int, samples: int) -> bool:
+        """Whether samples that take so much together leave the reserves of a mirror untouched."""
+        room = mirror.candidate()
+        return room.fits(length, self._reserve_bytes) and room.names(samples)
+
+    def spare_bytes(self, mirror: Mirror) -> int:
+        """What is left on a mirror beyond its reserve."""
+        return mirror.candidate().spare_bytes(self._reserve_bytes)
 
     def _place(
         self,
