@@ -467,6 +467,7 @@ SYNCS = (
 _CACHED = "tests/test_page_cache.py"
 
 _MOVES = "tests/test_moves.py"
+_DRAIN = "tests/test_drain.py"
 
 CHECKS = (
     Mutation(
@@ -524,6 +525,57 @@ CHECKS = (
         "if found.absent and await self.has_left(digest, mirror):",
         "if False:",
         (f"{_MOVES}::test_what_has_left_is_put_back_by_nobody",),
+    ),
+    Mutation(
+        "a rebuild puts back nothing that has left",
+        "stor/jobs/rebuild.py",
+        "            if not await self._repairs.has_left(one.digest, self._mirror)\n",
+        "",
+        (f"{_DRAIN}::test_what_has_left_and_stayed_on_a_disk_is_removed_and_put_back_nowhere",),
+    ),
+    Mutation(
+        "a scrub removes what has left",
+        "stor/jobs/scrub.py",
+        "not known and not await self._has_left(digest, length):",
+        "not known:",
+        (f"{_DRAIN}::test_what_has_left_and_stayed_on_a_disk_is_removed_and_put_back_nowhere",),
+    ),
+    Mutation(
+        "a set that is drained gets nothing new",
+        "stor/mirror/mirror.py",
+        "        return not self.draining and all(",
+        "        return all(",
+        (
+            f"{_DRAIN}::test_a_set_that_is_being_drained_gets_nothing_new_whatever_becomes_of_the_job",
+        ),
+    ),
+    Mutation(
+        "a set that was drained is taken out without a word",
+        "stor/jobs/drain.py",
+        "            self._mirrors.known_disks.emptied(member.root)\n",
+        "            pass\n",
+        (f"{_DRAIN}::test_a_drained_set_has_nothing_left_and_can_be_taken_out",),
+    ),
+    Mutation(
+        "a drain does not end before uploads that began before it",
+        "stor/jobs/drain.py",
+        "            if mirror.writes:\n",
+        "            if False:\n",
+        (f"{_DRAIN}::test_what_an_upload_brings_that_began_before_goes_too",),
+    ),
+    Mutation(
+        "a drain ends only when nothing is left",
+        "stor/jobs/drain.py",
+        "if remains.samples or job.not_mended or remains.strays:",
+        "if False:",
+        (f"{_DRAIN}::test_what_cannot_be_moved_is_named_and_the_job_fails_and_goes_on",),
+    ),
+    Mutation(
+        "who is behind what a set had that was taken out is told so",
+        "stor/mirror/landed.py",
+        "        if number < self._untold:\n",
+        "        if False:\n",
+        (f"{_DRAIN}::test_a_follower_is_told_that_it_is_behind_what_a_set_had_that_was_taken_out",),
     ),
     Mutation(
         "a start learns what has left since a table",
@@ -1297,8 +1349,8 @@ INDEX = (
     Mutation(
         "who follows is not told of what comes after a sample that is on its way",
         "stor/mirror/landed.py",
-        "return min(self._numbers.low - 1, max(self._base, self._last))",
-        "return max(self._base, self._last)",
+        "return min(self._numbers.low - 1, self.highest)",
+        "return self.highest",
         ("tests/test_landed.py::test_a_sample_that_is_on_its_way_holds_back_those_after_it",),
     ),
     Mutation(

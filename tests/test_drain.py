@@ -11,6 +11,7 @@ from twisted.logger import capturedLogs
 from stor.digest import Digest
 from stor.disk.identity import KnownDisks
 from stor.disk.loading import Loaded
+from stor.errors import Gone
 from stor.jobs.job import Rate
 from stor.jobs.kind import Refused
 from stor.jobs.rebalance import _Level, evened
@@ -293,6 +294,31 @@ def test_what_an_upload_brings_that_began_before_goes_too(rig):
     run(rig, jobs)
     assert view(jobs)["state"] == "done"
     assert (on(rig, 0, late), on(rig, 1, late)) == (0, 2)
+
+
+def test_a_follower_is_told_that_it_is_behind_what_a_set_had_that_was_taken_out(quick_path):
+    kept, rig = KeptJobs(), begin(quick_path)
+    fill(rig, CONTENTS[:4], only=1)
+    jobs = kept.begin(rig)
+    landed = rig.mirrors.learning.landed
+    end = landed.end
+    assert len(result_of(landed.after(0, 10, rig.mirrors.mirrors)).records) == 4
+    drain(jobs, rig, 1)
+    run(rig, jobs)
+    assert view(jobs)["state"] == "done"
+    later = begin(quick_path)
+    KeptJobs(kept.data).begin(later)
+    told = result_of(later.mirrors.learning.landed.after(0, 10, later.mirrors.mirrors))
+    assert len(told.records) == 4
+    alone = begin(quick_path, (2,))
+    KeptJobs(kept.data).begin(alone)
+    landed = alone.mirrors.learning.landed
+    with pytest.raises(Gone):
+        result_of(landed.after(end - 1, 10, alone.mirrors.mirrors))
+    alone.put(b"new")
+    # Who had read to the end goes on.
+    (new,) = result_of(landed.after(end, 10, alone.mirrors.mirrors)).records
+    assert new.sha == digest_of(b"new").raw
 
 
 def test_a_rate_is_kept(rig):

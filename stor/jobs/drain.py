@@ -1,6 +1,6 @@
 """All samples of a set to the others, so that it can be taken out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.logger import Logger
@@ -44,6 +44,8 @@ class Drains(Kind):
         self._jobs = jobs
         self._mirrors = mirrors
         self._moves = moves
+        #: By each root of a set that was drained: nothing that landed there has a higher number.
+        self._highest: dict[str, int] = {}
         jobs.take_up(self)
 
     async def ask(self, roots: Sequence[str], rate: Rate | None = None) -> list[Job]:
@@ -63,6 +65,10 @@ class Drains(Kind):
     def due(self) -> None:
         """See `Kind.due`."""
         self._close()
+        learning, configured = self._mirrors.learning, {m.root for m in self._mirrors.members}
+        for root, number in self._highest.items():
+            if root not in configured and learning is not None:
+                learning.landed.taken_out(number)
 
     def changed(self, job: Job) -> None:
         """See `Kind.changed`."""
@@ -78,6 +84,9 @@ class Drains(Kind):
 
     def done(self, job: Job) -> None:
         """See `Kind.done`."""
+        learning = self._mirrors.learning
+        if learning is not None:
+            self._highest.update(dict.fromkeys(job.scope.roots, learning.landed.highest))
         job.reason = "nothing is left: the set can be taken out of storage_pairs"
         self.log.info(
             "{about}: drained, {samples} samples have moved: {reason}",
@@ -85,6 +94,15 @@ class Drains(Kind):
             samples=job.samples_done,
             reason=job.reason,
         )
+
+    def kept(self) -> Mapping[str, Any]:
+        """See `Kind.kept`."""
+        return {"drained": self._highest}
+
+    def load(self, value: Mapping[str, Any]) -> None:
+        """See `Kind.load`."""
+        drained = value.get("drained", {})
+        self._highest = {str(root): int(number) for root, number in drained.items()}
 
     async def work(self, run: Run) -> None:
         """See `Kind.work`."""

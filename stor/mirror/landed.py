@@ -56,6 +56,8 @@ class Landed:
         self._recent_from = numbers.next
         #: What the numbers began with, and the highest of what has landed since.
         self._base = self._last = numbers.next - 1
+        #: Up to this number some journals are none of ours any more.
+        self._untold = 0
         self._waiting: list[Deferred[None]] = []
         self._waking = False
 
@@ -65,13 +67,22 @@ class Landed:
 
         A number that nothing durable has is not told: the next process may use it again.
         """
-        return min(self._numbers.low - 1, max(self._base, self._last))
+        return min(self._numbers.low - 1, self.highest)
+
+    @property
+    def highest(self) -> int:
+        """Nothing that has landed has a higher number."""
+        return max(self._base, self._last)
 
     def jumped(self) -> None:
         """The numbers go on higher: disks may know of what has some of those between."""
         self._recent.clear()
         self._recent_from = self._numbers.next
         self._base = self._numbers.next - 1
+
+    def taken_out(self, number: int) -> None:
+        """Up to a number a part of what landed is told by a set that is none of ours any more."""
+        self._untold = max(self._untold, number)
 
     def add(self, record: Record) -> None:
         """A client's sample is stored; its number is no longer in flight."""
@@ -103,6 +114,8 @@ class Landed:
         if number + 1 >= self._recent_from:
             found = [one for one in self._recent if number < one.sequence <= end]
             return _page(found, end, limit)
+        if number < self._untold:
+            raise Gone("what landed so long ago is not known any more: a set was taken out since")
         reading = [
             Deferred.fromCoroutine(self._of(mirror, number, end, limit)) for mirror in mirrors
         ]
