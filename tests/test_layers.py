@@ -164,6 +164,7 @@ ORDER = [
     "starting",
     "client.listing",
     "client.transfer",
+    "client.parts",
     "client.api",
     "client.memory",
     "client.files",

@@ -26,6 +26,7 @@ from stor.client.listing import (
     index_page,
     is_cursor,
 )
+from stor.client.parts import PARTS_BYTES, Parts
 from stor.client.transfer import Body, Receiver, Sending, Sink, Watch
 from stor.digest import Digest
 
@@ -56,6 +57,9 @@ _FOR_NOW = (408, 429, 502, 503, 504)
 
 #: What an older Stor says, which does not know `POST /missing` and `POST /batch`.
 _NOT_KNOWN = (404, 405, 412)
+
+#: An upload is not what it was when it was asked about: somebody else has gone on with it.
+_UPLOAD_CHANGED = (400, 404, 410)
 
 STORED, MISSING, UNKNOWN = b"+", b"-", b"?"
 
@@ -167,6 +171,8 @@ class _Answer:
     content: bytes
     retry_after_seconds: float
     cursor: str
+    #: What is said of an upload: whether it is `complete`, and its `offset`.
+    upload: dict[str, str]
 
     @property
     def line(self) -> str:
@@ -257,8 +263,15 @@ class Client(Samples):
         self._failing_since: float | None = None
 
     async def send(self, digest: Digest, body: Body) -> bool:
-        """Store a body under its name; whether it is new. Raises what `body` does."""
-        return await self._until_done(lambda: self._send(digest, body))
+        """Store a body under its name; whether it is new. Raises what `body` does.
+
+        A large one that is cut off goes on where it was, if the server can do that; as long as it
+        gets on, it is tried again.
+        """
+        if body.size <= PARTS_BYTES:
+            return await self._until_done(lambda: self._send(digest, body))
+        parts = Parts(body, self._moved)
+        return await self._until_done(lambda: self._send_rest(digest, parts), parts.grown)
 
     async def receive(self, digest: Digest, sink: Sink) -> None:
         """Receive a sample. Raises what `sink` does."""
@@ -315,7 +328,10 @@ class Client(Samples):
         """End idle connections."""
         await self._pool.closeCachedConnections()
 
-    async def _until_done(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _until_done(
+        self, attempt: Callable[[], Awaitable[T]], grown: Callable[[], bool] = lambda: False
+    ) -> T:
+        """Try until it is done. `grown` says whether an attempt that has failed has got on."""
         begun, good_before = self._reactor.seconds(), self._good_answers
         wait = self._first_wait_seconds
         while True:
@@ -327,7 +343,9 @@ class Client(Samples):
                 if self._stopped:
                     raise Stopped("stopped") from None
                 now = self._reactor.seconds()
-                if self._failing_since is None:
+                if grown():
+                    begun, wait, self._failing_since = now, self._first_wait_seconds, now
+                elif self._failing_since is None:
                     self._failing_since = now
                 seconds = max(problem.retry_after_seconds, wait * random.uniform(0.5, 1.0))
                 # A server that has refused all others as long is not waited for once more.
@@ -363,6 +381,29 @@ class Client(Samples):
             return answer.status == 201
         if answer.status == 412:
             raise ContentMismatch(answer.line)
+        raise self._failed(answer)
+
+    async def _send_rest(self, digest: Digest, parts: Parts) -> bool:
+        """Send what the server lacks of a large body; all of it where nothing is told."""
+        answer = await self._exchange("HEAD", f"{digest}/upload", None)
+        if answer.status == 401 or answer.status in _FOR_NOW:
+            raise self._failed(answer)
+        told = answer.upload if answer.status == 204 else {}
+        if told.get("complete") == "?1":
+            return parts.begun
+        headers = {"Upload-Complete": "?1", "Upload-Length": f"{parts.body.size}"}
+        method, path, offset = "POST", f"{digest}", 0
+        if told.get("offset", "").isdigit() and int(told["offset"]) <= parts.body.size:
+            method, path, offset = "PATCH", f"{digest}/upload", int(told["offset"])
+            headers |= {"Upload-Offset": f"{offset}", "Content-Type": "application/partial-upload"}
+        rest = parts.go_on(offset)
+        answer = await self._exchange(method, path, rest, headers=headers, moved=parts.moved)
+        if answer.status == 412:
+            raise ContentMismatch(answer.line)
+        if answer.status in (200, 201):
+            return answer.status == 201
+        if answer.status == 409 or (method == "PATCH" and answer.status in _UPLOAD_CHANGED):
+            raise Again(answer.line, answer.retry_after_seconds)
         raise self._failed(answer)
 
     async def _missing(self, digests: Sequence[Digest]) -> bytes:
@@ -453,11 +494,12 @@ class Client(Samples):
         headers: dict[str, str] | None = None,
         limit_bytes: int = _LINE_BYTES,
         counted: bool = False,
+        moved: Callable[[int], None] | None = None,
     ) -> _Answer:
         """One request and its answer. Raises `Again` where there is none."""
         watch = Watch(self._reactor, self._idle_seconds)
         self._watches.add(watch)
-        moved = self._moved if counted else lambda count: None
+        moved = moved or (self._moved if counted else lambda count: None)
         sending = None if body is None else Sending(body, watch, moved)
         try:
             asking = self._http.request(
@@ -490,7 +532,11 @@ class Client(Samples):
         after = response.headers.getRawHeaders("Retry-After", [""])[0]
         seconds = float(after) if after.isascii() and after.isdigit() else 0.0
         cursor = response.headers.getRawHeaders("Stor-Cursor", [""])[0]
-        return _Answer(response.code, bytes(receiver.kept), seconds, cursor)
+        upload = {
+            name: response.headers.getRawHeaders(f"Upload-{name}", [""])[0]
+            for name in ("complete", "offset")
+        }
+        return _Answer(response.code, bytes(receiver.kept), seconds, cursor, upload)
 
     def _for_now(self, error: Exception, *, expired: bool) -> Exception:
         """What a failure to get an answer means."""
