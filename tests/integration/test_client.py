@@ -319,6 +319,10 @@ class _Handler(BaseHTTPRequestHandler):
             fault(self)
         return fault is not None
 
+    def do_HEAD(self):
+        """An older Stor: it knows of no uploads."""
+        self.answer(404)
+
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/missing":
@@ -396,7 +400,7 @@ def failing():
 
 
 class TestAServerThatFails:
-    @pytest.mark.parametrize("size", [1000, 3 * MIB])
+    @pytest.mark.parametrize("size", [1000, 3 * MIB, 9 * MIB])
     @pytest.mark.parametrize("fault", [f for f in FAULTS if f not in ("cut", "damaged")])
     def test_an_upload_is_tried_again(self, failing, tmp_path, fault, size):
         for n in range(3):

@@ -36,8 +36,9 @@ class Cutter:
     `cuts` are pairs of a count and what is done then, before the connection ends.
     """
 
-    def __init__(self, port, cuts):
+    def __init__(self, port, cuts, bytes_per_second=BYTES_PER_SECOND):
         self._port = port
+        self._bytes_per_second = bytes_per_second
         self._cuts = sorted(cuts, key=lambda cut: cut[0])
         self._lock = threading.Lock()
         self.sent_bytes = 0
@@ -76,7 +77,7 @@ class Cutter:
             threading.Thread(target=_copy, args=(server, client), daemon=True).start()
             while data := client.recv(_PIECE_BYTES):
                 server.sendall(data)
-                time.sleep(len(data) / BYTES_PER_SECOND)
+                time.sleep(len(data) / self._bytes_per_second)
                 if self._count(len(data)):
                     return
 
@@ -98,10 +99,10 @@ def _copy(source, target):
         target.shutdown(socket.SHUT_RDWR)
 
 
-def put(port, path):
+def put(port, path, *arguments):
     url = f"http://{USER}:{PASSWORD}@127.0.0.1:{port}"
     return subprocess.Popen(
-        [STOR, "put", "--json", path],
+        [STOR, "put", "--json", *arguments, path],
         env=environment(STOR_URL=url, HOME="/nonexistent"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -124,7 +125,6 @@ def file(tmp_path):
 def test_what_is_cut_off_goes_on_where_it_was(tmp_path, file, seed):
     rng = random.Random(seed)
     stor = Stor.configured(tmp_path / "stor")
-    stor.start()
     lost = []
 
     def kill():
@@ -165,6 +165,20 @@ def test_what_is_cut_off_goes_on_where_it_was(tmp_path, file, seed):
         stor.remove()
 
 
+def test_what_gets_on_is_tried_for_longer(start, file):
+    stor = start()
+    cuts = [(offset, lambda: None) for offset in range(4 * MIB, 40 * MIB, 6 * MIB)]
+    way = Cutter(stor.port, cuts, bytes_per_second=10e6)
+    try:
+        begun = time.monotonic()
+        output, errors = put(way.port, file, "--retry", "2").communicate(timeout=90)
+        assert time.monotonic() - begun > 2
+        assert json.loads(output)["state"] == "stored", errors
+        assert way.left == 0
+    finally:
+        way.close()
+
+
 def test_several_processes_hand_an_upload_to_the_one_that_writes(start, tmp_path, file):
     stor = start(workers=2)
     way = Cutter(stor.port, [(offset, lambda: None) for offset in (5 * MIB, 20 * MIB)])
@@ -180,7 +194,6 @@ def test_several_processes_hand_an_upload_to_the_one_that_writes(start, tmp_path
 def test_a_restart_is_gone_on_from_at_once(tmp_path, file):
     """No upload in parts holds up the end of Stor."""
     stor = Stor.configured(tmp_path / "stor")
-    stor.start()
     way = Cutter(stor.port, [])
     try:
         process = put(way.port, file)
