@@ -97,6 +97,8 @@ def get(content, method="GET"):
         (b"POST /%064d HTTP/1.1", b"", True),
         (b"PUT /%064d HTTP/1.1", b"", True),
         (b"DELETE / HTTP/1.1", b"", True),
+        (b"HEAD /" + b"a" * 64 + b"/upload HTTP/1.1", b"", True),
+        (b"HEAD /" + b"a" * 64 + b"/uploads HTTP/1.1", b"", False),
         (b"get /%064d HTTP/1.1", b"", True),
         (b"no request at all", b"", False),
         (b"\x16\x03\x01", b"", False),

@@ -74,9 +74,9 @@ class Hashed:
 
 @attrs.frozen
 class Found:
-    """An upload as the disks have it: `offset` bytes on every disk of `mirror`.
+    """An upload as the disks have it: `offset` bytes on each of `members`.
 
-    Where there is no such set, on the disk `source` alone, from which it can be copied.
+    Those are all disks of `mirror` if it is `whole`, else one, from which it can be copied.
     """
 
     digest: Digest
@@ -90,6 +90,8 @@ class Found:
 
 class PartialWrite(MirrorWrite):
     """A write whose staged files stay, when it is parked, under names of their own."""
+
+    leaves = "what came before is kept"
 
     def __init__(
         self,

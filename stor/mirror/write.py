@@ -193,6 +193,9 @@ class MirrorWrite:
     keeps anything that was not committed.
     """
 
+    #: What a client is told that a failure has left.
+    leaves = "nothing was kept"
+
     def __init__(
         self,
         mirror: Mirror,
@@ -316,7 +319,7 @@ class MirrorWrite:
             self.release()
         for slot, outcome in zip(self._slots, outcomes, strict=True):
             if isinstance(outcome, Failure):
-                raise _reason(outcome.value, slot.member.root) from outcome.value
+                raise _reason(outcome.value, slot.member.root, self.leaves) from outcome.value
         return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
 
     async def _keep_reserve(self) -> None:
@@ -337,20 +340,16 @@ class MirrorWrite:
             self.mirror.reserved.add(-self._reserved, -1)
 
 
-def _reason(error: BaseException | None, root: str) -> StorError:
+def _reason(error: BaseException | None, root: str, leaves: str) -> StorError:
     if isinstance(error, StorError):
         return error
     if isinstance(error, OSError) and fault_of(error) is Fault.ROOM:
-        return NoRoom(
-            "no room: a storage became full while the sample was written; nothing was kept"
-        )
+        return NoRoom(f"no room: a storage became full while the sample was written; {leaves}")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return NoRoom(
             f"no room: {root} takes no file of this size (the file system's limit, or ulimit -f); "
-            "nothing was kept"
+            f"{leaves}"
         )
     said = str(error) or type(error).__name__
     where = "" if root in said else f"{root}: "
-    return Unavailable(
-        f"a storage failed while the sample was written, nothing was kept: {where}{said}"
-    )
+    return Unavailable(f"a storage failed while the sample was written, {leaves}: {where}{said}")
