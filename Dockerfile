@@ -2,7 +2,7 @@
 #   docker run -v $PWD/config.json.example:/etc/stor.conf -e CONFIG_FILE=/etc/stor.conf IMAGE
 # with -v /mnt/data1:/mnt/data1 ... and -p 8080:8080. --user gives the disks' owner.
 
-FROM debian:bookworm-slim AS build
+FROM debian:trixie-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 WORKDIR /build
 # What Stor needs changes less often than Stor.
@@ -17,7 +17,7 @@ COPY debian/slim debian/slim
 RUN /usr/lib/stor/bin/pip install --no-compile --no-deps --no-use-pep517 . \
  && debian/slim /usr/lib/stor
 
-FROM debian:bookworm-slim
+FROM debian:trixie-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
