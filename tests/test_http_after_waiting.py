@@ -107,7 +107,8 @@ def test_a_connection_goes_on_after_a_disk_failed_at_the_end_of_a_body(tmp_path,
     disks = Disks(FaultyFiles)
     rig = Rig(tmp_path, sets=(2,), worker=workers, files=disks)
     connection = rig.connect()
-    connection.send(sent("length", BODY[:BUFFER_BYTES]))
+    body = BODY[:BUFFER_BYTES]
+    connection.send(upload_head(body, ("Content-Length", str(len(body)))) + body)
     assert not connection.transport.reading
     assert connection.unread == 0
     disks["set0/disk0"].fail_always("write", error)
