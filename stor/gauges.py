@@ -159,13 +159,19 @@ class JobGauges:
         eta = gauge(
             "stor_job_eta_seconds", "How long it still takes, as it goes now.", labels=labels
         )
+        stalled = gauge(
+            "stor_job_stalled_seconds",
+            "How long a job has not come on that is not paused: it hangs, or waits for a disk.",
+            labels=labels,
+        )
         for job in jobs:
             if job.state in ("running", "paused", "waiting"):
                 named = (str(job.id), job.kind, job.about)
+                stalled.add(named, job.stalled_seconds)
                 done.add(named, job.done)
                 if job.eta_seconds is not None:
                     eta.add(named, job.eta_seconds)
-        yield from (done, eta)
+        yield from (done, eta, stalled)
         yield from self._of_scrubs()
         yield gauge(
             "stor_at_risk_samples",

@@ -129,6 +129,8 @@ class JobStatus:
     samples_per_second_limit: float | None
     began: float
     ended: float | None
+    #: How long it has not come on though it is to: it hangs, or waits for a disk.
+    stalled_seconds: int = 0
     errors: Sequence[Trouble] | None = None
 
 

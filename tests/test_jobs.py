@@ -467,6 +467,26 @@ def test_jobs_of_a_kind_that_this_version_does_not_have_are_forgotten(rig, jobs)
     assert scrub(again, [root(rig)])[0].id == 2
 
 
+def test_how_long_a_job_has_not_come_on_is_told_but_not_of_one_that_rests(rig):
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool)
+    (job,) = scrub(jobs, [root(rig)])
+    (other,) = scrub(jobs, [root(rig)], prefix="a")  # waits for its turn
+    pass_seconds(rig, 500, 100)
+    jobs.resume()
+    assert [view(jobs, one.id)["stalled_seconds"] for one in (job, other)] == [500, 0]
+    jobs.pause(job.id)
+    assert view(jobs, job.id)["stalled_seconds"] == 0
+    jobs.go_on(job.id)
+    while view(jobs, job.id)["samples_done"] < 3:
+        steps(rig, pool, 1)
+    assert view(jobs, job.id)["stalled_seconds"] == 0
+    jobs.set_rate(job.id, Rate(bytes_per_second=0.001))
+    steps(rig, pool, 5)
+    pass_seconds(rig, 5000, 50)
+    assert view(jobs, job.id)["stalled_seconds"] <= 60
+
+
 def test_old_jobs_are_forgotten_and_numbers_are_never_used_again(rig):
     kept = KeptJobs()
     jobs = kept.begin(rig)

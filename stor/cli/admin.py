@@ -28,6 +28,10 @@ class Failed(Exception):
     """What was asked could not be done; one line."""
 
 
+class NotRunning(Failed):
+    """Nobody listens where a Stor would."""
+
+
 class Stor:
     """A running Stor, as its operator asks it."""
 
@@ -53,7 +57,7 @@ class Stor:
                 f"{self.path}: permission denied: run it as root, or as a user of the group stor"
             ) from error
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise Failed(
+            raise NotRunning(
                 f"{self.path}: no Stor listens there: start it, or name the socket with --socket "
                 "or $STOR_ADMIN_SOCKET (admin_socket in the configuration)"
             ) from error

@@ -49,6 +49,8 @@ class Batch:
     samples: tuple[WalkedSample, ...] = ()
     strays: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    #: How much of the disk is done with it, from 0 to 1.
+    share: float = 0.0
 
 
 @attrs.frozen
@@ -71,8 +73,8 @@ class _Found:
     strays: list[str] = attrs.field(factory=list)
     unreadable: list[Unreadable] = attrs.field(factory=list)
 
-    def batch(self, cursor: str) -> Batch:
-        return Batch(cursor, tuple(self.samples), tuple(self.strays), tuple(self.unreadable))
+    def batch(self, cursor: str, share: float = 0.0) -> Batch:
+        return Batch(cursor, tuple(self.samples), tuple(self.strays), tuple(self.unreadable), share)
 
 
 def walk(
@@ -96,19 +98,21 @@ def walk(
         firsts = [name for _, name in _directories(disk, root_fd, ".", found)]
     if not cursor:
         yield found.batch("")
-    for first in sorted(firsts):
+    for number, first in enumerate(sorted(firsts)):
         if first < done:
             continue
         found = _Found()
         with disk.entered() as root_fd:
-            leaves = _leaves(disk, root_fd, first, pace, found)
+            every = leaves = _leaves(disk, root_fd, first, pace, found)
         if first == done:
             leaves = [leaf for leaf in leaves if leaf[0] > int(done_inode)]
         for begin in range(0, max(1, len(leaves)), batch_directories):
             batch = leaves[begin : begin + batch_directories]
             with disk.entered() as root_fd:
                 _look(disk, root_fd, batch, pace, found)
-            yield found.batch(f"{first}/{batch[-1][0] if batch else 0}")
+            left = len(leaves) - begin - len(batch)
+            share = (number + 1 - left / max(1, len(every))) / len(firsts)
+            yield found.batch(f"{first}/{batch[-1][0] if batch else 0}", share)
             found = _Found()
 
 

@@ -109,9 +109,7 @@ class Admin:
 
     async def _scrub(self, request: Request) -> Any:
         order = _order(request, roots=list, prefix=str, sha=str, rate=dict)
-        roots, prefix = order.get("roots", []), order.get("prefix", "")
-        if not all(isinstance(root, str) for root in roots):
-            raise BadOrder("roots: expected a list of paths")
+        roots, prefix = _roots(order), order.get("prefix", "")
         if set(prefix.lower()) - set("0123456789abcdef") or len(prefix) > 64:
             raise BadOrder(f"prefix: expected up to 64 hexadecimal digits, found {prefix!r}")
         if "sha" in order and (roots or prefix):
@@ -126,8 +124,8 @@ class Admin:
 
     async def _drain(self, request: Request) -> Any:
         order = _order(request, roots=list, rate=dict, dry_run=bool)
-        roots, rate = order.get("roots", []), _rate(order.get("rate", {}))
-        if not roots or not all(isinstance(root, str) for root in roots):
+        roots, rate = _roots(order), _rate(order.get("rate", {}))
+        if not roots:
             raise BadOrder("roots: expected a list of paths")
         if order.get("dry_run"):
             return await self._work.drains.plan(roots, rate)
@@ -144,6 +142,15 @@ class Admin:
         if order.get("dry_run"):
             return await self._work.rebalances.plan(rate)
         return self._views(await self._work.rebalances.ask(rate if "rate" in order else None))
+
+    @app.route("/rescan", methods=("POST",))
+    def rescan(self, request: Request) -> Deferred[bytes]:
+        """Have disks walked from the beginning: the jobs."""
+        return self._run(request, self._rescan(request))
+
+    async def _rescan(self, request: Request) -> Any:
+        roots = _roots(_order(request, roots=list))
+        return self._views(self._work.walks.ask(roots))
 
     @app.route("/pause", methods=("POST",))
     def pause(self, request: Request) -> Deferred[bytes]:
@@ -219,6 +226,14 @@ def _order(request: Request, **kinds: type) -> dict[str, Any]:
     if "job" in kinds and "job" not in order:
         raise BadOrder("job: missing, expected the number of a job")
     return order
+
+
+def _roots(order: dict[str, Any]) -> list[str]:
+    """The disks that are named. Raises `BadOrder`."""
+    roots: list[Any] = order.get("roots", [])
+    if not all(isinstance(root, str) for root in roots):
+        raise BadOrder("roots: expected a list of paths")
+    return roots
 
 
 def _rate(given: dict[str, Any]) -> Rate:

@@ -143,6 +143,8 @@ class Job:
     rate: Rate = attrs.field(factory=Rate)
     period_seconds: float | None = None
     ended: float | None = None
+    #: When it last came on, or had a good reason not to, by the clock that measures its speed.
+    moved: float | None = None
     speed: Speed = attrs.field(factory=Speed)
 
     @classmethod
@@ -185,6 +187,9 @@ class Job:
     def status(self, now_seconds: float) -> JobStatus:
         """The job as its users see it; `now_seconds` is of the clock that measures its speed."""
         running = self.state is State.RUNNING
+        stalled = 0.0
+        if self.moved is not None and self.state in (State.RUNNING, State.WAITING):
+            stalled = now_seconds - self.moved
         shares, read = self.speed.a_second(now_seconds) if running else (0.0, 0.0)
         samples_total, bytes_total = self._totals()
         return JobStatus(
@@ -209,6 +214,7 @@ class Job:
             samples_per_second_limit=self.rate.samples_per_second,
             began=self.began,
             ended=self.ended,
+            stalled_seconds=round(stalled),
             errors=tuple(self.troubles),
         )
 

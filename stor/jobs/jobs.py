@@ -130,6 +130,12 @@ class Jobs:
         if job.id in self._runs:
             self._runs[job.id].halt()
 
+    def again(self, job: Job) -> None:
+        """A job that is not over goes on once more, from what its cursor says then."""
+        job.state, job.reason = State.WAITING, None
+        if job.id in self._runs:
+            self._runs[job.id].halt()
+
     def forget(self, job: Job) -> None:
         """There was no such job. It is over."""
         self._jobs.pop(job.id, None)
@@ -223,6 +229,7 @@ class Jobs:
             raise Refused(f"job {number} is {job.state.value}: nothing is left to do")
         if job.state in (State.PAUSED, State.FAILED):
             job.state, job.reason, job.ended = State.WAITING, None, None
+            job.moved = self._clock.seconds()
             self.resume()
             self.keep()
         return job
@@ -278,6 +285,8 @@ class Jobs:
         for kind in self._kinds.values():
             kind.due()
         for job in sorted(self._jobs.values(), key=self._turn):
+            if job.moved is None:
+                job.moved = self._clock.seconds()
             if job.state in (State.RUNNING, State.WAITING) and job.id not in self._runs:
                 self._start(job)
         over = [job for job in self._jobs.values() if job.state.over and job.id not in self._runs]
@@ -347,7 +356,9 @@ class Jobs:
         if gone:
             self.end(job, State.CANCELLED, f"no set has {', '.join(gone)} any more")
             return
-        obstacle = kind.obstacle(job) or self._other(job)
+        obstacle = kind.obstacle(job)
+        if obstacle is None and (obstacle := self._other(job)) is not None:
+            job.moved = self._clock.seconds()  # it has to wait for its turn
         if obstacle is not None:
             job.state, job.reason = State.WAITING, obstacle
             return

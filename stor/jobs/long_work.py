@@ -12,6 +12,7 @@ from stor.jobs.rebalance import Rebalances
 from stor.jobs.rebuilds import Rebuilds
 from stor.jobs.scrub import BATCH_DIRECTORIES
 from stor.jobs.scrubs import Scrubs
+from stor.jobs.walks import Walks
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.move import Moves
 from stor.status import Work
@@ -33,6 +34,7 @@ class LongWork:
         """See `Jobs` and `Scrubs`."""
         self.jobs = Jobs(mirrors, clock, wall_seconds, threads, save)
         self.scrubs = Scrubs(self.jobs, mirrors, batch_directories)
+        self.walks = Walks(self.jobs, mirrors)
         self.rebuilds = Rebuilds(self.jobs, mirrors, clock, batch_directories)
         moves = Moves(mirrors)
         self.drains = Drains(self.jobs, mirrors, moves)

@@ -91,9 +91,11 @@ class Run:
         """Wait until the job may read from a disk. Raises `Halted`."""
         self._look_halted()
         while (left := self._free_at - self.clock.seconds()) > 0:
-            await self._sleep(left)
+            await self._sleep(min(left, _AHEAD_SECONDS))
+            self.job.moved = self.clock.seconds()  # it is as fast as it may be
         while self._hurry <= 0 and (ahead := self._ahead_seconds()) > 0:
             await self._sleep(min(ahead, _AHEAD_SECONDS))
+            self.job.moved = self.clock.seconds()
         until = self.clock.seconds() + YIELD_SECONDS
         while member.under_way and self.clock.seconds() < until:
             await self._sleep(_LOOK_SECONDS)
@@ -128,6 +130,7 @@ class Run:
     def did(self, samples: int, read_bytes: int) -> None:
         """So much was read."""
         job, now = self.job, self.clock.seconds()
+        job.moved = now
         job.samples_done += samples
         job.bytes_done += read_bytes
         self._counts.samples += samples
@@ -150,7 +153,7 @@ class Run:
     def reached(self, cursor: str, share: float) -> None:
         """All before `cursor` is done: so much of the whole, from 0 to 1."""
         job, now = self.job, self.clock.seconds()
-        job.cursor, job.share = cursor, share
+        job.cursor, job.share, job.moved = cursor, share, now
         job.speed.note(now, job.share, job.bytes_done)
         self._checkpoint()
 

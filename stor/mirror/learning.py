@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.disk.disk import DiskAway
 from stor.disk.journal import Event, Kind, Record
-from stor.disk.names import DiskNames, extended_base, found_names
-from stor.disk.walk import Batch, HalfTheTime, walk
+from stor.disk.names import DiskNames, extended_base
+from stor.disk.walk import HalfTheTime
 from stor.index import merge as merging
 from stor.index.index import IndexWriter, Shared
 from stor.index.merge import DiskSource, Merge, MergeFailed
@@ -31,6 +31,7 @@ from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
 from stor.mirror.registration import Registration, leaving
+from stor.mirror.walking import DiskState, NotKnown, Walking, as_long_as, on_disk
 from stor.threads import Busy, Pool, settle_within
 
 T = TypeVar("T")
@@ -51,11 +52,11 @@ _ROOM_SECONDS = 0.1
 #: How often a table is kept for the next start; what came since, that learns from the journals.
 KEEP_SECONDS = 3600.0
 
+#: A walk that takes no longer is no job.
+SHORT_WALK_SECONDS = 2.0
+
 #: How many names are learnt in one turn of the reactor.
 _NAMES_A_TURN = 500
-
-#: How many of the lowest directories are walked in one go.
-_BATCH_DIRECTORIES = 64
 
 #: One "no" in about this many seconds is checked against the disks.
 AUDIT_SECONDS = 1.0
@@ -64,27 +65,7 @@ AUDIT_SECONDS = 1.0
 END_SECONDS = 2.0
 
 
-class NotKnown(Exception):
-    """Why not all names of a disk could be learnt."""
-
-
-@attrs.define(eq=False)
-class _DiskState:
-    """How far the index knows a disk.
-
-    `learnt` is what the index was told of; `in_base` says that its base is in no table yet, and
-    `left` what has left since that base was made.
-    """
-
-    heard: DiskNames | None = None
-    learnt: DiskNames | None = None
-    in_base: bool = False
-    left: set[bytes] = attrs.field(factory=set)
-    running: bool = False
-    not_before: float = 0.0
-
-
-_Behind = tuple[_DiskState, Mirror]
+_Behind = tuple[DiskState, Mirror]
 
 
 class LearningNames(Names):
@@ -138,7 +119,10 @@ class LearningNames(Names):
         self.numbers = Numbers(0, clean=True)
         #: What clients have stored.
         self.landed = Landed(self.numbers, clock, self._on)
-        self._states: dict[Member, _DiskState] = {}
+        #: Whether disks are walked here, however long it takes; else jobs do that (`walk`).
+        self.walks_by_itself = True
+        self._walking = Walking(self.numbers, self._in_thread, self._take)
+        self._states: dict[Member, DiskState] = {}
         self._merging = False
         self._next_table = 0.0
         self._stopped = False
@@ -281,6 +265,36 @@ class LearningNames(Names):
         if behind or self._index.recent_names > self._recent_limit:
             self._begin_table()
 
+    def unwalked(self) -> list[Member]:
+        """The disks that are to be walked: not all their names are known."""
+        return [
+            member
+            for mirror in self._mirrors
+            for member in mirror.members
+            if self.learns(member) and member.names is not None and not member.names.known
+        ]
+
+    def learns(self, member: Member) -> bool:
+        """Whether a disk can be walked now: what it knows itself was read, and is not just kept."""
+        state = self._state(member)
+        known = member.names is not None and state.learnt is member.names
+        return known and member.health.readable and not state.running
+
+    async def walk(
+        self,
+        member: Member,
+        mirror: Mirror,
+        turn: Callable[[], Awaitable[None]],
+        pace: Callable[[int], None],
+        walked: Callable[[int, float], None],
+        *,
+        anew: bool,
+    ) -> None:
+        """Learn all names of a disk from a walk: see `Walking.as_job`."""
+        state = self._state(member)
+        await self._walking.as_job(member, mirror, state, turn, pace, walked, anew=anew)
+        self._weigh(mirror)
+
     async def end(self) -> None:
         """Note on every disk how it was left, so that it is seen whether others change it then.
 
@@ -288,7 +302,7 @@ class LearningNames(Names):
         """
         members = [member for mirror in self._mirrors for member in mirror.members]
         noting = [
-            self._in_thread(member.root, _on, member, member.names.end)
+            self._in_thread(member.root, on_disk, member, member.names.end)
             for member in members
             if member.names is not None and member.names.written and member.writable
         ]
@@ -374,8 +388,10 @@ class LearningNames(Names):
             return
         if state.running or state.not_before > self._clock.seconds():
             return
-        if state.learnt is not names or not names.known:
+        if state.learnt is not names or (self.walks_by_itself and not names.known):
             self._run(member, state, self._learn(member, mirror, state, names))
+        elif not names.known:
+            pass  # it is walked, which keeps what there is to keep
         elif names.journal.sealed - names.base.covered >= self._extend_segments:
             self._run(member, state, self._extend(member, names))
         elif names.outdated:
@@ -407,8 +423,8 @@ class LearningNames(Names):
             return False
         return names.known and not state.in_base
 
-    def _state(self, member: Member) -> _DiskState:
-        return self._states.setdefault(member, _DiskState())
+    def _state(self, member: Member) -> DiskState:
+        return self._states.setdefault(member, DiskState())
 
     def _add(self, sha: bytes, mirror: Mirror) -> None:
         self._tell(self._writing.add, sha, mirror)
@@ -424,7 +440,7 @@ class LearningNames(Names):
             except (TableDamaged, RecentDamaged, OSError) as error:
                 self._break(error)
 
-    def _run(self, member: Member, state: _DiskState, working: Coroutine[Any, Any, None]) -> None:
+    def _run(self, member: Member, state: DiskState, working: Coroutine[Any, Any, None]) -> None:
         state.running = True
 
         def ended(outcome: object) -> None:
@@ -440,7 +456,7 @@ class LearningNames(Names):
         Deferred.fromCoroutine(working).addBoth(ended)
 
     async def _learn(
-        self, member: Member, mirror: Mirror, state: _DiskState, names: DiskNames
+        self, member: Member, mirror: Mirror, state: DiskState, names: DiskNames
     ) -> None:
         """Tell the index of all names on a disk."""
         if state.learnt is not names:
@@ -450,7 +466,7 @@ class LearningNames(Names):
             after, first = self._in_table(names, mirror), None
             if after is not None:
                 beginning = partial(names.journal.first_after, after)
-                first = await self._in_thread(member.root, _on, member, beginning)
+                first = await self._in_thread(member.root, on_disk, member, beginning)
             if first is None or after is None:
                 after, begin = -1, names.base.covered + 1
             else:
@@ -459,7 +475,7 @@ class LearningNames(Names):
             state.left = set()
             for segment in range(begin, names.journal.end.segment + 1):
                 reading = partial(names.journal.segment, segment)
-                records = await self._in_thread(member.root, _on, member, reading)
+                records = await self._in_thread(member.root, on_disk, member, reading)
                 new = [one for one in records if one.sequence > after]
                 for one in new if in_base else ():
                     (state.left.add if one.kind is Kind.LEFT else state.left.discard)(one.sha)
@@ -467,7 +483,10 @@ class LearningNames(Names):
             state.in_base = in_base
             state.learnt = names
         if not names.known:
-            await self._walk(member, mirror, names)
+            until = self._clock.seconds() + SHORT_WALK_SECONDS
+
+            here = as_long_as(lambda: self.walks_by_itself or self._clock.seconds() < until)
+            await self._walking.walk(member, mirror, names, self._pace(), here)
         self._weigh(mirror)
 
     def _in_table(self, names: DiskNames, mirror: Mirror) -> int | None:
@@ -489,32 +508,9 @@ class LearningNames(Names):
             while self._merging and self._index.recent_names > 2 * self._recent_limit:
                 await deferLater(self._clock, _ROOM_SECONDS)  # they take much memory until then
 
-    async def _walk(self, member: Member, mirror: Mirror, names: DiskNames) -> None:
-        """Walk the disk on from where an earlier walk has come to."""
-        batches = walk(member.disk, names.cursor or "", self._pace(), _BATCH_DIRECTORIES)
-        while (batch := await self._in_thread(member.root, _next, batches)) is not None:
-            if batch.unreadable:
-                first = batch.unreadable[0]
-                raise NotKnown(f"{first.path}: {first.error.strerror}")
-            low, number = self.numbers.low, self.numbers.begin()
-            found = [Record(s.sha, number, s.size, s.inode, 0, Kind.FOUND) for s in batch.samples]
-            try:
-                await self._in_thread(
-                    member.root, found_names, member.disk, names, batch, number, low
-                )
-                await self._take(found, mirror)
-            finally:
-                self.numbers.end(number)
-            if names is not member.names:
-                raise NotKnown("another disk is there than was walked")
-        if not member.health.sound:
-            raise NotKnown(member.health.fault or "the disk was not to be read meanwhile")
-        await self._in_thread(member.root, _on, member, partial(names.walked, None))
-        self.log.info("{root}: all names are known", root=member.root)
-
     async def _keep(self, member: Member, names: DiskNames) -> None:
         """Note how long the journal is."""
-        await self._in_thread(member.root, _on, member, names.keep)
+        await self._in_thread(member.root, on_disk, member, names.keep)
 
     async def _extend(self, member: Member, names: DiskNames) -> None:
         """Take into a disk's base what its journal has gained."""
@@ -555,7 +551,7 @@ class LearningNames(Names):
         for mirror in self._mirrors:
             self._weigh(mirror)
 
-    async def _strike_left(self, state: _DiskState, mirror: Mirror) -> None:
+    async def _strike_left(self, state: DiskState, mirror: Mirror) -> None:
         """What a base had has left since: its table is there."""
         while state.left and self.broken is None:
             for _ in range(min(_NAMES_A_TURN, len(state.left))):
@@ -580,19 +576,9 @@ class LearningNames(Names):
         return states, sources, learnt
 
     def _on(self, member: Member, act: Callable[[int], T]) -> Deferred[T]:
-        return self._in_thread(member.root, _on, member, act)
+        return self._in_thread(member.root, on_disk, member, act)
 
     def _in_thread(self, name: str, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         if name not in self._pools:
             self._pools[name] = self._threads(f"names {name}")
         return self._pools[name].run(function, *args)
-
-
-def _next(batches: Iterator[Batch]) -> Batch | None:
-    return next(batches, None)
-
-
-def _on(member: Member, act: Callable[[int], T]) -> T:
-    """What is done on a disk, given its root."""
-    with member.disk.entered() as root_fd:
-        return act(root_fd)

@@ -15,6 +15,9 @@ DISK = f'{HOST}, root="/disk1"'
 WHERE = {"job": "stor", "instance": "host"}
 ON_DISK = {**WHERE, "root": "/disk1"}
 
+#: Prometheus gives the label `job` of its own another name.
+JOB_STALLED = f'stor_job_stalled_seconds{{{HOST}, exported_job="7", kind="rebuild", about="/a /b"}}'
+
 #: Minutes, more than any case lasts.
 ALWAYS = 3000
 TIB, GIB = 1024**4, 1024**3
@@ -409,6 +412,15 @@ CASES = [
         15,
         "host has dropped log lines: whoever reads them is too slow, or gone",
         labels=WHERE,
+    ),
+    Case("StorJobStuck", "comes on", {JOB_STALLED: steady(30)}, 120),
+    Case(
+        "StorJobStuck",
+        "stands still",
+        {JOB_STALLED: growing(60)},
+        120,
+        "A job on host has not come on for 2h 0m 0s: rebuild /a /b",
+        labels={**WHERE, "exported_job": "7", "kind": "rebuild", "about": "/a /b"},
     ),
     Case(
         "StorS3CopiesAgeing",

@@ -59,7 +59,7 @@ def test_damage_is_found_and_mended_by_the_command_and_everything_says_so(stor):
     assert f"no good copy of {rotten} is left" in output
     assert [copy.read_bytes() for copy in stor.copies(bad)] == [SAMPLES[0]] * 2
     assert [copy.read_bytes() for copy in stor.copies(lost)] == [SAMPLES[1]] * 2
-    jobs = asked(stor, "jobs")
+    jobs = [job for job in asked(stor, "jobs") if job["kind"] == "scrub"]
     assert [job["about"] for job in jobs] == [str(root) for root in stor.roots]
     assert {job["state"] for job in jobs} == {"done"}
     # The scrubs of two disks at once may both find that one of them lacks a sample.
@@ -133,13 +133,27 @@ def test_a_rebuild_that_is_killed_goes_on_and_ends_right(tmp_path, figures):
         figures["rebuilds killed with kill -9"] += seen[-1] < len(samples)
         stor.start()
     poll(lambda: asked(stor, "status")["sets"][0]["disks"][1]["complete"], 120, "a complete disk")
-    (job,) = asked(stor, "jobs")
+    (job,) = [one for one in asked(stor, "jobs") if one["kind"] == "rebuild"]
     assert (job["kind"], job["state"], job["not_mended"]) == ("rebuild", "done", 0)
     for content in samples:
         assert (stor.roots[1] / sample_path(sha_of(content))).read_bytes() == content
     assert not list(stor.roots[1].glob(".stor/tmp/*"))
     assert f"job {job['id']} is done" in run(stor, "cancel", str(job["id"]))[2]
     stor.stop()
+
+
+def test_rescan_is_a_job_that_learns_what_was_put_there_by_hand(stor):
+    poll(lambda: all(one["indexed"] for one in asked(stor, "status")["sets"]), 60, "the index")
+    new = b"copied by hand"
+    path = stor.roots[0] / sample_path(sha_of(new))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(new)
+    (job,) = asked(stor, "rescan", str(stor.roots[0]), "--wait")
+    assert (job["kind"], job["about"], job["state"]) == ("walk", str(stor.roots[0]), "done")
+    assert stor.get(sha_of(new)).body == new
+    ended, _, errors = run(stor, "rescan", "/nowhere")
+    assert (ended, errors.count("\n")) == (1, 1)
+    assert "stor: /nowhere: in no set: expected a storage root, one of" in errors
 
 
 @pytest.mark.parametrize(

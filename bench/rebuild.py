@@ -1,0 +1,234 @@
+"""How many samples a second a rebuild puts on a blank disk: `python -m bench.rebuild`.
+
+A set of two directories, of which one holds samples in random order. Each sync of the blank one
+takes 10 ms, as on a hard disk, whatever the machine has; so what is measured is how many syncs a
+sample costs, and the processor. Beside it: one sample after the other, as the first version did, of
+a part of the samples; and `cp -a` of the same files in the order of their inodes, with one
+`sync -f` in the end, where both are without the 10 ms.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import attrs
+from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.task import Clock
+
+from bench.machine import temporary_directory
+from bench.report import columns
+from stor.digest import Digest
+from stor.disk.disk import Disk
+from stor.disk.identity import KnownDisks
+from stor.disk.syscalls import Syscalls
+from stor.index.index import Shared
+from stor.jobs.long_work import LongWork
+from stor.metrics import Metrics
+from stor.mirror.group_commit import Alone
+from stor.mirror.health import Health
+from stor.mirror.learning import LearningNames
+from stor.mirror.member import Member
+from stor.mirror.mirror import Mirror
+from stor.mirror.mirrors import Mirrors
+from stor.mirror.pools import DiskPools
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+SAMPLES = 10_000
+SAMPLE_BYTES = 4096
+#: One after the other takes long: only so many.
+ALONE = 200
+SYNC_SECONDS = 0.010
+
+_EXT4 = 0xEF53
+
+
+class SlowSyncs(Syscalls):
+    """A disk whose every sync takes its time, and is counted."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.syncs = 0
+
+    def sync(self, fd: int) -> None:
+        """fsync(2)."""
+        self._wait()
+        super().sync(fd)
+
+    def sync_all(self, fd: int) -> None:
+        """syncfs(2)."""
+        self._wait()
+        super().sync_all(fd)
+
+    def type_of(self, fd: int) -> int:
+        """What it is on may be in memory."""
+        return _EXT4
+
+    def _wait(self) -> None:
+        self.syncs += 1
+        time.sleep(self.seconds)
+
+
+class _Inline:
+    """Does the work at once."""
+
+    def run(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
+        """See `stor.threads.Pool`."""
+        return execute(function, *args)
+
+    finish = run
+
+    def stop(self) -> None:
+        """See `stor.threads.Pool`."""
+
+
+@attrs.frozen
+class Found:
+    """What one way took."""
+
+    way: str
+    samples: int
+    syncs: float
+    seconds: float
+
+    def row(self) -> tuple[str, ...]:
+        """For the table."""
+        rate = self.samples / self.seconds
+        return self.way, f"{self.samples:,}", f"{self.syncs / self.samples:.3f}", f"{rate:,.0f}"
+
+
+def fill(root: Path, samples: int, size: int) -> list[Digest]:
+    """Put samples there in random order; their names."""
+    rng, digests = random.Random(1), []
+    for _ in range(samples):
+        content = rng.randbytes(size)
+        digest = Digest(hashlib.sha256(content).digest())
+        path = root / digest.disk_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        digests.append(digest)
+    return digests
+
+
+def host(roots: Sequence[Path], clock: Clock, syncs: SlowSyncs) -> Mirrors:
+    """One set of two disks, the second of which syncs slowly, as it is when it was probed."""
+    known = KnownDisks([[str(root) for root in roots]], {})
+    members = []
+    for root, files in zip(roots, (SlowSyncs(0.0), syncs), strict=True):
+        disk = Disk(str(root), files)
+        health = Health(clock.seconds, True, 0)
+        pools = DiskPools(_Inline(), _Inline(), _Inline(), Alone(disk, _Inline()))
+        meter = Metrics().figures.disk(str(root))
+        members.append(Member(disk, health, pools, clock, known, meter, keeps_names=True))
+    names = LearningNames(
+        Shared.create(), clock, lambda name: _Inline(), pace=lambda: lambda reads: None
+    )
+    mirrors = Mirrors(
+        [Mirror(members, own_file_systems=False)],
+        known,
+        reserve_bytes=0,
+        clock=clock,
+        now_ns=time.time_ns,
+        rng=random.Random(),
+        names=names,
+        learning=names,
+    )
+    for patient in (True, False):
+        known.patient = patient
+        for member in members:
+            member.probe()
+    return mirrors
+
+
+def rebuild(roots: Sequence[Path], digests: Sequence[Digest], sync_seconds: float) -> Found:
+    """Fill the second disk by the job that does it."""
+    clock, syncs = Clock(), SlowSyncs(sync_seconds)
+    mirrors = host(roots, clock, syncs)
+    work = LongWork(mirrors, clock, time.time, lambda name: _Inline(), lambda data: succeed(None))
+    syncs.syncs, begun = 0, time.monotonic()
+    work.begin(0)
+    took = time.monotonic() - begun
+    if not all(member.complete for member in mirrors.members):
+        raise SystemExit(f"not complete: {work.jobs.status()}")
+    return Found("rebuild", len(digests), syncs.syncs, took)
+
+
+def one_by_one(roots: Sequence[Path], digests: Sequence[Digest], sync_seconds: float) -> Found:
+    """Fill the second disk sample by sample."""
+    clock, syncs = Clock(), SlowSyncs(sync_seconds)
+    mirrors = host(roots, clock, syncs)
+    syncs.syncs, begun = 0, time.monotonic()
+    for digest in digests:
+        (mirror,) = mirrors.mirrors
+        Deferred.fromCoroutine(mirrors.repairs.make_whole(digest, mirror))
+    took = time.monotonic() - begun
+    lacking = [d for d in digests if not (roots[1] / d.disk_path).exists()]
+    if lacking:
+        raise SystemExit(f"{len(lacking)} samples were not copied")
+    return Found("one by one", len(digests), syncs.syncs, took)
+
+
+def copied(roots: Sequence[Path], digests: Sequence[Digest]) -> Found:
+    """Copy all with `cp -a`, in the order of inodes."""
+    paths = [digest.disk_path for digest in digests]
+    paths.sort(key=lambda path: os.stat(roots[0] / path).st_ino)
+    begun = time.monotonic()
+    subprocess.run(
+        ["xargs", "-0", "cp", "-a", "--parents", "-t", str(roots[1])],
+        input="\0".join(paths),
+        text=True,
+        cwd=roots[0],
+        check=True,
+    )
+    subprocess.run(["sync", "-f", str(roots[1])], check=True)
+    return Found("cp -a", len(digests), 1, time.monotonic() - begun)
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser("python -m bench.rebuild", description=__doc__)
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--bytes", type=int, default=SAMPLE_BYTES)
+    parser.add_argument("--directory", type=Path, help="where the disks are")
+    given = parser.parse_args()
+    rows = []
+    with temporary_directory(given.directory) as path:
+        roots = [Path(path) / "disk0", Path(path) / "disk1"]
+        roots[0].mkdir()
+        digests = fill(roots[0], given.samples, given.bytes)
+        ways: list[Callable[[], Found]] = [
+            lambda: one_by_one(roots, digests[:ALONE], SYNC_SECONDS),
+            lambda: rebuild(roots, digests, SYNC_SECONDS),
+            lambda: rebuild(roots, digests, 0.0),
+            lambda: copied(roots, digests),
+        ]
+        found = []
+        for way in ways:
+            shutil.rmtree(roots[1], ignore_errors=True)
+            shutil.rmtree(roots[0] / ".stor", ignore_errors=True)
+            roots[1].mkdir()
+            found.append(way())
+        alone, slow, quick, copy = found
+        rows = [
+            ("", "samples", "syncs a sample", "samples a second"),
+            *(one.row() for one in (alone, slow)),
+            (f"{quick.way}, without the 10 ms", *quick.row()[1:]),
+            copy.row(),
+        ]
+    print("\n".join(columns(rows)))
+    times = slow.samples / slow.seconds / (alone.samples / alone.seconds)
+    print(f"{times:.0f} times one by one; {copy.seconds / quick.seconds:.2f} of cp -a")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
