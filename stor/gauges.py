@@ -173,11 +173,27 @@ class JobGauges:
                     eta.add(named, job.eta_seconds)
         yield from (done, eta, stalled)
         yield from self._of_scrubs()
+        yield from self._of_drills()
         yield gauge(
             "stor_at_risk_samples",
             "Samples with fewer good copies than their set has disks.",
             self._work.at_risk.total,
         )
+
+    def _of_drills(self) -> Iterator[Family]:
+        failed = gauge(
+            "stor_drill_failed",
+            "1 for a set that did not mend its last drill.",
+            labels=["set"],
+        )
+        age = gauge(
+            "stor_drill_age_seconds", "How long ago a set had its last drill.", labels=["set"]
+        )
+        now = self._work.jobs.wall_seconds()
+        for mirror, outcome in self._work.drills.outcomes.items():
+            failed.add((str(mirror),), int(outcome.fault is not None))
+            age.add((str(mirror),), now - outcome.at)
+        yield from (failed, age)
 
     def _of_scrubs(self) -> Iterator[Family]:
         yield gauge(

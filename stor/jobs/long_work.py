@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from stor.jobs.at_risk import AtRisk
 from stor.jobs.drain import Drains
+from stor.jobs.drills import Drills
 from stor.jobs.jobs import Jobs
 from stor.jobs.rebalance import Rebalances
 from stor.jobs.rebuilds import Rebuilds
@@ -39,6 +40,7 @@ class LongWork:
         moves = Moves(mirrors)
         self.drains = Drains(self.jobs, mirrors, moves)
         self.rebalances = Rebalances(self.jobs, mirrors, moves)
+        self.drills = Drills(self.jobs, mirrors)
         self.at_risk = AtRisk(mirrors, lambda: self.rebuilds.compared)
 
     def begin(self, scrub_days: float) -> None:
@@ -57,7 +59,7 @@ class LongWork:
         return Work(
             self.jobs.summary(),
             self.at_risk.total,
-            rebuilds.warnings,
+            [*rebuilds.warnings, *self.drills.warnings],
             rebuilds.compared,
             rebuilds.running,
         )

@@ -101,6 +101,8 @@ class Member:
         self.corrupt = CorruptCopies()
         #: Samples that wait for a copy to be put back, here or on another disk of the mirror.
         self.noted: set[Digest] = set()
+        #: Samples that a drill damages: what becomes of them is no figure, and no news.
+        self.drilled: set[Digest] = set()
         self._workers = workers
         self.known_disks = known_disks
         self._meter = meter
@@ -193,7 +195,7 @@ class Member:
 
     def found_damaged(self, digest: Digest, reason: str, mark: Mark | None) -> None:
         """The file with this mark is bad: it is not served any more."""
-        if self.corrupt.add(digest, mark):
+        if self.corrupt.add(digest, mark) and digest not in self.drilled:
             self._meter.damaged()
             self.log.warn("Damaged: {reason}", reason=reason, root=self.root, digest=str(digest))
 

@@ -174,6 +174,8 @@ class Repairs:
         noted = set[Digest]().union(*(member.noted for member in mirror.members))
         for digest in (waiting | noted) - known.keys():
             known[digest] = Risk(digest, None, len(mirror.members), "it waits for its repair")
+        for digest in known.keys() & mirror.members[0].drilled:
+            del known[digest]
         return sorted(known.values(), key=lambda risk: risk.digest.raw)
 
     @property
@@ -363,8 +365,9 @@ class Repairs:
                 found.tell_of_damage(digest)
                 for member in lacking:
                     member.corrupt.discard(digest)
-            self.mended_total += 1
-            self._say_repaired(digest, lacking, found)
+            if digest not in mirror.members[0].drilled:
+                self.mended_total += 1
+                self._say_repaired(digest, lacking, found)
         return {*found.good, *lacking}
 
     def _say_repaired(self, digest: Digest, restored: list[Member], found: Examination) -> None:

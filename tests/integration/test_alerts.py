@@ -413,6 +413,18 @@ CASES = [
         "host has dropped log lines: whoever reads them is too slow, or gone",
         labels=WHERE,
     ),
+    Case(
+        "StorDrillFailed", "went well", {f'stor_drill_failed{{{HOST}, set="/a, /b"}}': steady(0)}, 9
+    ),
+    Case(
+        "StorDrillFailed",
+        "failed",
+        {f'stor_drill_failed{{{HOST}, set="/a, /b"}}': steady(1)},
+        9,
+        "host did not mend the damage of its daily drill on /a, /b",
+        severity="critical",
+        labels={**WHERE, "set": "/a, /b"},
+    ),
     Case("StorJobStuck", "comes on", {JOB_STALLED: steady(30)}, 120),
     Case(
         "StorJobStuck",
