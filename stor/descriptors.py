@@ -7,6 +7,9 @@ from stor.config import Config
 #: The threads of a disk, each with a directory and a file, and the disk's root.
 _DISK_DESCRIPTORS = 48
 
+#: What a job has open on each disk that it fills (`stor.jobs.refill.BATCH_SAMPLES`).
+_BATCH_DESCRIPTORS = 1000
+
 #: The log, the reactor, listening sockets, S3, memcached, and three for each splice pipe.
 _OTHER_DESCRIPTORS = 300
 
@@ -20,13 +23,17 @@ def raise_limit() -> int:
 
 
 def needed(chosen: Config) -> int:
-    """What `max_connections` and the disks come to: an upload has a file on each disk of a set."""
+    """What `max_connections` and the disks come to: an upload has a file on each disk of a set.
+
+    In each set all disks but one may be filled at the same time.
+    """
     copies = max(map(len, chosen.sets), default=1)
     disks = sum(map(len, chosen.sets))
     return (
         chosen.max_connections
         + chosen.max_uploads * copies
         + disks * _DISK_DESCRIPTORS
+        + (disks - len(chosen.sets)) * _BATCH_DESCRIPTORS
         + _OTHER_DESCRIPTORS
     )
 

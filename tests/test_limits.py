@@ -262,7 +262,7 @@ class TestDescriptors:
         [
             ({"max_connections": 10_007}, 7),
             ({"max_uploads": 1007}, 2 * 7),
-            ({"sets": (("/a", "/b", "/c"), ("/d",))}, 1000 + 48),
+            ({"sets": (("/a", "/b", "/c"), ("/d",))}, 1000 + 1000 + 48),
         ],
     )
     def test_what_is_needed_follows_the_configuration(self, changes, more):
