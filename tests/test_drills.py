@@ -18,7 +18,7 @@ def stor(path, sets=(2, 1), kept=None):
     rig = FaultyRig(path, sets, kind=QuickFiles)
     rig.begin()
     kept = kept or KeptJobs()
-    jobs = kept.begin(rig)
+    jobs = kept.begin(rig, drill_seconds=PERIOD_SECONDS)
     pass_seconds(rig, SETTLE_SECONDS, 60)
     return rig, jobs, kept
 

@@ -13,7 +13,6 @@ def damage(disk: Disk, digest: Digest, content: bytes) -> None:
         fd = disk.files.create(digest.disk_path, root_fd)
         try:
             write_all(disk.files, fd, bytes(byte ^ 1 for byte in content))
-            disk.files.sync(fd)
         finally:
             disk.files.close(fd)
 

@@ -58,8 +58,11 @@ class Drills(Kind):
     name = "drill"
     beside_others = True
 
-    def __init__(self, jobs: Jobs, mirrors: Mirrors) -> None:
-        """`jobs` has it from now on."""
+    def __init__(
+        self, jobs: Jobs, mirrors: Mirrors, period_seconds: float = PERIOD_SECONDS
+    ) -> None:
+        """`jobs` has it from now on. Each set is tried every `period_seconds`; 0: never."""
+        self._period_seconds = period_seconds
         self._jobs = jobs
         self._mirrors = mirrors
         self._rng = random.Random()
@@ -87,14 +90,14 @@ class Drills(Kind):
 
     def due(self) -> None:
         """Try the sets whose time has come; see `Kind.due`."""
-        if not self._jobs.settled or self._mirrors.learning is None:
+        if not (self._period_seconds and self._jobs.settled) or self._mirrors.learning is None:
             return
         now = self._jobs.wall_seconds()
         for mirror in self._mirrors.mirrors:
             roots = _roots(mirror)
             last = self._outcomes.get(_key(roots))
             jobs = [job for job in self._jobs.of(self) if job.scope.roots == roots]
-            tried = last is not None and now - last.at < PERIOD_SECONDS
+            tried = last is not None and now - last.at < self._period_seconds
             if tried or not _ready(mirror) or any(not job.state.over for job in jobs):
                 continue
             for job in jobs:  # of yesterday

@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from stor.jobs.at_risk import AtRisk
 from stor.jobs.drain import Drains
-from stor.jobs.drills import Drills
+from stor.jobs.drills import PERIOD_SECONDS, Drills
 from stor.jobs.jobs import Jobs
 from stor.jobs.rebalance import Rebalances
 from stor.jobs.rebuilds import Rebuilds
@@ -31,8 +31,9 @@ class LongWork:
         threads: Callable[[str], Pool],
         save: Callable[[bytes], Deferred[None]],
         batch_directories: int = BATCH_DIRECTORIES,
+        drill_seconds: float = PERIOD_SECONDS,
     ) -> None:
-        """See `Jobs` and `Scrubs`."""
+        """See `Jobs`, `Scrubs` and `Drills`."""
         self.jobs = Jobs(mirrors, clock, wall_seconds, threads, save)
         self.scrubs = Scrubs(self.jobs, mirrors, batch_directories)
         self.walks = Walks(self.jobs, mirrors)
@@ -40,7 +41,7 @@ class LongWork:
         moves = Moves(mirrors)
         self.drains = Drains(self.jobs, mirrors, moves)
         self.rebalances = Rebalances(self.jobs, mirrors, moves)
-        self.drills = Drills(self.jobs, mirrors)
+        self.drills = Drills(self.jobs, mirrors, drill_seconds)
         self.at_risk = AtRisk(mirrors, lambda: self.rebuilds.compared)
 
     def begin(self, scrub_days: float) -> None:

@@ -18,7 +18,7 @@ class KeptJobs:
         self.data = data
         self.work = None
 
-    def begin(self, rig, *, pool=None, scrub_days=0, batch_directories=1):
+    def begin(self, rig, *, pool=None, scrub_days=0, batch_directories=1, drill_seconds=0):
         """The jobs of one more Stor, which has looked at its disks."""
         pool = pool or InlinePool()
         work = LongWork(
@@ -28,6 +28,7 @@ class KeptJobs:
             lambda name: pool,
             self._save,
             batch_directories,
+            drill_seconds,
         )
         self.work = work
         work.jobs.load(self.data)

@@ -146,7 +146,9 @@ class Rig:
         self.metrics.figures.watch(LogGauges(LogStream(1, str)))
         #: Begun by `begin` or `rounds`: nothing is scrubbed but what a test asks for.
         self._begun = False
-        self.work = LongWork(self.mirrors, self.clock, self.wall_seconds, learner, succeed)
+        self.work = LongWork(
+            self.mirrors, self.clock, self.wall_seconds, learner, succeed, drill_seconds=0
+        )
         self.metrics.figures.watch(JobGauges(self.work))
         self.store.work = self.work.summary
         self.metrics.figures.watch(Reloads())
