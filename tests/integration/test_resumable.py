@@ -116,7 +116,8 @@ def partials(stor):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "large"
-    path.write_bytes(random.Random(1).randbytes(SIZE))
+    rng = random.Random(1)
+    path.write_bytes(b"".join(rng.randbytes(MIB) for _ in range(SIZE // MIB)))
     yield path
     path.unlink()
 
