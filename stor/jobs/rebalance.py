@@ -97,9 +97,12 @@ class Rebalances(Kind):
         def reached(cursor: str) -> None:
             run.reached(job.cursor, min(1.0, job.bytes_done / all_bytes) if all_bytes else 0.0)
 
+        gap = 1.0
         while all_bytes:
             source, target = extremes(self._levels())
-            if source.fill - target.fill <= EVEN:
+            before_gap, gap = gap, source.fill - target.fill
+            # Where a set is so small that a batch is much of it, nothing more is gained.
+            if gap <= EVEN or gap >= before_gap:
                 break
             before = job.samples_done
             pair = _Pair(self._mirrors, self._levels, source.mirror, target.mirror)
