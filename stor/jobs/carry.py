@@ -55,8 +55,11 @@ class Carrier:
         reached: Callable[[str], None],
         cursor: str = "",
         enough: Callable[[], bool] = lambda: False,
+        least: int = 1,
     ) -> None:
         """Carry all samples from a cursor on, or until it is `enough`; `reached` is told of it.
+
+        Where few lie in each directory, so many at the `least` go together.
 
         Raises `Halted`, `NotNow`, `DiskAway`, `Busy`, `OSError`.
         """
@@ -67,19 +70,25 @@ class Carrier:
             begin = rest if number == int(first or 0) else ""
             pool = self._pool(member.root)
             batches = walk(member.disk, begin, self._run.pace(member), _BATCH_DIRECTORIES)
+            waiting: list[WalkedSample] = []
             while True:
                 self._require(source)
                 await self._run.turn(member)
                 batch: Batch | None = await pool.run(next, batches, None)
-                if batch is None:
-                    break
-                for one in batch.unreadable:
-                    self._trouble(f"{member.root}/{one.path}", str(one.error.strerror))
-                for begun in range(0, len(batch.samples), BATCH_SAMPLES):
-                    some = batch.samples[begun : begun + BATCH_SAMPLES]
+                if batch is not None:
+                    for one in batch.unreadable:
+                        self._trouble(f"{member.root}/{one.path}", str(one.error.strerror))
+                    waiting += batch.samples
+                    if len(waiting) < least:
+                        continue
+                for begun in range(0, len(waiting), BATCH_SAMPLES):
+                    some = waiting[begun : begun + BATCH_SAMPLES]
                     await self._samples(source, member, some, choose)
                     if enough():
                         return
+                waiting = []
+                if batch is None:
+                    break
                 reached(f"{number}:{batch.cursor}")
 
     def _require(self, source: Mirror) -> None:

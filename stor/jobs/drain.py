@@ -8,7 +8,7 @@ from twisted.logger import Logger
 from stor.disk.leaving import Remains, remove_directories, sync_disk
 from stor.disk.walk import first_directories
 from stor.errors import NoRoom, Unavailable
-from stor.jobs.carry import Carrier
+from stor.jobs.carry import BATCH_SAMPLES, Carrier
 from stor.jobs.job import Job, Rate, Scope, State
 from stor.jobs.jobs import Jobs
 from stor.jobs.kind import Impossible, Kind, NotNow, Refused
@@ -123,7 +123,7 @@ class Drains(Kind):
             if whole:
                 job.not_mended = 0
                 job.troubles.clear()
-            await carrier.carry(mirror, choose, reached, job.cursor)
+            await carrier.carry(mirror, choose, reached, job.cursor, least=BATCH_SAMPLES)
             job.cursor = ""  # what is left came behind it
             if mirror.writes:
                 raise NotNow(f"{mirror}: an upload that began before has not ended")
