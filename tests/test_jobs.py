@@ -9,7 +9,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from stor.jobs.job import Job, Rate, Scope, Speed, State
 from stor.jobs.jobs import JOBS_FILE, MOST_OVER, SETTLE_SECONDS
-from stor.jobs.kind import Impossible, Kind, Refused
+from stor.jobs.kind import Impossible, Kind, NotNow, Refused
 from stor.jobs.run import YIELD_SECONDS, Halted
 from tests.support.http import no_bug_logged
 from tests.support.jobs import DAY, KeptJobs, follow, pass_seconds, scrub, view, views
@@ -42,6 +42,35 @@ def steps(rig, pool, number):
 
 def states(jobs):
     return {one["id"]: one["state"] for one in views(jobs)}
+
+
+class Hopeless(Kind):
+    """What always fails, and is due for as long as it has not been done."""
+
+    name = "hopeless"
+
+    def __init__(self, jobs, error):
+        self.jobs, self.error, self.tries = jobs, error, 0
+        jobs.take_up(self)
+
+    def due(self):
+        # Not without end, whatever becomes of it.
+        if self.tries < 100 and all(job.state.over for job in self.jobs.of(self)):
+            self.jobs.add(self, Scope())
+
+    async def work(self, run):
+        self.tries += 1
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [Impossible("never"), NotNow("not now")], ids=repr)
+def test_what_fails_and_is_due_again_is_tried_once_a_look_at_the_disks(rig, error):
+    jobs = KeptJobs().begin(rig)
+    hopeless = Hopeless(jobs, error)
+    for looks in range(1, 4):
+        jobs.resume()
+        rig.clock.pump([0.0] * 50)
+        assert hopeless.tries == looks
 
 
 def test_a_job_is_paused_and_goes_on_where_it_was(rig):

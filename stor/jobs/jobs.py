@@ -384,7 +384,8 @@ class Jobs:
     def _ended(self, outcome: object, run: Run) -> None:
         job = run.job
         del self._runs[job.id]
-        again = True
+        # Else at the next look at the disks: what cannot go on now is not tried over and over.
+        again = not isinstance(outcome, Failure) or outcome.check(Halted) is not None
         if job.state is not State.RUNNING:
             pass  # it was halted for what its state says
         elif not isinstance(outcome, Failure):
@@ -394,7 +395,6 @@ class Jobs:
             job.state = State.WAITING
         elif outcome.check(NotNow, DiskAway, Busy, OSError):
             job.state, job.reason = State.WAITING, str(outcome.value)
-            again = False  # at the next look at the disks
         elif outcome.check(Impossible):
             self.end(job, State.FAILED, str(outcome.value))
         else:
