@@ -800,14 +800,14 @@ CHECKS = (
         "stor/mirror/search.py",
         "            or mirror in self._failed\n",
         "",
-        (f"{_AGAINST}::test_an_error_of_the_copy_beside_it[5-0]",),
+        (f"{_AGAINST}::test_an_error_of_the_copy_beside_it[asked-5-0]",),
     ),
     Mutation(
         "a note to repair speaks against a no",
         "stor/mirror/search.py",
         "any(self._digest in m.corrupt or self._digest in m.noted for m in mirror.members)",
         "any(self._digest in m.corrupt for m in mirror.members)",
-        (f"{_AGAINST}::test_a_repair_that_waits",),
+        (f"{_AGAINST}::test_a_repair_that_waits[asked]",),
     ),
     Mutation(
         "a disk that lacks samples after a comparison is not complete",

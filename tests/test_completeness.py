@@ -32,15 +32,18 @@ def _no_bug():
 
 
 class Host:
-    """One set of disks below `path`, and the Stor that runs on it; `disks` is how many it has."""
+    """One set of disks below `path`, and the Stor that runs on it; `disks` is how many it has.
 
-    def __init__(self, path, disks=2):
-        self.path, self.disks = path, disks
+    It goes by what its disks hold where it `knows` that.
+    """
+
+    def __init__(self, path, disks=2, *, knows=True):
+        self.path, self.disks, self.knows = path, disks, knows
         self.rig = None
 
     def probed(self, kind=QuickFiles):
         """A Stor that has looked at its disks, and not compared them yet."""
-        self.rig = FaultyRig(self.path, (self.disks,), kind=kind)
+        self.rig = FaultyRig(self.path, (self.disks,), kind=kind, knows=self.knows)
         return self.rig
 
     def start(self):
@@ -626,6 +629,14 @@ class TestAdopting:
 
 class TestWhatSpeaksAgainstANo:
     """A complete disk has nothing under the name, and that is not believed."""
+
+    @pytest.fixture(params=[True, False], ids=["index", "asked"])
+    def host(self, quick_path, request):
+        """A pair that holds the samples."""
+        host = Host(quick_path, knows=request.param)
+        host.start()
+        host.fill()
+        return host
 
     @pytest.mark.parametrize("gone", [0, 1])
     @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ESTALE])

@@ -595,10 +595,13 @@ def test_the_length_is_that_of_a_good_copy_once_the_bad_one_is_known(quick_path,
 @pytest.mark.parametrize("which", [[0], [1], [0, 1]])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("damage", ["shorter by one", "longer by one", "empty", "directory"])
+@pytest.mark.parametrize("sums", [True, False], ids=["sums", "no sums"])
 def test_posting_again_repairs_a_copy_of_the_wrong_size(
-    quick_path, damage, size, which, chunked_body
+    quick_path, damage, size, which, chunked_body, sums
 ):
     stored = Stored(quick_path, size)
+    if not sums:
+        stored.forget_sums()
     stored.damage(damage, *which)
     if chunked_body and which == [0, 1] and stored.copies[0].stat().st_size > SMALL_BYTES:
         return  # two large copies of one size, and nobody says that it is the wrong one
