@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
-from stor.admin import Administration
+from stor.administration import Administration
 from stor.config import S3, Config, Statsite
 from stor.digest import Digest
 from stor.disk.copy import MadeSums

@@ -156,7 +156,7 @@ ORDER = [
     "sockets",
     "gauges",
     "fleet",
-    "admin",
+    "administration",
     "app",
     "server",
     "processes.handover",
@@ -185,7 +185,7 @@ ORDER = [
     "client.progress",
     "client.command",
     "cli.configured",
-    "cli.admin",
+    "cli.admin_client",
     "cli.adopt",
     "cli.at_risk",
     "cli.change",
@@ -320,7 +320,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
         for name, path in MODULES.items()
     }
     assert {name: read for name, read in wall.items() if read} == {
-        "admin": ["time"],  # when a job was begun, over restarts
+        "administration": ["time"],  # when a job was begun, over restarts
         "app": ["time_ns"],  # when a sample was stored
         "disk.journal": ["time_ns"],  # when a segment was begun
         "disk.verified": ["time_ns"],  # how long ago a file has changed

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from stor.cli.admin import Stor, add_command, show, show_lines
+from stor.cli.admin_client import Stor, add_command, show, show_lines
 
 
 def add(commands: Any) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from stor.cli.admin import Stor, add_command, job_line, show, show_lines
+from stor.cli.admin_client import Stor, add_command, job_line, show, show_lines
 
 _WHAT = {
     "pause": "have a job rest until it is resumed",

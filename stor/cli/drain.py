@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from stor.cli.admin import Stor, add_command, show, show_lines
+from stor.cli.admin_client import Stor, add_command, show, show_lines
 from stor.cli.change import megabytes
 from stor.cli.waiting import plan_lines, tell
 

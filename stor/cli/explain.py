@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from stor.cli.admin import Stor, add_command, show, show_lines
+from stor.cli.admin_client import Stor, add_command, show, show_lines
 from stor.quantities import size
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stor.cli.admin import Stor, add_command, job_line, show, show_lines
+from stor.cli.admin_client import Stor, add_command, job_line, show, show_lines
 
 
 def add(commands: Any) -> None:

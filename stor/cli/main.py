@@ -33,7 +33,7 @@ def _add_operators(commands: Any) -> Callable[[argparse.ArgumentParser, argparse
     """
     try:
         from stor.cli import (  # noqa: PLC0415 - see above
-            admin,
+            admin_client,
             adopt,
             at_risk,
             change,
@@ -59,6 +59,6 @@ def _add_operators(commands: Any) -> Callable[[argparse.ArgumentParser, argparse
     def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         if hasattr(given, "configured"):
             return configured.run(parser, given)
-        return admin.run(given)
+        return admin_client.run(given)
 
     return run

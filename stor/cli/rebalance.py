@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stor.cli.admin import Stor, add_command
+from stor.cli.admin_client import Stor, add_command
 from stor.cli.drain import add_moving, ask
 
 

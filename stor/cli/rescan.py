@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from stor.cli import configured
-from stor.cli.admin import NotRunning, Stor, add_command
+from stor.cli.admin_client import NotRunning, Stor, add_command
 from stor.cli.waiting import tell
 from stor.config import Config
 from stor.disk.disk import Disk

@@ -4,7 +4,7 @@ import os
 import re
 from typing import Any
 
-from stor.cli.admin import Failed, Stor, add_command
+from stor.cli.admin_client import Failed, Stor, add_command
 from stor.cli.change import megabytes
 from stor.cli.waiting import tell
 

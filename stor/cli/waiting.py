@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from stor.cli.admin import Stor, job_line, show, show_lines
+from stor.cli.admin_client import Stor, job_line, show, show_lines
 from stor.quantities import duration, size
 
 _LOOK_SECONDS = 0.5
