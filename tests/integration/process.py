@@ -324,6 +324,10 @@ class Stor:
         ]
         return nameless + [path for root in self.roots for path in root.glob(".stor/tmp/*")]
 
+    def partials(self):
+        """What is kept of uploads that can be gone on with."""
+        return [path for root in self.roots for path in root.glob(".stor/partial/*")]
+
     # Talking to it.
 
     def url(self, name="", credentials=""):
