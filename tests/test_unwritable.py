@@ -276,3 +276,21 @@ def test_without_a_set_that_the_operator_lets_be_written_there_is_no_room(rig):
     response = rig.put(CONTENT)
     assert_one_line(response, 507)
     assert ".stor/read-only" in response.text
+
+
+class Full(QuickFiles):
+    """A disk on which nothing has room until it is healed, whatever statvfs(3) says."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        for call in ("create", "open_nameless", "make_directory", "write"):
+            self.fail_always(call, errno.ENOSPC)
+
+
+def test_a_disk_that_was_full_at_its_first_look_is_probed_before_a_sample_goes_there(quick_path):
+    """Its journal could not be made then, and is, as soon as somebody stores something."""
+    rig = FaultyRig(quick_path, (2,), kind=Full)
+    assert rig.put(b"content").status in (503, 507)
+    rig.heal()
+    assert rig.put(b"content").status == 201
+    assert rig.get(b"content").body == b"content"

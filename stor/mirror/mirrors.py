@@ -207,11 +207,11 @@ class Mirrors:
         What is known of the disks' room is renewed before anybody is sent away.
         """
         write = self._place(digest, length, excluded, make)
-        if write is None:
+        # One that was full when it was first looked at has no journal yet.
+        if write is None or any(map(_lacks_journal, write.mirror.members)):
             members = [member for member in self.members if member.writable]
             await settle([member.renew_room() for member in members])
-            # One that was full when it was first looked at has no journal yet.
-            await settle([m.probe() for m in members if m.keeps_names and m.names is None])
+            await settle([member.probe() for member in filter(_lacks_journal, members)])
             write = self._place(digest, length, excluded, make)
         if write is None:
             full = NoRoom("no room: no writable set of storages has room for the sample")
@@ -293,3 +293,8 @@ class Mirrors:
         if mirror is None:
             return None
         return self.write_on(mirror, mirror.members, digest, length, make)
+
+
+def _lacks_journal(member: Member) -> bool:
+    """Whether nothing can be stored on a disk before it was probed anew."""
+    return member.keeps_names and not (member.names is not None and member.names.written)
