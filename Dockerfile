@@ -3,7 +3,8 @@
 # with -v /mnt/data1:/mnt/data1 ... and -p 8080:8080. --user gives the disks' owner.
 
 FROM debian:trixie-slim AS build
-RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
+RUN apt-get update && apt-get install -y --no-install-recommends \
+    python3-setuptools python3-venv python3-wheel
 WORKDIR /build
 # What Stor needs changes less often than Stor.
 COPY requirements.txt .
@@ -13,8 +14,9 @@ COPY setup.py README.md ./
 COPY stor stor
 COPY twisted twisted
 COPY debian/slim debian/slim
-# --no-use-pep517: with the setuptools that is there, so that nothing comes without a hash.
-RUN /usr/lib/stor/bin/pip install --no-compile --no-deps --no-use-pep517 . \
+# With the setuptools of Debian, so that nothing comes without a hash.
+RUN python3 setup.py --quiet bdist_wheel --dist-dir wheels \
+ && /usr/lib/stor/bin/pip install --no-compile --no-deps --no-index wheels/*.whl \
  && debian/slim /usr/lib/stor
 
 FROM debian:trixie-slim
