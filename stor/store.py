@@ -39,7 +39,7 @@ from stor.status import (
     Work,
 )
 
-# What the web wing has to do with uploads that can be gone on with.
+# What the web wing has to do with uploads that can be resumed.
 KEPT_SECONDS = uploads_in_parts.KEPT_SECONDS
 FoundUpload = uploads_in_parts.Found
 Partials = uploads_in_parts.Partials
@@ -271,7 +271,7 @@ class Store:
 
     @property
     def partials(self) -> Partials | None:
-        """Uploads that can be gone on with: those to disks."""
+        """Uploads that can be resumed: those to disks."""
         return self._partials if self.puts is self._disk_puts else None
 
     def held(self, sha: bytes) -> bytes:

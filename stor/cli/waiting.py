@@ -60,7 +60,7 @@ def progress(jobs: list[Any]) -> str:
 def plan_lines(plans: list[Any]) -> list[str]:
     """What jobs that move samples would do, a line each."""
     if not plans:
-        return ["nothing is to be moved"]
+        return ["nothing to move"]
     return [
         f"{' '.join(plan['roots'])}: {plan['samples']:,} samples, {size(plan['bytes'])} to move, "
         f"{duration(round(plan['hours'] * 3600))} at least"

@@ -268,7 +268,7 @@ class Unpacked(Protocol):
 class Unpacking:
     """A `Sink` for a TAR of samples, each of which lands."""
 
-    #: It is never gone on with: what has not come is fetched by itself.
+    #: It is never resumed: what has not come is fetched by itself.
     received_bytes = 0
 
     def __init__(self, landings: Mapping[Digest, Unpacked], pool: Pool) -> None:

@@ -57,7 +57,7 @@ def is_cursor(text: object) -> bool:
 class LandedLines:
     """A `Sink` for an answer of `GET /landed`: each whole line is good by itself."""
 
-    #: It is never gone on with by bytes: the cursor of the last line does that.
+    #: It is never resumed by bytes: the cursor of the last line does that.
     received_bytes = 0
 
     def __init__(self) -> None:

@@ -77,7 +77,7 @@ class Directory:
 
 @attrs.frozen
 class Kept:
-    """Where the position is kept, with what it is about, and whether it is to be gone on from."""
+    """Where the position is kept, with what it is about, and whether to resume from it."""
 
     path: str
     about: Mapping[str, str]

@@ -27,7 +27,7 @@ class Position:
     listed: str | None
     #: How files are named below a directory; empty for a Stor.
     names: str
-    #: What could not be copied, and is to be tried again.
+    #: What could not be copied yet, and is tried again.
     again: tuple[Listed, ...] = ()
 
 

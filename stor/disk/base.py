@@ -40,7 +40,7 @@ _NEW_PATH = f"{INDEX_DIRECTORY}/base.new"
 #: How many segments are sorted in memory at a time: 25 MB.
 _SEGMENTS_AT_ONCE = 4
 
-#: Names that are not found after so many steps are not spread evenly.
+#: A search that takes more steps than this meets names that are not spread evenly.
 _RECKONED_STEPS = 8
 
 #: A run is merged with the ones after it once they have a quarter of its entries.

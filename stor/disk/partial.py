@@ -1,4 +1,4 @@
-"""What a disk keeps of an upload that is not complete, to be gone on with: `.stor/partial/<SHA>`.
+"""What a disk keeps of an upload that is not complete, to be resumed: `.stor/partial/<SHA>`.
 
 An attribute of the file says how much of it was on stable storage on every disk of its set, and in
 which boot of the machine that was. What was written later is relied on in the same boot, where the
@@ -72,7 +72,7 @@ def path_of(digest: Digest) -> str:
 
 
 def look(disk: Disk, digest: Digest, boot: str) -> PartialFile | None:
-    """What the disk has of an upload, if it can be gone on with. Raises `DiskAway`, `OSError`."""
+    """What the disk has of an upload, if it can be resumed. Raises `DiskAway`, `OSError`."""
     with disk.entered() as root_fd:
         try:
             fd = disk.files.open_to_read(path_of(digest), root_fd)
@@ -91,7 +91,7 @@ def _judge(disk: Disk, fd: int, boot: str) -> PartialFile | None:
         return None
     try:
         progress = Progress.parse(disk.files.get_attribute(fd, ATTRIBUTE))
-    except (OSError, ValueError):  # it has none: nobody knows what of it is to be relied on
+    except (OSError, ValueError):  # without it nothing there can be relied on
         return None
     size = progress.reliable_bytes(status.st_size, boot)
     return PartialFile(size, progress, status.st_mtime_ns)

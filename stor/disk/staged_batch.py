@@ -43,7 +43,7 @@ class StagedBatch:
         return set(self._staged)
 
     def add(self, samples: Iterable[Loaded]) -> None:
-        """These are to be staged, too."""
+        """Stage these, too."""
         self._todo.extend(samples)
 
     def stage(self, seconds: Callable[[], float] = time.monotonic) -> bool:

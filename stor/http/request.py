@@ -39,7 +39,7 @@ PAGES = {
     "landed": "landed",
 }
 
-#: Behind a sample's sha: its upload, which can be gone on with.
+#: Behind a sample's sha: its upload, which can be resumed.
 UPLOAD = "/upload"
 
 #: What browsers and crawlers ask every site for: nobody has misspelt a sha.

@@ -1,4 +1,4 @@
-"""An upload that can be gone on with: draft-ietf-httpbis-resumable-upload-11.
+"""A resumable upload: draft-ietf-httpbis-resumable-upload-11.
 
 Its resource has no id: the sample's sha names it, so that any client goes on where another stopped.
 """
@@ -86,7 +86,7 @@ class Stopping(Unavailable):
 
 
 class Resumable:
-    """What is asked of uploads that can be gone on with."""
+    """What is asked of resumable uploads."""
 
     def __init__(self, store: Store, uploads: Uploads) -> None:
         self._store = store

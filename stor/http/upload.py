@@ -107,13 +107,13 @@ class Uploads:
         self.buffered_bytes = 0
         #: Uploads that are not answered yet.
         self.in_progress = 0
-        #: Those that can be gone on with.
+        #: Those that can be resumed.
         self.resumable: set[Stoppable] = set()
         #: Whether Stor is about to end.
         self.stopping = False
 
     def stop(self) -> None:
-        """Stor is about to end: nothing waits for the end of what can be gone on with."""
+        """Stor is about to end: nothing waits for the end of what can be resumed."""
         self.stopping = True
         for upload in list(self.resumable):
             upload.stop()

@@ -1,5 +1,6 @@
 """What jobs of one kind have of their own; all else, `jobs/jobs.py` does for every kind."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ class Impossible(Exception):
     """What a job is to do can never be done: it fails; one line."""
 
 
-class Kind:
+class Kind(ABC):
     """How jobs of one kind are begun, do their work, and end.
 
     A kind asks `Jobs` for its jobs by its `name`, when somebody asks for them or in `due`.
@@ -31,6 +32,7 @@ class Kind:
     #: Whether its jobs work at disks at which others work, too.
     beside_others: bool = False
 
+    @abstractmethod
     async def work(self, run: Run) -> None:
         """Do a job from its cursor on to its end; tell `run` how far it has come.
 
@@ -38,7 +40,6 @@ class Kind:
         `Busy` or `OSError` when it has to wait; `Impossible` when it fails. All that it has
         told `run` of is done, also after a crash.
         """
-        raise NotImplementedError
 
     def turn(self, job: Job) -> int:
         """Which jobs come first at a disk: those with the lower number halt the others."""

@@ -1,4 +1,4 @@
-"""Uploads that are gone on with where they were cut off, over requests, clients and restarts.
+"""Uploads that are resumed where they were cut off, over requests, clients and restarts.
 
 What has come lies on the disks of a set under the sample's name, so that no list of uploads has to
 be kept. Of each upload memory has its hash as far as it was made; after a restart it is made again
@@ -216,7 +216,7 @@ class Turn:
 
 
 class Partials:
-    """The uploads that can be gone on with."""
+    """The uploads that can be resumed."""
 
     def __init__(
         self,
@@ -333,7 +333,7 @@ class Partials:
         return None if copy is None else copy.size
 
     async def expire(self) -> None:
-        """Now and then remove what nobody has gone on with for too long. Never raises."""
+        """Now and then remove what nobody has resumed for too long. Never raises."""
         now = self._mirrors.clock.seconds()
         if now < self._expiry_due:
             return

@@ -133,7 +133,7 @@ def test_what_cannot_be_drained_is_one_line(tmp_path):
 def test_sets_that_are_about_as_full_are_left_alone(tmp_path):
     stor = Stor.configured(tmp_path, admin_socket=str(tmp_path / "admin.sock"))
     status, output, _ = run(stor, "rebalance", "--dry-run")
-    assert (status, output) == (0, "nothing is to be moved\n")
+    assert (status, output) == (0, "nothing to move\n")
     status, output, _ = run(stor, "rebalance", "--wait")
     assert status == 0
     assert "rebalance" in output
