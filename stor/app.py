@@ -131,6 +131,8 @@ class App:
         self._looking.clock = reactor
         self._state = StateDirectory(chosen.state_directory if self._writes else None, self._files)
         self._state_worker = ThreadPool(outcomes, "state", 1)
+        #: Why disks cannot be read without waiting, as far as the log has it.
+        self._said_refusals: set[str] = set()
         self._remembered = self._recall_disks()
         #: Fires when the disks' states are known first.
         self.ready: Deferred[None] = Deferred()
@@ -288,10 +290,23 @@ class App:
         await self._let_go()
         await self._remember_disks()
         await self._look_at_room()
+        self._say_refusals()
         if self._writes and self.store.partials is not None:
             await self.store.partials.expire()
         if self._administration is not None:
             self._administration.work.jobs.resume()
+
+    def _say_refusals(self) -> None:
+        """Say once each reason why what the kernel has in memory is not read at once."""
+        for member in self.mirrors.members:
+            refusal = member.disk.page_cache.refusal
+            if refusal is not None and refusal not in self._said_refusals:
+                self._said_refusals.add(refusal)
+                self.log.info(
+                    "{root}: samples that the kernel has in memory wait for a thread, too: {why}",
+                    root=member.root,
+                    why=refusal,
+                )
 
     async def _let_go(self) -> None:
         """Let other Stors have the disks that are in no set any more and that nobody writes to."""

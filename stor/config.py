@@ -506,6 +506,10 @@ def _access_warnings(found: Config) -> Iterator[str]:
     for proxy in found.trusted_proxies:
         if proxy != "unix" and ip_network(proxy).prefixlen == 0:
             yield f"trusted_proxies: {proxy} is everybody: any client can say who it is"
+    for index, endpoint in enumerate(found.listen):
+        if endpoint.startswith("haproxy:") and not found.trusted_proxies:
+            reason = "nobody is believed who the client is, as trusted_proxies names no proxy"
+            yield f"listen[{index}]: {endpoint}: {reason}"
 
 
 def _tier_warnings(found: Config) -> Iterator[str]:

@@ -622,8 +622,8 @@ CHECKS = (
     Mutation(
         "only local file systems are read on the reactor's thread",
         "stor/disk/page_cache.py",
-        "self._files.type_of(fd) in _LOCAL_TYPES and self._works(fd)",
-        "self._works(fd)",
+        "if kind not in _LOCAL_TYPES:",
+        "if False:",
         (
             f"{_CACHED}::TestWhereItIsNotOffered::test_nor_where_to_open_a_file_may_take_more_than_memory",
         ),
@@ -971,6 +971,13 @@ CHECKS = (
         "return mirror if fits and mirror.prompt else None",
         "return mirror if fits else None",
         (_CHOOSER,),
+    ),
+    Mutation(
+        "trust in proxies alone for the PROXY protocol, too",
+        "stor/http/channel.py",
+        "return super().getPeer() if trusted else peer",
+        "return super().getPeer()",
+        ("tests/test_access.py::test_the_proxy_protocol_is_believed_of_trusted_proxies_alone",),
     ),
     Mutation(
         "trust in proxies alone for who the client is",

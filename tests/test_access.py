@@ -4,10 +4,14 @@ import re
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 
 from stor.http.access import Afterwards, RequestIds, Served, word
+from stor.http.channel import LINGER_SECONDS
 from stor.http.fast_path import AtOnce, FastPath
+from stor.http.pace import HEAD_SECONDS, WINDOW_SECONDS
 from stor.http.proxies import Proxies, network_of
+from tests.support.network import Connection
 from tests.support.rig import AUTHORIZATION, Rig, digest_of, request_bytes
 
 CONTENT = b"content" * 100
@@ -197,3 +201,92 @@ def test_the_log_and_the_limits_on_passwords_know_the_client(rig, headers, trust
     rig.site.proxies = rig.site.fast_path.proxies = proxies
     rig.get(NAME, [*headers, ("X-Forwarded-For", "127.0.0.1, 203.0.113.9")])
     assert rig.served[-1].peer == (expected or peer)
+
+
+class Behind:
+    """A rig's site as an endpoint `haproxy:` has it."""
+
+    def __init__(self, rig):
+        self.factory = HAProxyWrappingFactory(rig.site)
+
+    def buildProtocol(self, address):
+        return self.factory.buildProtocol(address)
+
+
+@pytest.mark.parametrize("headers", [[], [("Cookie", "the ordinary way")]])
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "expected"),
+    [
+        ((), [], "192.0.2.1"),
+        (("198.51.100.7",), [], "192.0.2.1"),
+        (("192.0.2.1",), [], "198.51.100.7"),
+        # Whoever the proxy has talked to is believed no more than anybody.
+        (("192.0.2.1",), [("X-Forwarded-For", "203.0.113.9")], "198.51.100.7"),
+        (("192.0.2.1", "198.51.100.7"), [("X-Forwarded-For", "203.0.113.9")], "203.0.113.9"),
+        ((), [("X-Forwarded-For", "203.0.113.9")], "192.0.2.1"),
+    ],
+)
+def test_the_proxy_protocol_is_believed_of_trusted_proxies_alone(
+    rig, headers, trusted, forwarded, expected
+):
+    rig.site.proxies = rig.site.fast_path.proxies = Proxies(trusted)
+    connection = Connection(Behind(rig), rig.clock)
+    connection.send(b"PROXY TCP4 198.51.100.7 192.0.2.2 4711 8080\r\n")
+    connection.send(request_bytes("GET", f"/{NAME}", [*headers, *forwarded]))
+    (response,) = connection.responses(["GET"])
+    assert (response.status, rig.served[-1].peer) == (200, expected)
+
+
+HELLO = request_bytes("GET", f"/{NAME}")
+POST = f"POST /{NAME} HTTP/1.1\r\nHost: x\r\nAuthorization: {AUTHORIZATION}\r\n"
+
+REFUSED = {
+    "no request line": (b"garbage\r\n", 0, ("-", "-", 400)),
+    "no HTTP": (b"GET /a HTTP/9\r\n\r\n", 0, ("-", "-", 400)),
+    "quotes": (b'G"T /"a HTTP/1.1\r\n\r\n', 0, ("-", "-", 400)),
+    "two hosts": (b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 0, ("GET", "/a", 400)),
+    "HEAD": (b"HEAD /a HTTP/1.1\r\n\r\n", 0, ("HEAD", "/a", 400)),
+    "no path": (b"GET a HTTP/1.1\r\nHost: a\r\n\r\n", 0, ("GET", "a", 400)),
+    "a long line": (b"GET /" + b"a" * 100_000, 0, ("-", "-", 431)),
+    "long headers": (b"GET /a HTTP/1.1\r\nA: " + b"a" * 100_000, 0, ("GET", "/a", 431)),
+    "a slow head": (b"GET /a HTTP/1.1\r\n", HEAD_SECONDS + 1, ("GET", "/a", 408)),
+    "a slow body": (
+        f"{POST}Content-Length: 999999\r\n\r\n".encode(),
+        WINDOW_SECONDS + 1,
+        ("POST", f"/{NAME}", 408),
+    ),
+    "a bad chunk": (
+        f"{POST}Transfer-Encoding: chunked\r\n\r\nxyz\r\n".encode(),
+        0,
+        ("POST", f"/{NAME}", 400),
+    ),
+}
+
+
+@pytest.mark.parametrize(("sent", "seconds", "expected"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_before_it_is_a_request_is_told_of_once(tmp_path, sent, seconds, expected):
+    rig = Rig(tmp_path)
+    connection = rig.connect()
+    connection.send(sent)
+    for _ in range(10 if seconds else 0):
+        connection.wait(seconds / 10)
+        connection.send(b"a")
+    (response,) = connection.responses([expected[0]])
+    (told,) = rig.served
+    assert (told.method, told.path, told.status) == expected
+    assert (told.sent_bytes, told.peer) == (len(response.body), "192.0.2.1")
+    assert response.headers["x-request-id"] == told.request_id
+    connection.wait(LINGER_SECONDS)
+    connection.close()
+    assert rig.served == [told]
+
+
+def test_so_is_a_connection_that_is_one_too_many(tmp_path):
+    rig = Rig(tmp_path, max_connections=1)
+    first, second = rig.connect(), rig.connect()
+    first.send(f"{POST}Content-Length: 9\r\n\r\n".encode())
+    second.send(HELLO)
+    (response,) = second.responses(["GET"])
+    (told,) = rig.served
+    assert (told.method, told.path, told.status) == ("GET", f"/{NAME}", response.status)
+    assert response.status == 503

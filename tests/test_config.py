@@ -577,6 +577,11 @@ SETS = [["/mnt/a", "/mnt/b"], ["/mnt/c", "/mnt/d"]]
             "trusted_proxies: ::/0 is everybody: any client can say who it is",
         ),
         (
+            {"listen": ["tcp:8080", "haproxy:tcp:8081"]},
+            "listen[1]: haproxy:tcp:8081: nobody is believed who the client is, as trusted_proxies "
+            "names no proxy",
+        ),
+        (
             WITH_S3 | {"lookup_order": ["disk"]},
             'lookup_order: S3 is enabled and never asked: expected "s3" in it',
         ),

@@ -146,6 +146,7 @@ ORDER = [
     "http.download",
     "http.pace",
     "http.parser",
+    "http.elsewhere",
     "http.fast_path",
     "http.request",
     "http.resumable",

@@ -111,9 +111,14 @@ def test_the_example_configuration_needs_nothing_but_a_password():
     assert "ReadWritePaths=-/mnt -/srv" in (DEBIAN / "stor.service").read_text().splitlines()
 
 
-def test_the_service_may_ask_whether_a_sample_is_in_memory():
+def test_the_service_may_read_what_is_in_memory():
     """No group of system calls has mincore(2), which `stor.disk.page_cache` asks."""
     unit = (DEBIAN / "stor.service").read_text()
+    # systemd refuses openat2(2) with either, as a filter cannot look into its arguments.
+    refusing = re.findall(
+        r"^(?:RestrictSUIDSGID|DynamicUser)=(?:yes|true|1|on)$", unit, re.MULTILINE
+    )
+    assert refusing == []
     allowed = re.findall(r"^SystemCallFilter=([^~\n]*)$", unit, re.MULTILINE)
     # @system-service has openat2 (@file-system), preadv2 (@basic-io) and mmap (@default).
     assert {"@system-service", "mincore"} <= set(" ".join(allowed).split())

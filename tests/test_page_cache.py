@@ -90,8 +90,13 @@ class TestWhereItIsNotOffered:
             assert disk.look(DIGEST).size == len(SMALL)
             assert disk.page_cache.read(DIGEST) is disk.page_cache.look(DIGEST) is None
         assert disk.page_cache.offered is False
+        name = {"open_cached": "openat2", "read_cached": "preadv2 with RWF_NOWAIT"}[call]
+        assert disk.page_cache.refusal == f"{name}: {os.strerror(getattr(errno, error))}"
         files.heal()
         assert disk.page_cache.read(DIGEST) is None
+        disk.page_cache.forget()
+        disk.look(DIGEST)
+        assert (disk.page_cache.offered, disk.page_cache.refusal) == (True, None)
 
     @pytest.mark.parametrize("kind", [FUSE, NFS, OVERLAY, TMPFS], ids=hex)
     def test_nor_where_to_open_a_file_may_take_more_than_memory(self, tmp_path, kind):
@@ -104,6 +109,7 @@ class TestWhereItIsNotOffered:
         disk = disk_at(tmp_path, Elsewhere())
         disk.look(DIGEST)
         assert disk.page_cache.offered is False
+        assert f"{kind:#x}" in disk.page_cache.refusal
 
     @pytest.mark.parametrize("call", ["open_cached", "type_of", "read_cached", "cached", "close"])
     @pytest.mark.parametrize("error", ["EIO", "EMFILE", "ENOENT"])
@@ -131,6 +137,8 @@ class TestWhereItIsNotOffered:
         disk.page_cache.forget()
         disk.look(DIGEST)
         assert disk.page_cache.offered is False
+        said = os.strerror(getattr(errno, error)), os.strerror(errno.EPERM)
+        assert disk.page_cache.refusal == "cachestat: {}, mincore: {}".format(*said)
 
     def test_a_file_of_another_user_says_nothing(self, tmp_path, files):
         write(tmp_path, SMALL)

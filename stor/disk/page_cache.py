@@ -64,11 +64,13 @@ class PageCache:
         self._check_device = check_device
         #: Whether reading without waiting is possible here, `None` while nobody has tried.
         self.offered: bool | None = None
+        #: Why it is not, if so.
+        self.refusal: str | None = None
         self._is_cached = files.cached
 
     def forget(self) -> None:
         """Another disk is there."""
-        self.offered = None
+        self.offered = self.refusal = None
 
     def learn(self, path: str, status: os.stat_result) -> None:
         """Try what reading takes on a file that was just looked at. May wait for the disk.
@@ -77,28 +79,43 @@ class PageCache:
         """
         if self.offered is not None or not status.st_size or status.st_uid != os.geteuid():
             return
+        with suppress(OSError):
+            self.refusal = self._find_refusal(path)
+            self.offered = self.refusal is None
+
+    def _find_refusal(self, path: str) -> str | None:
+        """Why reading without waiting is not possible, if so. Raises `OSError`: it may be yet."""
         try:
             fd = self._files.open_cached(path)
-            try:
-                self.offered = self._files.type_of(fd) in _LOCAL_TYPES and self._works(fd)
-            finally:
-                self._files.close(fd)
         except OSError as error:
-            self.offered = False if error.errno in _REFUSALS else None
-
-    def _works(self, fd: int) -> bool:
-        with suppress(BlockingIOError):
-            self._files.read_cached(fd, 1, 0)
-        for is_cached in (self._files.cached, self._files.mapped):
+            return _said("openat2", error)
+        try:
+            kind = self._files.type_of(fd)
+            if kind not in _LOCAL_TYPES:
+                return (
+                    f"on a file system of type {kind:#x} opening a file may take more than memory"
+                )
             try:
-                is_cached(fd, 1)
+                self._files.read_cached(fd, 1, 0)
+            except BlockingIOError:
+                pass
             except OSError as error:
-                if error.errno not in _REFUSALS:
-                    raise
-            else:
-                self._is_cached = is_cached
-                return True
-        return False
+                return _said("preadv2 with RWF_NOWAIT", error)
+            refusals = []
+            for name, is_cached in (
+                ("cachestat", self._files.cached),
+                ("mincore", self._files.mapped),
+            ):
+                try:
+                    is_cached(fd, 1)
+                except OSError as error:
+                    refusals.append(_said(name, error))
+                else:
+                    self._is_cached = is_cached
+                    return None
+            return ", ".join(refusals)
+        finally:
+            self._files.close(fd)
 
     def look(self, digest: Digest) -> CachedCopy | None:
         """The disk's copy by its name, not read; `None` when that would have to wait.
@@ -168,3 +185,10 @@ class PageCache:
 
     def _copy(self, digest: Digest, path: str, status: os.stat_result) -> CachedCopy:
         return CachedCopy(digest, path, self._root, status.st_size, status.st_mtime_ns)
+
+
+def _said(call: str, error: OSError) -> str:
+    """What a kernel says that does not do this. Raises an error that says nothing of that."""
+    if error.errno not in _REFUSALS:
+        raise error
+    return f"{call}: {error.strerror}"

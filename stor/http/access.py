@@ -48,6 +48,14 @@ class Served(NamedTuple):
     part: str = "-"
     request_id: str = "-"
 
+    @classmethod
+    def unbegun(
+        cls, peer: str, method: bytes, path: str, status: int, sent_bytes: int, request_id: str
+    ) -> "Served":
+        """What was refused before it was a request, of which little may be known."""
+        about = (peer, word(method), path, status, sent_bytes, 0, 0.0, "done", "other")
+        return cls(*about, request_id=request_id)
+
 
 #: Told of every request that is over.
 Observer = Callable[[Served], None]

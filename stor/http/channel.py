@@ -4,7 +4,6 @@ Twisted says 100 Continue before anybody is asked, and closes a connection with 
 it, which makes the kernel send a reset that can overtake the answer.
 """
 
-import enum
 from contextlib import suppress
 from http import HTTPStatus
 from socket import MSG_DONTWAIT, MSG_PEEK
@@ -26,7 +25,15 @@ from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
+from stor.http.access import Observer, RequestIds, Served
 from stor.http.answer import Answer
+from stor.http.elsewhere import (
+    HAND_OVER_RETRY_SECONDS,
+    HAND_OVER_SECONDS,
+    Elsewhere,
+    Given,
+    Handed,
+)
 from stor.http.fast_path import FastPath
 from stor.http.pace import (
     HEAD_SECONDS,
@@ -35,9 +42,18 @@ from stor.http.pace import (
     WINDOW_SECONDS,
     Buffers,
     Pace,
+    Wait,
 )
 from stor.http.parser import Parser
-from stor.http.request import ALWAYS_ANSWERED, SERVER, StorRequest, name_of, path_of
+from stor.http.proxies import NO_ADDRESS, Proxies
+from stor.http.request import (
+    ALWAYS_ANSWERED,
+    SERVER,
+    StorRequest,
+    name_of,
+    path_of,
+    target_text,
+)
 
 #: After an answer that came before the end of the body, the rest is read and thrown away, in all
 #: this long, while it comes at the least pace of a body and is never silent for the shorter time.
@@ -55,58 +71,8 @@ TLS_CLOSE_SECONDS = 1.0
 #: So much is read at a time: 64 KiB of a body, which many clients send at once, and the head.
 INTAKE_BYTES = 96 * 1024
 
-#: How long a request waits until the process that answers it takes its connection, and the pause
-#: between two tries.
-HAND_OVER_SECONDS = 1.0
-HAND_OVER_RETRY_SECONDS = 0.01
-
 #: What TLS may keep of an answer beside the socket's buffer (Twisted's _AggregateSmallWrites).
 _TLS_BYTES = 64_000
-
-
-class Wait(enum.Enum):
-    """What a connection without a request under way waits for."""
-
-    REQUEST = enum.auto()
-    #: The rest of a head.
-    HEAD = enum.auto()
-    #: The client, to read an answer and end the connection.
-    END = enum.auto()
-
-
-@attrs.frozen
-class Handed:
-    """A connection that another process goes on with, at the boundary of a request.
-
-    `unread` is the request as far as it was received, and all behind it; `head_seconds` is how
-    long ago its first byte came, `peer` and `port` are the client's.
-    """
-
-    unread: bytes
-    peer: str
-    port: int
-    head_seconds: float
-
-
-class Given(enum.Enum):
-    """What became of a connection that was to be handed over."""
-
-    GONE = "another process has it"
-    CROWDED = "the other process has taken no more for a moment"
-    NOBODY = "the other process is not there"
-
-
-class Elsewhere(Protocol):
-    """The other processes of this Stor, to whom connections are handed over."""
-
-    def answers(self, channel: "StorChannel", line: bytes, rest: bytes) -> bool:
-        """Whether another process answers the request that begins with `line`.
-
-        `rest` is what was received behind that line.
-        """
-
-    def give(self, channel: "StorChannel", handed: Handed) -> Given:
-        """Hand a connection over; once it is `GONE`, its transport is no part of this process."""
 
 
 class Connections(Protocol):
@@ -121,10 +87,15 @@ class Connections(Protocol):
     #: Seconds after which a connection without a byte is cut.
     timeOut: float
     #: Who answers what this process does not, if there is anybody.
-    elsewhere: Elsewhere | None
+    elsewhere: "Elsewhere[StorChannel] | None"
 
     #: The memory that all connections hold.
     buffers: Buffers
+    #: Whose word is taken for who the client is.
+    proxies: Proxies
+    request_ids: RequestIds
+    #: Told of every request that is over, and of what was refused before it was one.
+    served: Observer
 
     def admit(self, channel: "StorChannel") -> None:
         """Take a new connection into account; it or another may be one too many."""
@@ -163,6 +134,7 @@ class StorChannel(Parser):
         self.giver: object = None
         #: The client of a connection that was made to another process.
         self._client: IAddress | None = None
+        self._known_peer: str | None = None
         self._unread: bytearray | None = None
         self._leaving_since = 0.0
 
@@ -170,7 +142,6 @@ class StorChannel(Parser):
         """Take part in the site's count of connections."""
         super().connectionMade()
         self._pace = Pace(self.site.clock.seconds)
-        self._peer = getattr(self.getPeer(), "host", "-")
         # Beneath TLS, or what else there is between.
         self._socket = self.transport
         while isinstance(self._socket, ProtocolWrapper):
@@ -222,8 +193,21 @@ class StorChannel(Parser):
         return self._client is not None
 
     def getPeer(self) -> Any:  # noqa: N802
-        """The client."""
-        return self._client or super().getPeer()
+        """The client: as a proxy that is trusted says (PROXY protocol), else who has connected."""
+        if self._client is not None:
+            return self._client
+        peer = self._socket.getPeer()
+        if self._socket is self.transport:
+            return peer
+        trusted = self.site.proxies.trust(getattr(peer, "host", NO_ADDRESS))
+        return super().getPeer() if trusted else peer
+
+    @property
+    def peer(self) -> str:
+        """The client's address; known once something has come, as a proxy's word comes first."""
+        if self._known_peer is None:
+            self._known_peer = getattr(self.getPeer(), "host", NO_ADDRESS)
+        return self._known_peer
 
     @property
     def idle(self) -> bool:
@@ -289,7 +273,7 @@ class StorChannel(Parser):
             self._unread += data
             return
         if self._rests:
-            answer = self.site.fast_path.answer(data, self._peer, SERVER)
+            answer = self.site.fast_path.answer(data, self.peer, SERVER)
             if answer is not None:
                 self.resetTimeout()
                 self._send_now(answer)
@@ -480,21 +464,34 @@ class StorChannel(Parser):
         if self.lingering:
             return
         self.lingering = True
-        for request in self.requests:
-            request.abandon()
         reason = HTTPStatus(answer.status).phrase.encode()
-        head = getattr(self, "_command", b"") == b"HEAD"
+        if getattr(self, "_command", b"") == b"HEAD":
+            # Its length stays.
+            answer = attrs.evolve(answer, body=b"", headers=answer.fields)
+        request_id = self._tell_refused(answer)
         headers = Headers()
         for name, value in (
             (b"Server", SERVER),
             (b"Date", datetimeToString()),
             (b"Connection", b"close"),
+            (b"X-Request-ID", request_id.encode("ascii")),
             *((name.encode(), value.encode()) for name, value in answer.fields.items()),
         ):
             headers.addRawHeader(name, value)
         self.writeHeaders(b"HTTP/1.1", b"%d" % answer.status, reason, headers)
-        self.transport.write(b"" if head else answer.body)
+        self.transport.write(answer.body)
         self._linger(linger_seconds)
+
+    def _tell_refused(self, answer: Answer) -> str:
+        """Tell of what is refused, a request or not yet one; what that is called."""
+        request: StorRequest | None = self.requests[-1] if self.requests else None
+        if request is not None and request.refused(answer):
+            return request.request_id
+        request_id = self.site.request_ids.next()
+        method, target = getattr(self, "_command", b""), target_text(getattr(self, "_path", b"-"))
+        sent = len(answer.body)
+        self.site.served(Served.unbegun(self.peer, method, target, answer.status, sent, request_id))
+        return request_id
 
     def timeoutConnection(self) -> None:  # noqa: N802
         """Nothing has come for too long."""
@@ -558,7 +555,7 @@ class StorChannel(Parser):
         if self._unread is None or self.site.elsewhere is None:
             return
         port = getattr(self.getPeer(), "port", 0)
-        handed = Handed(bytes(self._unread), self._peer, port, self._pace.head_seconds)
+        handed = Handed(bytes(self._unread), self.peer, port, self._pace.head_seconds)
         given = self.site.elsewhere.give(self, handed)
         late = self.site.clock.seconds() - self._leaving_since >= HAND_OVER_SECONDS
         if given is Given.GONE:

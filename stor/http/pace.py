@@ -1,5 +1,6 @@
 """How slowly a client may send, and what those that take slowly may hold."""
 
+import enum
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -26,6 +27,16 @@ PATIENCE_SECONDS = 1.0
 #: is one visit to the disk.
 CHUNK_BYTES = 512 * 1024
 LEAST_CHUNK_BYTES = 16 * 1024
+
+
+class Wait(enum.Enum):
+    """What a connection without a request under way waits for."""
+
+    REQUEST = enum.auto()
+    #: The rest of a head.
+    HEAD = enum.auto()
+    #: The client, to read an answer and end the connection.
+    END = enum.auto()
 
 
 class Pace:

@@ -21,7 +21,6 @@ from stor.digest import is_digest
 from stor.http.access import Served, word
 from stor.http.answer import INTERNAL_ERROR, Answer
 from stor.http.pace import Buffers
-from stor.http.proxies import NO_ADDRESS
 from stor.http.upload import Head
 from stor.zero_copy import SplicePipe, SplicePipes
 
@@ -140,9 +139,8 @@ class StorRequest(Request):
         self.content = BytesIO()
         self.site = self.channel.site
         self._begun_seconds = self.site.clock.seconds()
-        peer = getattr(self.channel.getPeer(), "host", NO_ADDRESS)
         forwarded = self.requestHeaders.getRawHeaders("X-Forwarded-For", [])
-        self._peer = self.site.proxies.client(peer, forwarded)
+        self._peer = self.site.proxies.client(self.channel.peer, forwarded)
         self.request_id = self.site.request_ids.given(self.getHeader(b"x-request-id"))
         self._told = False
         self.complete = length == 0
@@ -241,6 +239,14 @@ class StorRequest(Request):
         if self.intake is not None and not self.complete:
             self.intake.abandon()
 
+    def refused(self, answer: Answer) -> bool:
+        """Another answer than its own ends the connection; whether the request had begun."""
+        self.abandon()
+        begun = not self._told
+        self.sentLength = len(answer.body)
+        self._tell("done", answer.status)
+        return begun
+
     def proceed(self) -> None:
         """Ask for the body, if the client waits to be asked (RFC 9110, 10.1.1)."""
         if self._awaits_continue and not self.gone:
@@ -322,17 +328,19 @@ class StorRequest(Request):
             self.aborted = True
             self.channel.transport.abortConnection()
 
-    def _tell(self, outcome: str) -> None:
+    def _tell(self, outcome: str, status: int | None = None) -> None:
         """Tell, once, what became of the request."""
         if self._told:
             return
         self._told = True
+        if status is None:
+            status = self.code if self.startedWriting else 0
         self.site.served(
             Served(
                 self._peer,
                 self.method.decode("ascii"),
-                _printable(self.uri),
-                self.code if self.startedWriting else 0,
+                target_text(self.uri),
+                status,
                 self.sentLength,
                 self._received_bytes,
                 self.site.clock.seconds() - self._begun_seconds,
@@ -385,7 +393,7 @@ class StorRequest(Request):
         self.answer_early(Answer.line(413, f"too large: {method} is expected to have no body"))
 
 
-def _printable(target: bytes) -> str:
+def target_text(target: bytes) -> str:
     """The target as text that ends no line of a log."""
     text = target.decode("ascii", "backslashreplace")
     return text if text.isprintable() else repr(text)[1:-1]

@@ -12,9 +12,10 @@ from twisted.web.server import Request, Site
 
 from stor.http.access import Observer, RequestIds
 from stor.http.answer import Answer, answer_to
-from stor.http.channel import TURNED_AWAY_SECONDS, Elsewhere, StorChannel, Wait
+from stor.http.channel import TURNED_AWAY_SECONDS, StorChannel
+from stor.http.elsewhere import Elsewhere
 from stor.http.fast_path import FastPath
-from stor.http.pace import LAST_REQUEST_SECONDS, Buffers
+from stor.http.pace import LAST_REQUEST_SECONDS, Buffers, Wait
 from stor.http.proxies import Proxies
 from stor.http.request import Reception, StorRequest
 from stor.shared import Count
@@ -55,7 +56,7 @@ class StorSite(Site):
         fast_path: FastPath | None = None,
         max_connections: int = MAX_CONNECTIONS,
         connections: Count | None = None,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: Elsewhere[StorChannel] | None = None,
     ) -> None:
         """`served` is told of every request that is over.
 

@@ -17,7 +17,8 @@ from zope.interface import implementer
 
 from stor.digest import Digest
 from stor.disk.copy import MadeSums
-from stor.http.channel import Given, Handed, StorChannel
+from stor.http.channel import StorChannel
+from stor.http.elsewhere import Given, Handed
 from stor.http.request import needs_writer
 from stor.http.site import StorSite
 
@@ -175,7 +176,7 @@ Found = Lacking | Trouble | MadeSums
 
 
 class Handover:
-    """What this process hands over, and takes over. Implements `stor.http.channel.Elsewhere`.
+    """What this process hands over, and takes over. Implements `stor.http.elsewhere.Elsewhere`.
 
     A reader has one line, to the writer; the writer has one to each reader.
     """
