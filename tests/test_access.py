@@ -287,6 +287,6 @@ def test_so_is_a_connection_that_is_one_too_many(tmp_path):
     first.send(f"{POST}Content-Length: 9\r\n\r\n".encode())
     second.send(HELLO)
     (response,) = second.responses(["GET"])
-    (told,) = rig.served
-    assert (told.method, told.path, told.status) == ("GET", f"/{NAME}", response.status)
-    assert response.status == 503
+    told = rig.served[-1]
+    assert (told.method, told.path, told.status) == ("GET", f"/{NAME}", 503)
+    assert response.headers["x-request-id"] == told.request_id
