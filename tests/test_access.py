@@ -283,8 +283,9 @@ def test_what_is_refused_before_it_is_a_request_is_told_of_once(tmp_path, sent, 
 
 def test_so_is_a_connection_that_is_one_too_many(tmp_path):
     rig = Rig(tmp_path, max_connections=1)
-    first, second = rig.connect(), rig.connect()
+    first = rig.connect()
     first.send(f"{POST}Content-Length: 9\r\n\r\n".encode())
+    second = rig.connect()
     second.send(HELLO)
     (response,) = second.responses(["GET"])
     told = rig.served[-1]
