@@ -11,6 +11,7 @@ from stor.mirror.health import Cause, State
 from stor.mirror.mirrors import Mirrors
 from stor.prometheus import Family, counter, gauge
 from stor.shared import Number
+from stor.status import PartialUploads
 from stor.store import Store
 from stor.threads import ThreadPool
 
@@ -312,6 +313,10 @@ class WorkGauges:
             "stor_uploads_in_progress", "Uploads that are not answered yet.", uploads.in_progress
         )
         yield gauge("stor_upload_buffered_bytes", "Of bodies, in memory.", uploads.buffered_bytes)
+        partials = self._store.partials
+        kept = PartialUploads() if partials is None else partials.kept
+        yield gauge("stor_partial_uploads", "Kept, to be resumed.", kept.count)
+        yield gauge("stor_partial_upload_bytes", "What they take on all disks.", kept.bytes)
         jobs = gauge(
             "stor_worker_jobs", "Jobs of a pool of threads, waiting or being done.", labels=["pool"]
         )

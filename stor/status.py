@@ -148,6 +148,14 @@ class Work:
 
 
 @attrs.frozen
+class PartialUploads:
+    """Uploads that were cut off and are kept to be resumed: how many, and what they take."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@attrs.frozen
 class Status:
     """How the storages are. `problems` is empty when all of them are available."""
 
@@ -159,6 +167,7 @@ class Status:
     #: The servers of the location cache.
     memcached: Sequence[MemcachedStatus] = ()
     work: Work = attrs.field(factory=Work)
+    partial_uploads: PartialUploads = attrs.field(factory=PartialUploads)
 
 
 def as_json(value: Any) -> dict[str, Any]:

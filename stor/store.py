@@ -17,6 +17,7 @@ from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
 from stor.mirror import partial as uploads_in_parts
+from stor.mirror import turns
 from stor.mirror.cached import CachedCopies
 from stor.mirror.disk_order import DiskOrder
 from stor.mirror.landed import Page
@@ -30,6 +31,7 @@ from stor.s3.queue import CopyQueue
 from stor.s3.search import S3Search
 from stor.status import (
     DiskStatus,
+    PartialUploads,
     RepairStatus,
     S3Copies,
     S3Status,
@@ -44,7 +46,7 @@ KEPT_SECONDS = uploads_in_parts.KEPT_SECONDS
 FoundUpload = uploads_in_parts.Found
 Partials = uploads_in_parts.Partials
 PartialPut = uploads_in_parts.PartialPut
-Turn = uploads_in_parts.Turn
+UploadTurn = turns.UploadTurn
 
 
 class Put(Protocol):
@@ -340,6 +342,7 @@ class Store:
             self._s3_status(),
             [] if self.locations is None else self.locations.servers,
             work,
+            PartialUploads() if self.partials is None else self.partials.kept,
         )
 
     async def _where(self, digest: Digest) -> str | None:

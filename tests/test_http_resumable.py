@@ -7,6 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from stor.mirror.partial import KEPT_SECONDS, SYNC_BYTES
+from stor.status import PartialUploads
 from tests.conformance import MIB, QuickFiles, sample
 from tests.support.http import (
     AUTHORIZED,
@@ -16,6 +17,7 @@ from tests.support.http import (
     chunked,
     no_bug_logged,
 )
+from tests.support.metrics import Exported
 from tests.support.rig import Rig, digest_of, request_bytes
 
 CONTENT = sample(3 * MIB + 5)
@@ -499,6 +501,57 @@ def expire(rig):
     done = []
     Deferred.fromCoroutine(rig.store.partials.expire()).addCallback(done.append)
     assert done == [None]
+
+
+@pytest.mark.parametrize("status", [201, 200])
+def test_what_is_kept_of_a_sample_goes_once_that_is_stored(rig, status):
+    if status == 200:
+        rig.put(CONTENT)
+        (rig.roots[2] / ".stor/partial").mkdir(parents=True, exist_ok=True)
+        (rig.roots[2] / ".stor/partial" / SHA.upper()).write_bytes(CONTENT[:1000])
+    else:
+        begin(rig, CONTENT, SOME, body=CONTENT[:1000])
+        expire(rig)
+    assert partials(rig)
+    assert rig.put(CONTENT).status == status
+    expire(rig)
+    assert not partials(rig)
+    assert rig.get(CONTENT).body == CONTENT
+    assert rig.store.partials.kept == PartialUploads()
+
+
+def test_what_is_under_way_is_kept_also_of_a_sample_that_is_stored(rig):
+    content = sample(2 * MIB)
+    connection = rig.connect()
+    head = request_bytes("POST", f"/{digest_of(content)}", [AUTHORIZED, SOME, CHUNKED])
+    connection.send(head + b"%x\r\n" % len(content) + content[: MIB + 1000])
+    assert rig.put(content).status == 201
+    before = partials(rig)
+    assert before
+    expire(rig)
+    assert partials(rig) == before
+    connection.close()
+    expire(rig)
+    assert not partials(rig)
+
+
+def test_how_many_are_kept_and_what_they_take_is_told(rig):
+    contents = [sample(8 * MIB), sample(MIB)]
+    for content in contents:
+        begin(rig, content, SOME, of(len(content)), body=content[:1000])
+    expire(rig)
+    held = sum(path.stat().st_blocks * 512 for path in partials(rig))
+    assert held >= 2 * 9 * MIB
+    exported = Exported(rig.get("metrics").text)
+    assert exported.value("stor_partial_uploads") == 2
+    assert exported.value("stor_partial_upload_bytes") == held
+    told = json.loads(rig.get("status", [("Accept", "application/json")]).body)
+    assert told["partial_uploads"] == {"count": 2, "bytes": held}
+    # Soon, and not after ten minutes: it ends with its last part.
+    upload(rig, "DELETE", sha=str(digest_of(contents[0])))
+    assert go_on(rig, 1000, contents[1][1000:], ALL, sha=str(digest_of(contents[1]))).status == 201
+    expire(rig)
+    assert Exported(rig.get("metrics").text).value("stor_partial_uploads") == 0
 
 
 def test_room_is_reserved_for_the_whole(rig):

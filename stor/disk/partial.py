@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from stor.block_sums import BlockSummer
-from stor.digest import Digest
+from stor.digest import Digest, MalformedDigest
 from stor.disk.disk import PARTIAL_DIRECTORY, Disk, DiskAway
 from stor.disk.staged import NO_ALLOCATION, StagedCopy
 from stor.disk.syscalls import is_regular
@@ -19,6 +19,9 @@ from stor.disk.syscalls import is_regular
 ATTRIBUTE = "user.stor.partial"
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+#: What st_blocks counts (stat(3type)).
+_BLOCK_BYTES = 512
 
 #: Where nobody tells the boots of a machine apart.
 _UNKNOWN = "-"
@@ -130,29 +133,33 @@ def remove(disk: Disk, digest: Digest) -> bool:
         return True
 
 
-def remove_old(disk: Disk, before_ns: int, in_use: frozenset[str]) -> int:
-    """Remove what was last written before then, unless it is `in_use`; how many there were.
+@attrs.frozen
+class KeptFile:
+    """A file that a disk keeps of an upload, whatever can be relied on: what it takes there."""
 
-    Raises `DiskAway`, `OSError`.
-    """
-    removed = 0
+    digest: Digest
+    modified_ns: int
+    held_bytes: int
+
+
+def kept_files(disk: Disk) -> list[KeptFile]:
+    """All that the disk keeps of uploads. Raises `DiskAway`, `OSError`."""
+    kept = []
     with disk.entered() as root_fd:
         try:
             fd = disk.files.open_directory(PARTIAL_DIRECTORY, root_fd)
         except FileNotFoundError:
-            return 0
+            return []
         try:
-            names = disk.files.list(fd)
+            for name in disk.files.list(fd):
+                with suppress(MalformedDigest, FileNotFoundError):  # none of ours, or gone by now
+                    digest = Digest.parse(name)
+                    status = disk.files.stat(name, fd)
+                    held = status.st_blocks * _BLOCK_BYTES
+                    kept.append(KeptFile(digest, status.st_mtime_ns, held))
         finally:
             disk.files.close(fd)
-        for name in names:
-            path = f"{PARTIAL_DIRECTORY}/{name}"
-            with suppress(FileNotFoundError):  # it was completed, or given up
-                old = disk.files.stat(path, root_fd).st_mtime_ns < before_ns
-                if old and name not in in_use:
-                    disk.files.unlink(path, root_fd)
-                    removed += 1
-    return removed
+    return kept
 
 
 @attrs.define

@@ -15,7 +15,7 @@ from stor.errors import Mismatch, Superseded, TooLarge, Unavailable
 from stor.http.answer import Answer
 from stor.http.request import StorRequest
 from stor.http.upload import BATCH_BYTES, ClientGone, Flow, Head, Upload, Uploads
-from stor.store import KEPT_SECONDS, FoundUpload, PartialPut, Partials, Store, Turn
+from stor.store import KEPT_SECONDS, FoundUpload, PartialPut, Partials, Store, UploadTurn
 
 #: What a part of a sample is sent as.
 PARTIAL_UPLOAD = "application/partial-upload"
@@ -201,7 +201,7 @@ class ResumableUpload(Upload):
         finally:
             uploads.resumable.discard(self)
 
-    async def _create(self, digest: Digest, turn: Turn) -> Answer:
+    async def _create(self, digest: Digest, turn: UploadTurn) -> Answer:
         head, terms = self._head, self._terms
         whole = head.length if terms.complete else None
         length = _agreed(terms.length, whole)
@@ -224,7 +224,7 @@ class ResumableUpload(Upload):
         finally:
             await put.leave()
 
-    async def _append(self, digest: Digest, turn: Turn) -> Answer:
+    async def _append(self, digest: Digest, turn: UploadTurn) -> Answer:
         head, terms = self._head, self._terms
         found = await self._partials.find(digest)
         known = None if found is None else found.length

@@ -38,6 +38,7 @@ def picture(status: Status, problems: Sequence[str] | None = None) -> dict[str, 
         "repairs": as_json(status.repairs),
         "jobs": [as_json(job) for job in status.work.jobs],
         "at_risk": status.work.at_risk,
+        "partial_uploads": as_json(status.partial_uploads),
         "s3": None if status.s3 is None else as_json(status.s3),
         "memcached": [as_json(server) for server in status.memcached],
     }

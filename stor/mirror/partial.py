@@ -8,11 +8,10 @@ from what lies there, beside what comes.
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from stor.block_sums import BlockSummer
@@ -20,29 +19,32 @@ from stor.digest import Digest
 from stor.disk.copy import read_exactly
 from stor.disk.disk import Disk
 from stor.disk.partial import (
+    KeptFile,
     PartialCopy,
     PartialFile,
     Progress,
     boot_id,
     hold,
+    kept_files,
     look,
     open_partial,
     remove,
-    remove_old,
 )
-from stor.errors import Mismatch, Superseded, Unavailable
+from stor.errors import Mismatch, StorError, Unavailable
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.put import Put, Puts
 from stor.mirror.registration import Registration
+from stor.mirror.turns import RequestQueue, UploadTurn
 from stor.mirror.write import MirrorWrite, Slot
+from stor.status import PartialUploads
 from stor.threads import Pool, settle, within
 
 #: How long an upload is kept that nobody goes on with.
 KEPT_SECONDS = 24 * 3600.0
 
-#: How often it is looked for those that are kept no longer.
+#: How often it is looked what is kept, and what of that no longer; soon after an upload has ended.
 EXPIRY_SECONDS = 600.0
 
 #: After so many bytes they are synced on every disk: no more is lost with the power than what came
@@ -164,57 +166,6 @@ def _park(slot: Slot) -> None:
         _copy_of(slot).park()
 
 
-@attrs.define
-class _Queue:
-    """The requests for one upload: whose turn it is, and the number of the newest."""
-
-    lock: DeferredLock = attrs.field(factory=DeferredLock)
-    requests: int = 0
-    newest: int = 0
-    give_way: Callable[[], None] = lambda: None
-
-
-class Turn:
-    """The right to an upload, of one request at a time: a newer one ends the older.
-
-    An `async with`, which begins once the one before has parked what it has.
-    """
-
-    def __init__(
-        self, queues: dict[Digest, _Queue], digest: Digest, give_way: Callable[[], None]
-    ) -> None:
-        self._queues = queues
-        self._digest = digest
-        self._give_way = give_way
-        self._queue = queues.setdefault(digest, _Queue())
-        self._queue.requests += 1
-        self._queue.newest += 1
-        self._number = self._queue.newest
-
-    async def __aenter__(self) -> "Turn":
-        self._queue.give_way()
-        await self._queue.lock.acquire()
-        self._queue.give_way = self._give_way
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._queue.give_way = lambda: None
-        self._queue.requests -= 1
-        if not self._queue.requests:
-            del self._queues[self._digest]
-        self._queue.lock.release()
-
-    def expect_newest(self) -> None:
-        """Raises `Superseded` when another request has come."""
-        if self._number != self._queue.newest:
-            raise Superseded
-
-
 class Partials:
     """The uploads that can be resumed."""
 
@@ -235,14 +186,18 @@ class Partials:
         self._ready = ready
         self._wall_seconds = wall_seconds
         self._boot = boot or boot_id()
-        self._queues: dict[Digest, _Queue] = {}
+        self._queues: dict[Digest, RequestQueue] = {}
         self._hashed: dict[Digest, Hashed] = {}
         self._writes: dict[Digest, PartialWrite] = {}
         self._expiry_due = 0.0
+        #: As it was when it was looked last.
+        self.kept = PartialUploads()
+        self._kept: set[Digest] = set()
+        puts.stored = self._changed
 
-    def turn(self, digest: Digest, give_way: Callable[[], None] = lambda: None) -> Turn:
+    def turn(self, digest: Digest, give_way: Callable[[], None] = lambda: None) -> UploadTurn:
         """The right to an upload; `give_way` is called when another request wants it."""
-        return Turn(self._queues, digest, give_way)
+        return UploadTurn(self._queues, digest, give_way)
 
     async def find(self, digest: Digest) -> Found | None:
         """How far an upload is. In its turn. Raises `Unavailable`."""
@@ -297,18 +252,19 @@ class Partials:
         """Keep nothing of an upload; whether there was anything. In its turn. Never raises."""
         self._hashed.pop(digest, None)
         self._writes.pop(digest, None)
-        members = [m for m in self._mirrors.members if m.health.readable and m.writable]
-        removing = [m.write(remove, m.disk, digest, about=digest) for m in members]
-        clock = self._mirrors.clock
-        outcomes = await settle([within(clock, ANSWER_SECONDS, one) for one in removing])
-        return any(outcome is True for outcome in outcomes)
+        self._changed(digest)
+        return await self._remove(digest, self._mirrors.members)
 
     async def remove_from(self, found: Found) -> None:
         """An upload goes on elsewhere: keep nothing where it was. Never raises."""
-        digest = found.digest
-        members = [m for m in found.mirror.members if m.writable]
-        removing = [m.write(remove, m.disk, digest, about=digest) for m in members]
-        await settle([within(self._mirrors.clock, ANSWER_SECONDS, one) for one in removing])
+        await self._remove(found.digest, found.mirror.members)
+
+    async def _remove(self, digest: Digest, members: Sequence[Member]) -> bool:
+        able = [m for m in members if m.health.readable and m.writable]
+        removing = [m.write(remove, m.disk, digest, about=digest) for m in able]
+        clock = self._mirrors.clock
+        outcomes = await settle([within(clock, ANSWER_SECONDS, one) for one in removing])
+        return any(outcome is True for outcome in outcomes)
 
     def expect(self, digest: Digest, length: int | None, hashing: Pool) -> "PartialPut":
         """Begin to put a sample in its turn; `length` in bytes when it is known.
@@ -333,14 +289,43 @@ class Partials:
         return None if copy is None else copy.size
 
     async def expire(self) -> None:
-        """Now and then remove what nobody has resumed for too long. Never raises."""
+        """Now and then, look at what is kept.
+
+        What nobody has resumed for too long goes, and what there is of samples that are stored by
+        now. Never raises.
+        """
         now = self._mirrors.clock.seconds()
         if now < self._expiry_due:
             return
         self._expiry_due = now + EXPIRY_SECONDS
-        in_use = frozenset(str(digest).upper() for digest in self._queues)
         members = [member for member in self._mirrors.members if member.writable]
-        await settle([m.write(remove_old, m.disk, self._oldest_ns, in_use) for m in members])
+        told = await settle([m.write(kept_files, m.disk) for m in members])
+        parts: dict[Digest, list[tuple[Member, KeptFile]]] = {}
+        for member, files in zip(members, told, strict=True):
+            for file in files if isinstance(files, list) else ():
+                parts.setdefault(file.digest, []).append((member, file))
+        for digest, ours in list(parts.items()):
+            old = [one for one in ours if one[1].modified_ns < self._oldest_ns]
+            going = ours if len(old) < len(ours) and await self._is_stored(digest) else old
+            if going and digest not in self._queues:
+                async with self.turn(digest):
+                    await self._remove(digest, [member for member, _ in going])
+                parts[digest] = [one for one in ours if one not in going]
+        left = {digest: ours for digest, ours in parts.items() if ours}
+        held = sum(file.held_bytes for ours in left.values() for _, file in ours)
+        self._kept, self.kept = set(left), PartialUploads(len(left), held)
+
+    async def _is_stored(self, digest: Digest) -> bool:
+        """Whether the disks have the sample, as far as they say. Never raises."""
+        try:
+            return await self.size_of_stored(digest) is not None
+        except StorError:
+            return False
+
+    def _changed(self, digest: Digest) -> None:
+        """Something else may be kept of a sample: it is stored, or given up."""
+        if digest in self._kept:
+            self._expiry_due = 0.0
 
     @property
     def _oldest_ns(self) -> int:
@@ -377,6 +362,8 @@ class Partials:
 
     def parked(self, digest: Digest, write: MirrorWrite) -> None:
         """A write has ended, or will once its disks have done what they were told."""
+        self._kept.add(digest)
+        self._expiry_due = 0.0
         if isinstance(write, PartialWrite) and write.busy:
             self._writes[digest] = write
 

@@ -32,6 +32,8 @@ class Puts:
         """`ready` fires when the disks' states are known first."""
         self.ready = ready
         self._mirrors = mirrors
+        #: Told of every sample that is found to be stored, or is stored.
+        self.stored: Callable[[Digest], None] = lambda digest: None
 
     def expect(self, digest: Digest, length: int | None) -> "Put":
         """Begin to put a sample; `length` in bytes when it is known. Ends with `Put.leave`.
@@ -103,6 +105,7 @@ class Put:
             mending = self._mirrors.repairs.mending(self._digest, survey.mirror)
             whole = not (survey.lacking or survey.unequal or survey.trouble or mending)
             if survey.paths and whole:
+                self._puts.stored(self._digest)
                 return survey.paths
         for survey in homes:
             if survey.trouble is not None:
@@ -177,6 +180,7 @@ class Put:
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
         self._mirrors.noticed(self._digest, self._begun().mirror)
+        self._puts.stored(self._digest)
         if self._mirrors.outbox is not None:
             self._mirrors.outbox.announce(self._digest)
         return committed

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from types import TracebackType
 
 import attrs
 from twisted.internet.defer import DeferredLock
 
 from stor.digest import Digest
+from stor.errors import Superseded
 
 
 @attrs.define
@@ -103,3 +105,54 @@ class Turns:
 
 def _raw(digest: Digest) -> bytes:
     return digest.raw
+
+
+@attrs.define
+class RequestQueue:
+    """The requests for one upload: whose turn it is, and the number of the newest."""
+
+    lock: DeferredLock = attrs.field(factory=DeferredLock)
+    requests: int = 0
+    newest: int = 0
+    give_way: Callable[[], None] = lambda: None
+
+
+class UploadTurn:
+    """The right to an upload, of one request at a time: a newer one ends the older.
+
+    An `async with`, which begins once the one before has parked what it has.
+    """
+
+    def __init__(
+        self, queues: dict[Digest, RequestQueue], digest: Digest, give_way: Callable[[], None]
+    ) -> None:
+        self._queues = queues
+        self._digest = digest
+        self._give_way = give_way
+        self._queue = queues.setdefault(digest, RequestQueue())
+        self._queue.requests += 1
+        self._queue.newest += 1
+        self._number = self._queue.newest
+
+    async def __aenter__(self) -> "UploadTurn":
+        self._queue.give_way()
+        await self._queue.lock.acquire()
+        self._queue.give_way = self._give_way
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._queue.give_way = lambda: None
+        self._queue.requests -= 1
+        if not self._queue.requests:
+            del self._queues[self._digest]
+        self._queue.lock.release()
+
+    def expect_newest(self) -> None:
+        """Raises `Superseded` when another request has come."""
+        if self._number != self._queue.newest:
+            raise Superseded
