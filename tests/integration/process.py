@@ -200,6 +200,15 @@ class Stor:
         return [self.pid, *children(self.pid)]
 
     @property
+    def descendants(self):
+        """All processes that it, or one of those, has made, from whichever thread."""
+        found, todo = [], [self.pid]
+        while todo:
+            new = [child for pid in todo for child in children(pid, "*")]
+            found, todo = found + new, new
+        return found
+
+    @property
     def log(self):
         """All that it has written, to standard output and standard error."""
         return self.log_path.read_text(errors="replace")
@@ -385,13 +394,24 @@ class Stor:
             return self.get("0" * 64).status in (401, 404, 503)
 
 
-def children(pid):
-    """The processes that a process has made and that have not ended (proc(5), children)."""
+def children(pid, thread=None):
+    """The processes that a thread has made and that have not ended (proc(5), children).
+
+    Without a `thread` it is the first of the process, with `"*"` any.
+    """
+    found = []
+    for path in Path("/proc").glob(f"{pid}/task/{thread or pid}/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def command_line(pid):
+    """With what a process was started; nothing of one that has ended."""
     try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [int(child) for child in text.split()]
+        return b""
 
 
 def descriptors(pid):

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import threading
@@ -14,9 +15,17 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.integration.load import SOAK, Audit, Load, timed
+from tests.integration.load import SOAK, Audit, Connection, Load, timed
 from tests.integration.mounts import Mounts
-from tests.integration.process import COMPLAINTS, Stor, poll, sample_path, sha_of
+from tests.integration.process import (
+    COMPLAINTS,
+    Stor,
+    command_line,
+    poll,
+    sample_path,
+    sha_of,
+)
+from tests.support.rig import request_bytes
 
 UNKNOWN = sha_of(b"a sample that nobody has")
 
@@ -56,7 +65,7 @@ class Life:
     def __init__(self, stor, seed):
         self.stor = stor
         self.load = Load(stor.port, seed)
-        self.kills = 0
+        self.kills = self.kills_while_merging = self.asked = 0
         self.starts = []
         self.audit = Audit(stor.roots)
         self._rng = random.Random(seed)
@@ -65,10 +74,11 @@ class Life:
         self._cursor = None
         self._follow()
 
-    def end(self):
+    def end(self, seconds=0.4):
         """Let the load run, kill Stor at a random point, and see what it has left."""
         with self.load.running():
-            time.sleep(self._rng.uniform(0, 0.4))
+            time.sleep(self._rng.uniform(0, seconds))
+            self.kills_while_merging += merging(self.stor)
             self.stor.kill()
         self.kills += 1
         assert not COMPLAINTS.search(self.stor.log), self.stor.log
@@ -79,13 +89,37 @@ class Life:
         """Start on the same disks; what the crash has left is gone with the first answer."""
         if self._rng.random() < 0.1:
             self._interrupt_a_start()
+        if all(any(root.glob(".stor/index/base-*")) for root in self.stor.roots):
+            self._lose_the_table()
         self.starts.append(Start.of(self.stor))
         # A repair that an earlier life has noted may be under way.
         poll(lambda: self.stor.staged() == [], what="an empty staging directory")
         self._audit()
         self.load.settle()
         self._audit(staging=True)
+        self._ask()
         self._follow()
+
+    def _lose_the_table(self):
+        """A start without the table of names, and a kill under load while it is made anew."""
+        table = self.stor.directory / "stor-state/index-table"
+        table.unlink(missing_ok=True)
+        self.stor.start()
+        # If not at once, then with the next look at the disks.
+        poll(lambda: merging(self.stor) or table.exists(), 25, "a table that is being made")
+        self.end(seconds=0.1)
+
+    def _ask(self):
+        """What was acknowledged is 404 for nobody, and nobody is told to bring it."""
+        connection = Connection(self.stor.port)
+        for sha in self.load.acknowledged:
+            answer = connection.exchange(request_bytes("HEAD", f"/{sha}"), method="HEAD")
+            assert answer.status == 200, sha
+            self.asked += 1
+        connection.close()
+        listed = "".join(f"{sha}\n" for sha in self.load.acknowledged)
+        lines = self.stor.request("POST", "missing", listed).text.splitlines()
+        assert not [line for line in lines if line.startswith("missing")]
 
     def _follow(self):
         """Nothing that was acknowledged is left out of what is told in order."""
@@ -121,12 +155,17 @@ def crash(start_stor, kills, figures):
                 life.begin_again()
             life.stor.stop()
         finally:
-            life.stor.remove()
+            life.stor.kill()
+        for directory in (*life.stor.roots, life.stor.directory / "stor-state"):
+            _empty(directory)
         kills -= life.kills
         lives.append(life)
+    assert max(life.kills for life in lives) < 20 or any(life.kills_while_merging for life in lives)
     starts = [start.seconds for life in lives for start in life.starts]
     for life in lives:
         figures["kills under load, nothing acknowledged was missing"] += life.kills
+        figures["kills while a table or a base was being made"] += life.kills_while_merging
+        figures["samples asked for after kills, none of them 404"] += life.asked
         figures["requests between kills"] += life.load.requests
         figures["samples acknowledged between kills"] += len(life.load.acknowledged)
         figures["files read after kills, each right"] += life.audit.files_read
@@ -139,6 +178,20 @@ def crash(start_stor, kills, figures):
             for starts in (life.starts[:third], life.starts[-third:])
         )
         assert last < 1.5 * first, "starts take more and more"
+
+
+def merging(stor):
+    """Whether a child process makes a table or a base."""
+    return any(b"stor.index.merge" in command_line(pid) for pid in stor.descendants)
+
+
+def _empty(directory):
+    """Remove all that is in a directory, which may be a mount point."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 class TestKill:
