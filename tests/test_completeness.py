@@ -279,12 +279,22 @@ def test_the_other_side_of_a_divided_pair(quick_path, figures):
     host.assert_made_whole()
 
 
-class Filling:
-    """A pair whose second disk is blank, while it is filled; something happens at a call."""
+#: What each disk of a set has that is filled; of the last one somebody else has all.
+SETS = {
+    "one of two": [SAMPLES, []],
+    "two of three": [SAMPLES, [], []],
+    "one of three by two": [SAMPLES[::2], SAMPLES[1::2], []],
+}
 
-    def __init__(self, path):
-        self.host = Host(path)
-        self.host.place(0)
+
+class Filling:
+    """A set whose last disk is blank, while it is filled; something happens at a call."""
+
+    def __init__(self, path, held):
+        self.host = Host(path, len(held))
+        for disk, contents in enumerate(held):
+            self.host.place(disk, contents)
+        self.last = len(held) - 1
         for files in self.host.probed().disks.values():
             files.calls.clear()
 
@@ -298,17 +308,17 @@ class Filling:
         assert not all(host.has(1, content) for content in SAMPLES)
 
     def disk(self, number):
-        return self.host.rig.disks[f"set0/disk{number}"]
+        return self.host.rig.disks[f"set0/disk{number % self.host.disks}"]
 
     def run(self):
         self.host.rig.rounds(1)
 
     @classmethod
-    def calls(cls, path, disk):
+    def calls(cls, path, held, disk):
         """How many calls a disk gets in a filling."""
-        filling = cls(path)
+        filling = cls(path, held)
         filling.run()
-        assert filling.host.complete() == [0, 1]
+        assert filling.host.complete() == list(range(len(held)))
         calls = len(filling.disk(disk).calls)
         shutil.rmtree(path)
         return calls
@@ -335,39 +345,41 @@ def held_read_only(filling, n):
     """The operator holds the disk that is filled, and a probe sees that."""
 
     def hold(name, args):
-        (filling.host.root(1) / ".stor/read-only").touch()
-        filling.host.rig.members[1].probe()
+        (filling.host.root(filling.last) / ".stor/read-only").touch()
+        filling.host.rig.members[filling.last].probe()
 
-    filling.disk(1)._arm(n, hold)
+    filling.disk(-1)._arm(n, hold)
 
 
+#: By the disk that they happen to, the first or the last.
 INTERRUPTIONS = {
     "the giver fails once": (0, once(0, errno.EIO)),
     "the giver is gone once": (0, once(0, errno.ENOENT)),
     "the giver fails for good": (0, for_good(0, errno.EIO)),
     "the giver goes away": (0, for_good(0, errno.ENOENT)),
-    "the disk fails once": (1, once(1, errno.EIO)),
-    "the disk fails for good": (1, for_good(1, errno.EIO)),
-    "the disk is full once": (1, once(1, errno.ENOSPC)),
-    "the disk is held read-only": (1, held_read_only),
+    "the disk fails once": (-1, once(-1, errno.EIO)),
+    "the disk fails for good": (-1, for_good(-1, errno.EIO)),
+    "the disk is full once": (-1, once(-1, errno.ENOSPC)),
+    "the disk is held read-only": (-1, held_read_only),
 }
 
 
+@pytest.mark.parametrize("held", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("kind", INTERRUPTIONS)
 def test_a_filling_that_is_interrupted_anywhere_makes_no_sample_404(
-    quick_path, kind, figures, soak
+    quick_path, kind, held, figures, soak
 ):
     disk, arm = INTERRUPTIONS[kind]
-    calls = Filling.calls(quick_path / "count", disk)
+    calls = Filling.calls(quick_path / "count", held, disk)
     assert calls > 50
-    for n in range(0, calls, 1 if soak else 23):
-        filling = Filling(quick_path / f"{n}")
+    for n in range(0, calls, 1 if soak else 23 * len(held) // 2):
+        filling = Filling(quick_path / f"{n}", held)
         host = filling.host
         arm(filling, n)
         filling.run()
         host.rig.heal()
-        host.assert_never_404([0], figures)
-        (host.root(1) / ".stor/read-only").unlink(missing_ok=True)
+        host.assert_never_404(range(filling.last), figures)
+        (host.root(filling.last) / ".stor/read-only").unlink(missing_ok=True)
         host.assert_made_whole(rounds=2 + int(LEFTOVER_SECONDS / ROUND_SECONDS))
         shutil.rmtree(quick_path / f"{n}")
 
