@@ -15,7 +15,9 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,7 +30,7 @@ import stor
 from bench.machine import temporary_directory
 from bench.process import Cores
 from bench.report import columns
-from bench.samples import Bodies, any_digest
+from bench.samples import Bodies, Body, any_digest
 from bench.servers import StorClient, StorServer
 
 #: Requests of each kind. The first starts threads and fills caches.
@@ -36,6 +38,10 @@ REPEATS = 6
 
 #: A request is over when Stor has made no call for this long: its log line comes last.
 QUIET_SECONDS = 0.1
+
+#: With so many clients at once, uploads are measured as groups; each stores so many samples.
+CLIENTS = 16
+SAMPLES_EACH = 10
 
 KIB, MIB = 2**10, 2**20
 
@@ -50,6 +56,15 @@ class Calls:
     moves: int
     python_calls: int
     c_calls: int
+    #: How often each function in Python was called, those most often called first.
+    functions: Mapping[str, int] = attrs.field(factory=dict)
+
+    def share(self, requests: int) -> "Calls":
+        """What one of several requests has called, on the average."""
+        moves, python, c = (
+            round(count / requests) for count in (self.moves, self.python_calls, self.c_calls)
+        )
+        return Calls(self.rooms, moves, python, c, self.functions)
 
     @classmethod
     def least(cls, several: Sequence["Calls"]) -> "Calls":
@@ -59,6 +74,7 @@ class Calls:
             min(calls.moves for calls in several),
             min(calls.python_calls for calls in several),
             min(calls.c_calls for calls in several),
+            several[-1].functions,
         )
 
 
@@ -96,7 +112,9 @@ class Profiler:
             if caller is not None and caller.co_filename != called.co_filename
         ]
         rooms = {called.co_filename.removeprefix(self._below) for called, _ in own}
-        return Calls(sorted(rooms), len(moves), len(python), len(log) - len(python))
+        functions = Counter(self._name(called) for called, _ in python)
+        counts = len(moves), len(python), len(log) - len(python)
+        return Calls(sorted(rooms), *counts, dict(functions.most_common()))
 
     def wait_until_quiet(self) -> None:
         """Return once nothing was called for `QUIET_SECONDS`."""
@@ -111,6 +129,9 @@ class Profiler:
             self._log.append((frame.f_code, self._caller(frame)))
         elif event == "c_call":
             self._log.append(None)
+
+    def _name(self, code: CodeType) -> str:
+        return f"{code.co_filename.removeprefix(self._below)}:{code.co_qualname}"
 
     def _caller(self, frame: FrameType) -> CodeType | None:
         """The code in a room that a call comes from, with any callers outside in between."""
@@ -143,11 +164,18 @@ def count(directory: Path, repeats: int = REPEATS) -> dict[str, Calls]:
     def measure(kind: str, requests: Sequence[Callable[[], None]]) -> None:
         found[kind] = Calls.least([server.calls(request) for request in requests])
 
+    def post_together() -> None:
+        bodies = [list(islice(Bodies(4 * KIB), SAMPLES_EACH)) for _ in range(CLIENTS)]
+        with ThreadPoolExecutor(CLIENTS) as threads:
+            list(threads.map(partial(_post_all, server.base), bodies))
+
     try:
         server.start()
         client = StorClient(server.base)
         measure("POST 4 KiB", [partial(client.post, body) for body in small])
         measure("POST 3 MiB", [partial(client.post, body) for body in large])
+        together = [server.calls(post_together) for _ in range(2)]
+        found[f"{CLIENTS} clients"] = together[-1].share(CLIENTS * SAMPLES_EACH)
         measure("POST stored", [partial(client.post, body, 200) for body in small])
         client.close()
         # A new process has none of the samples in memory.
@@ -161,6 +189,13 @@ def count(directory: Path, repeats: int = REPEATS) -> dict[str, Calls]:
     finally:
         server.stop()
     return found
+
+
+def _post_all(base: str, bodies: Sequence[Body]) -> None:
+    client = StorClient(base)
+    for body in bodies:
+        client.post(body)
+    client.close()
 
 
 def table(found: Mapping[str, Calls]) -> str:
@@ -178,6 +213,9 @@ def main() -> None:
         "python -m bench.rooms", description="Count what one request makes Stor call."
     )
     parser.add_argument("--names", action="store_true", help="list the rooms as well")
+    parser.add_argument(
+        "--functions", action="store_true", help="list the functions as well, with their calls"
+    )
     options = parser.parse_args()
     with temporary_directory(None) as directory:
         found = count(directory)
@@ -185,6 +223,10 @@ def main() -> None:
     if options.names:
         for kind, calls in found.items():
             print(f"\n{kind}: {' '.join(calls.rooms)}")
+    if options.functions:
+        for kind, calls in found.items():
+            lines = "\n".join(f"{count:6} {name}" for name, count in calls.functions.items())
+            print(f"\n{kind}\n{lines}")
 
 
 def _serve(arguments: list[str]) -> None:

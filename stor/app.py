@@ -147,7 +147,7 @@ class App:
         )
         self.copies.outbox = self._outbox
         self._set_tiers(chosen)
-        self._uploads = Uploads(
+        self.uploads = Uploads(
             self.store,
             self._authenticator(chosen),
             self._hashing,
@@ -165,13 +165,13 @@ class App:
         self._growth = Growth(lambda: time.time_ns() / 1e9)
         self._growth.recall(self._state.read(GROWTH_FILE) or b"")
         self.overview = Overview(
-            *(self.store, self._uploads, self.rates, figures, others, absent),
+            *(self.store, self.uploads, self.rates, figures, others, absent),
             growth=self._growth,
             host=socket.gethostname(),
         )
         self.api = Api(
             self.store,
-            self._uploads,
+            self.uploads,
             reactor,
             self.overview,
             SplicePipes(MAX_SPLICE_PIPES),
@@ -185,7 +185,7 @@ class App:
 
     def _work_gauges(self) -> WorkGauges:
         pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
-        return WorkGauges(self.mirrors, self.store, self._uploads, pools)
+        return WorkGauges(self.mirrors, self.store, self.uploads, pools)
 
     def _administer(self, chosen: Config) -> Administration | None:
         if not self._writes:
@@ -239,9 +239,9 @@ class App:
             fleet.mirrors, fleet.known_disks, chosen.reserve_bytes, indexed=chosen.index
         )
         self._set_tiers(chosen)
-        self._uploads.authenticator = self._authenticator(chosen)
-        self._uploads.max_upload_bytes = chosen.max_upload_bytes
-        self._uploads.max_uploads = chosen.max_uploads
+        self.uploads.authenticator = self._authenticator(chosen)
+        self.uploads.max_upload_bytes = chosen.max_upload_bytes
+        self.uploads.max_uploads = chosen.max_uploads
         self._set_access(chosen)
         self._set_statsd(chosen.statsite)
 

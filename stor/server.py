@@ -44,7 +44,7 @@ class Server:
         self.reloads = Reloads()
         observers = together(AccessLog(log), metrics.served, app.rates.served)
         self._served = served = Afterwards(reactor.callLater, observers)
-        fast_path = FastPath(api, time.time, served)
+        fast_path = FastPath(api, time.time, served, app.uploads)
         self.site = StorSite(
             app.resource(),
             api,

@@ -271,6 +271,13 @@ class Store:
         """Begin to take a sample; `length` in bytes when it is known."""
         return self.puts.expect(digest, length)
 
+    def put_small(
+        self, digest: Digest, content: bytes, ended: Callable[[list[str] | None], None]
+    ) -> bool:
+        """Put a small sample at once: see `stor.mirror.put.Puts.put_small`."""
+        puts = self._disk_puts
+        return self.puts is puts and puts.put_small(digest, content, ended)
+
     @property
     def partials(self) -> Partials | None:
         """Uploads that can be resumed: those to disks."""

@@ -282,7 +282,7 @@ JUDGES = [assert_durable_order, assert_survives_power_loss]
 class Recorded:
     """A Stor whose system calls and answers are one log."""
 
-    def __init__(self, path, disks, files=QuickFiles, worker=None, sets=1, commits=None):
+    def __init__(self, path, disks, files=QuickFiles, worker=None, sets=1, commits=None, **options):
         self.log = []
         worker = worker or InlinePool()
         self.rig = Rig(
@@ -291,6 +291,7 @@ class Recorded:
             files=lambda label: files(label, self.log),
             worker=lambda: worker,
             commits=commits,
+            **options,
         )
         self.disks = [member.disk.files.label for member in self.rig.members]
         self.log.clear()

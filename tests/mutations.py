@@ -1485,7 +1485,37 @@ CLIENT = (
 
 _MIRROR = "tests/test_client_mirror.py"
 
+_ROUNDS = "tests/test_small_writes.py::test_samples_are_durable_when_they_are_answered"
+
 SYNCS += (
+    Mutation(
+        "sync of a round",
+        "stor/disk/small_copies.py",
+        "                self._disk.files.sync_all(root_fd)\n",
+        "",
+        (_ROUNDS,),
+    ),
+    Mutation(
+        "sync of the only body in a round",
+        "stor/disk/small_copies.py",
+        "                self._staged[small].sync()\n",
+        "                pass\n",
+        (_ROUNDS,),
+    ),
+    Mutation(
+        "sync of the journal in a round of one",
+        "stor/disk/small_copies.py",
+        "                journal.sync(root_fd)\n",
+        "                pass\n",
+        (_ROUNDS,),
+    ),
+    Mutation(
+        "sync of the directories of the only name in a round",
+        "stor/disk/small_copies.py",
+        "                    self._staged[small].sync_directories(small.digest, root_fd)\n",
+        "                    pass\n",
+        (_ROUNDS,),
+    ),
     Mutation(
         "a mirror's cursor waits for its copies to be durable",
         "stor/client/mirror.py",

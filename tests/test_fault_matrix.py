@@ -32,11 +32,19 @@ POST_SECONDS = 29
 GET_SECONDS = 12
 
 BODIES = {"small": 5000, "300 KB": 300_000, "chunked": 300_001, "3 MB": 3 * MIB}
-CASES = {body: (body, QuickFiles) for body in BODIES} | {"named": ("small", without_nameless_files)}
+CASES = {body: (body, QuickFiles) for body in BODIES} | {
+    "named": ("small", without_nameless_files),
+    "new": ("small", QuickFiles),
+    "new and named": ("small", without_nameless_files),
+}
+
+#: Those where the index knows that nobody has the sample, which then goes to the disks in rounds.
+LEARNT = ("new", "new and named")
 
 #: In the short form every so many-th call meets a fault, another one for each fault; with a second
 #: set and without one.
-EVERY = {"small": (1, 2), "named": (4, 8), "300 KB": (4, 8), "chunked": (4, 8), "3 MB": (8, 8)}
+EVERY = {"small": (2, 4), "named": (4, 8), "300 KB": (4, 8), "chunked": (4, 8), "3 MB": (8, 8)}
+EVERY |= {"new": (1, 1), "new and named": (4, 8)}
 
 
 #: Some descriptors are closed by who wants nothing any more, and a copy can do without block sums.
@@ -46,8 +54,9 @@ UNHEARD = ("close", "get_attribute", "set_attribute")
 class Trial:
     """One request to a Stor of which one disk fails one call."""
 
-    def __init__(self, path, sets=(2, 2), fault=None, kind=QuickFiles, seed=0):
-        self.rig = FaultyRig(path, sets, kind=kind, threads=fault == "hang", seed=seed)
+    def __init__(self, path, sets=(2, 2), fault=None, kind=QuickFiles, seed=0, *, learnt=False):
+        hangs = fault == "hang"
+        self.rig = FaultyRig(path, sets, kind=kind, threads=hangs, seed=seed, learnt=learnt)
         self.fault = fault
         self.descriptors = descriptors()
         self.rig.log.clear()
@@ -113,9 +122,9 @@ def upload(body):
     return upload_head(content, ("Content-Length", str(len(content)))) + content, content
 
 
-def calls_of_upload(path, body, sets, kind):
+def calls_of_upload(path, body, sets, kind, *, learnt=False):
     """The names of the calls that each disk gets when nothing fails."""
-    trial = Trial(path, sets, kind=kind)
+    trial = Trial(path, sets, kind=kind, learnt=learnt)
     assert trial.request(upload(body)[0], 1).status == 201
     return {label: [c.name for c in files.calls] for label, files in trial.rig.disks.items()}
 
@@ -178,16 +187,17 @@ def every_upload(path, case, sets, fault, figures, soak):
     """Put a sample once for each call that it takes, which then fails."""
     body, kind = CASES[case]
     request, content = upload(body)
-    every = 1 if soak else EVERY[case][sets == (2,)]
+    every, learnt = 1 if soak else EVERY[case][sets == (2,)], case in LEARNT
     n = 0
     with no_bug_logged():
-        for disk, calls in calls_of_upload(path / "count", body, sets, kind).items():
+        counted = calls_of_upload(path / "count", body, sets, kind, learnt=learnt)
+        for disk, calls in counted.items():
             for call, name in enumerate(calls):
                 if fault == "short write" and name != "write":
                     continue
                 if (call + POST_FAULTS.index(fault)) % every:
                     continue
-                trial = Trial(path / f"{n}", sets, fault, kind)
+                trial = Trial(path / f"{n}", sets, fault, kind, learnt=learnt)
                 trial.arm(disk, call)
                 try:
                     assert_upload(trial, content, disk, trial.request(request, POST_SECONDS))

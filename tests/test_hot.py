@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stor.digest import Digest
 from stor.hot import HotSample, HotSamples
-from stor.http.request import SERVER
+from stor.http.answer import SERVER
 from tests.conformance import sample
 from tests.support.files import MemoryFiles
 from tests.support.http import Disks, no_bug_logged

@@ -16,7 +16,7 @@ from stor.disk.page_cache import READ_BYTES
 from stor.disk.syscalls import Syscalls
 from stor.disk.verified import VerifiedSmall
 from stor.errors import Damaged
-from stor.http.request import SERVER
+from stor.http.answer import SERVER
 from stor.mirror.learning import AUDIT_SECONDS
 from tests.conformance import sample
 from tests.support.files import MemoryFiles

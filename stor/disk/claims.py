@@ -1,7 +1,7 @@
 """Which staged copies rely on a sample's name, so that none takes it away from another."""
 
 from collections.abc import Callable
-from threading import Condition
+from threading import Condition, Lock
 
 import attrs
 
@@ -27,57 +27,61 @@ class Claims:
     """
 
     def __init__(self) -> None:
-        self._claims: dict[Digest, _Claim] = {}
+        self._claims: dict[bytes, _Claim] = {}
         #: Names that are being taken away.
-        self._leaving: set[Digest] = set()
-        self._changed = Condition()
+        self._leaving: set[bytes] = set()
+        self._lock = Lock()
+        self._changed = Condition(self._lock)
 
     def begin(self, digest: Digest) -> None:
         """A copy is about to make the name, or to rely on it."""
-        with self._changed:
-            while digest in self._leaving:
+        with self._lock:
+            while digest.raw in self._leaving:
                 self._changed.wait()
-            self._claims.setdefault(digest, _Claim()).copies += 1
+            claim = self._claims.get(digest.raw)
+            if claim is None:
+                claim = self._claims[digest.raw] = _Claim()
+            claim.copies += 1
 
     def made(self, digest: Digest) -> None:
         """A copy has made the name."""
-        with self._changed:
-            claim = self._claims[digest]
+        with self._lock:
+            claim = self._claims[digest.raw]
             claim.made = claim.right = True
 
     def replaced(self, digest: Digest) -> None:
         """A copy has taken the place of a bad one: the name was there before, and stays."""
-        with self._changed:
-            self._claims[digest].right = True
+        with self._lock:
+            self._claims[digest.raw].right = True
 
     def right(self, digest: Digest) -> bool:
         """Whether the file that has the name is one of these copies."""
-        with self._changed:
-            return self._claims[digest].right
+        with self._lock:
+            return self._claims[digest.raw].right
 
     def succeed(self, digest: Digest) -> None:
         """A copy has been committed: the name stays."""
-        with self._changed:
-            claim = self._claims[digest]
+        with self._lock:
+            claim = self._claims[digest.raw]
             claim.kept = True
             self._end(digest, claim)
 
     def fail(self, digest: Digest, unlink: Callable[[], None]) -> None:
         """A copy is given up; `unlink`, which may raise, is called when nobody needs the name."""
-        with self._changed:
-            claim = self._claims[digest]
+        with self._lock:
+            claim = self._claims[digest.raw]
             self._end(digest, claim)
             if claim.copies or not claim.made or claim.kept:
                 return
-            self._leaving.add(digest)
+            self._leaving.add(digest.raw)
         try:
             unlink()
         finally:
-            with self._changed:
-                self._leaving.discard(digest)
+            with self._lock:
+                self._leaving.discard(digest.raw)
                 self._changed.notify_all()
 
     def _end(self, digest: Digest, claim: _Claim) -> None:
         claim.copies -= 1
         if not claim.copies:
-            del self._claims[digest]
+            del self._claims[digest.raw]

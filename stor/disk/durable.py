@@ -1,6 +1,5 @@
 """The directories of a disk whose names are known to be on stable storage."""
 
-from collections.abc import Iterator
 from threading import Lock
 
 from stor.digest import Digest
@@ -60,38 +59,32 @@ class DurableDirectories:
 
     def missing(self, digest: Digest) -> list[str]:
         """The directories of a sample that are not known, outermost first."""
-        third = self._blocks.get(self, digest.raw[0])
-        return [
-            path
-            for path, (bits, place, bit) in zip(
-                digest.directories, self._places(digest, third), strict=True
-            )
-            if bits is None or not bits[place] & bit
-        ]
+        first, second, third = digest.raw[:3]
+        block = self._blocks.get(self, first)
+        missing = []
+        if not self._first[first >> 3] & 1 << (first & 7):
+            missing.append(digest.directories[0])
+        if not self._second[first << 5 | second >> 3] & 1 << (second & 7):
+            missing.append(digest.directories[1])
+        if block is None or not block[second << 5 | third >> 3] & 1 << (third & 7):
+            missing.append(digest.directories[2])
+        return missing
 
     def add(self, digest: Digest) -> None:
         """The names of all directories of a sample are on stable storage."""
         with self._blocks.lock:
-            third = self._blocks.make(self, digest.raw[0])
-            for bits, place, bit in self._places(digest, third):
-                if bits is not None:
-                    bits[place] |= bit
+            first, second, third = digest.raw[:3]
+            self._first[first >> 3] |= 1 << (first & 7)
+            self._second[first << 5 | second >> 3] |= 1 << (second & 7)
+            block = self._blocks.make(self, first)
+            block[second << 5 | third >> 3] |= 1 << (third & 7)
 
     def forget(self, digest: Digest) -> None:
         """One of the directories of a sample is gone, or may be."""
         with self._blocks.lock:
-            third = self._blocks.get(self, digest.raw[0])
-            for bits, place, bit in self._places(digest, third):
-                if bits is not None:
-                    bits[place] &= ~bit
-
-    def _places(
-        self, digest: Digest, third: bytearray | None
-    ) -> Iterator[tuple[bytearray | None, int, int]]:
-        first, *rest = digest.raw[:3]
-        for bits, number in (
-            (self._first, first),
-            (self._second, first << 8 | rest[0]),
-            (third, rest[0] << 8 | rest[1]),
-        ):
-            yield bits, number >> 3, 1 << (number & 7)
+            first, second, third = digest.raw[:3]
+            self._first[first >> 3] &= ~(1 << (first & 7))
+            self._second[first << 5 | second >> 3] &= ~(1 << (second & 7))
+            block = self._blocks.get(self, first)
+            if block is not None:
+                block[second << 5 | third >> 3] &= ~(1 << (third & 7))

@@ -46,7 +46,7 @@ class StagedCopy:
     disk: Disk
     _fd: int
     _temporary: str | None
-    _summer: BlockSummer
+    _summer: BlockSummer | None
     _claimed: Digest | None = None
     _made_name: bool = False
     _made: list[str] = attrs.field(factory=list)
@@ -57,12 +57,12 @@ class StagedCopy:
 
     @classmethod
     def begin(
-        cls, disk: Disk, root_fd: int, length: int | None, summer: BlockSummer
+        cls, disk: Disk, root_fd: int, length: int | None, summer: BlockSummer | None = None
     ) -> "StagedCopy":
         """A new staged copy, with `length` bytes allocated when known.
 
-        `summer` makes the sums of all copies that are written at once. Raises `OSError` (ENOSPC,
-        EDQUOT: there is no room); then nothing stays.
+        `summer` makes the sums of all copies that are written at once; a small one has none.
+        Raises `OSError` (ENOSPC, EDQUOT: there is no room); then nothing stays.
         """
         staged = cls(disk, *disk.open_staging(root_fd), summer)
         try:
@@ -85,7 +85,8 @@ class StagedCopy:
         """
         for chunk in chunks:
             write_all(self.disk.files, self._fd, chunk)
-            self._summer.update(chunk, self._written_bytes)
+            if self._summer is not None:
+                self._summer.update(chunk, self._written_bytes)
             self._written_bytes += len(chunk)
         unsent_bytes = self._written_bytes - self._sent_bytes
         if unsent_bytes >= _SEND_BYTES:
@@ -105,8 +106,10 @@ class StagedCopy:
 
     def seal(self, digest: Digest, modified_ns: int) -> None:
         """Say how old the content is, which is complete; keep its block sums. Raises `OSError`."""
-        if self._written_bytes > SMALL_BYTES and self._summer.size == self._written_bytes:
-            keep_sums(self.disk.files, self._fd, self._summer.finish(digest))
+        summer = self._summer
+        size = self._written_bytes
+        if summer is not None and size > SMALL_BYTES and summer.size == size:
+            keep_sums(self.disk.files, self._fd, summer.finish(digest))
         self.disk.files.set_modified(self._fd, modified_ns)
 
     def record(
@@ -241,8 +244,10 @@ class StagedCopy:
     def _release(self) -> None:
         if self._open:
             self._open = False
-            with suppress(OSError):  # close(2) reports nothing that sync has not
+            try:
                 self.disk.files.close(self._fd)
+            except OSError:
+                return  # close(2) reports nothing that sync has not
 
     def _unlink(self, digest: Digest, root_fd: int) -> None:
         self.disk.files.unlink(digest.disk_path, root_fd)
@@ -266,21 +271,27 @@ class StagedCopy:
         return None
 
     def _name_file(self, digest: Digest, root_fd: int) -> None:
-        for attempts_left in reversed(range(_LINK_ATTEMPTS)):
+        # On a disk that is filled the directories are there, though it may not be known.
+        name, path, missing = self.disk.files.name, digest.disk_path, True
+        for _ in range(_LINK_ATTEMPTS):
             try:
-                self._make_directories(digest, root_fd)
-                self.disk.files.name(self._fd, digest.disk_path, root_fd)
-                return
+                return name(self._fd, path, root_fd)
             except FileNotFoundError:
-                self.disk.durable_directories.forget(digest)
-                if not attempts_left:
-                    raise
+                if not missing:
+                    self.disk.durable_directories.forget(digest)
+                missing = self._make_directories(digest, root_fd)
+        return name(self._fd, path, root_fd)
 
-    def _make_directories(self, digest: Digest, root_fd: int) -> None:
-        for path in self.disk.durable_directories.missing(digest):
-            with suppress(FileExistsError):
+    def _make_directories(self, digest: Digest, root_fd: int) -> bool:
+        """Make those that are not known to be there; whether there were any."""
+        missing = self.disk.durable_directories.missing(digest)
+        for path in missing:
+            try:
                 self.disk.files.make_directory(path, root_fd)
-                self._made.append(path)
+            except FileExistsError:
+                continue
+            self._made.append(path)
+        return bool(missing)
 
     def _unfit(self, digest: Digest, root_fd: int, bad: str | None) -> str | None:
         """Why what has the sample's name is not relied on, `None` when it is, and is durable.

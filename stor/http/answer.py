@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from stor import __version__
 from stor.digest import MalformedDigest
 from stor.errors import (
     Damaged,
@@ -20,6 +21,8 @@ from stor.errors import (
 )
 from stor.paths import printable
 from stor.threads import Busy
+
+SERVER = f"Stor/{__version__}".encode()
 
 #: A smaller body is one or two packets in any case.
 _WORTH_PACKING_BYTES = 2000
@@ -83,8 +86,7 @@ class Answer:
     def paths(cls, status: int, paths: list[str]) -> "Answer":
         """Where a sample is, as a JSON array."""
         body = json.dumps(paths).encode() + b"\n"
-        storage = ",".join(_root_of(path) for path in paths)
-        return cls(status, body, "application/json", storage=storage)
+        return cls(status, body, "application/json", storage=storage_of(paths))
 
 
 def _takes_gzip(accept_encoding: bytes | None) -> bool:
@@ -94,6 +96,11 @@ def _takes_gzip(accept_encoding: bytes | None) -> bool:
         if name == b"gzip":
             return quality.strip(b"0.") != b"" or not quality
     return False
+
+
+def storage_of(paths: list[str]) -> str:
+    """The storages of a sample's copies, for the log."""
+    return ",".join([_root_of(path) for path in paths])
 
 
 def _root_of(path: str) -> str:

@@ -1,12 +1,11 @@
 """Who may do what, and how quickly passwords can be guessed."""
 
-import base64
 import binascii
 import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -119,16 +118,9 @@ class Authenticator:
         """
         if authorization is None:
             raise Unauthorized("unauthorized: a user and a password are needed (Basic)")
-        scheme, _, encoded = authorization.partition(b" ")
-        try:
-            given = base64.b64decode(encoded.strip(), validate=True)
-        except binascii.Error:
-            given = b""
-        user, colon, password = given.partition(b":")
-        if scheme.lower() != b"basic" or not colon:
-            raise Unauthorized("unauthorized: wrong user or password")
+        user, password = _credentials(authorization)
         tried(user)
-        seal, address = self._seal(given), _network(address)
+        seal, address = self._seal(user + b":" + password), _network(address)
         one = address, seal
         if one in self._passed and await self._remember(user, seal):
             self._passed.move_to_end(one)
@@ -144,6 +136,22 @@ class Authenticator:
         self._passed[one] = None
         if len(self._passed) > REMEMBERED:
             self._passed.popitem(last=False)
+
+    def recall(self, authorization: bytes, address: str) -> bytes | None:
+        """The user whose credentials of the configuration were right from this address before.
+
+        `None`: `check` has to find out. It never waits.
+        """
+        try:
+            user, password = _credentials(authorization)
+        except Unauthorized:
+            return None
+        seal = self._seal(user + b":" + password)
+        one = _network(address), seal
+        if one not in self._passed or not self._is_configured(seal):
+            return None
+        self._passed.move_to_end(one)
+        return user
 
     async def _remember(self, user: bytes, seal: bytes) -> bool:
         """Whether these credentials are known to be right without hashing them."""
@@ -164,6 +172,20 @@ class Authenticator:
         return hmac.digest(self._key, credentials, "sha256")
 
 
+def _credentials(authorization: bytes) -> tuple[bytes, bytes]:
+    """User and password. Raises `Unauthorized` when the header has none."""
+    scheme, _, encoded = authorization.partition(b" ")
+    try:
+        given = binascii.a2b_base64(encoded.strip(), strict_mode=True)
+    except binascii.Error:
+        given = b""
+    user, colon, password = given.partition(b":")
+    if scheme.lower() != b"basic" or not colon:
+        raise Unauthorized("unauthorized: wrong user or password")
+    return user, password
+
+
+@lru_cache(maxsize=1024)
 def _network(address: str) -> str:
     """What one client has to itself: an IPv4 address, or 64 bits of IPv6 (RFC 6177)."""
     try:

@@ -7,7 +7,7 @@ it, which makes the kernel send a reset that can overtake the answer.
 from contextlib import suppress
 from http import HTTPStatus
 from socket import MSG_DONTWAIT, MSG_PEEK
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from twisted.internet.address import IPv4Address
@@ -15,7 +15,6 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHalfCloseableProtocol,
-    IReactorTime,
     ISSLTransport,
 )
 from twisted.internet.tcp import Connection as TCPConnection
@@ -25,30 +24,28 @@ from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
-from stor.http.access import Observer, RequestIds, Served
-from stor.http.answer import Answer
+from stor.http.access import Served
+from stor.http.answer import SERVER, Answer
+from stor.http.connections import Connections
 from stor.http.elsewhere import (
     HAND_OVER_RETRY_SECONDS,
     HAND_OVER_SECONDS,
-    Elsewhere,
     Given,
     Handed,
 )
-from stor.http.fast_path import FastPath
+from stor.http.fast_path import PlainUpload
 from stor.http.pace import (
     HEAD_SECONDS,
     LAST_REQUEST_SECONDS,
     WINDOW_BYTES,
     WINDOW_SECONDS,
-    Buffers,
     Pace,
     Wait,
 )
 from stor.http.parser import Parser
-from stor.http.proxies import NO_ADDRESS, Proxies
+from stor.http.proxies import NO_ADDRESS
 from stor.http.request import (
     ALWAYS_ANSWERED,
-    SERVER,
     StorRequest,
     name_of,
     path_of,
@@ -75,45 +72,6 @@ INTAKE_BYTES = 96 * 1024
 _TLS_BYTES = 64_000
 
 
-class Connections(Protocol):
-    """Who knows all channels."""
-
-    channels: "set[StorChannel]"
-    clock: IReactorTime
-    #: Answers the plainest requests, if anybody does.
-    fast_path: FastPath | None
-    #: Whether every connection is to end with the answer that is under way.
-    draining: bool
-    #: Seconds after which a connection without a byte is cut.
-    timeOut: float
-    #: Who answers what this process does not, if there is anybody.
-    elsewhere: "Elsewhere[StorChannel] | None"
-
-    #: The memory that all connections hold.
-    buffers: Buffers
-    #: Whose word is taken for who the client is.
-    proxies: Proxies
-    request_ids: RequestIds
-    #: Told of every request that is over, and of what was refused before it was one.
-    served: Observer
-
-    def admit(self, channel: "StorChannel") -> None:
-        """Take a new connection into account; it or another may be one too many."""
-
-    @property
-    def crowded(self) -> bool:
-        """Whether connections have to end with their answers, to make room for others."""
-
-    def wait(self, channel: "StorChannel", what: Wait | None) -> None:
-        """Take note of what a connection waits for; `None`: a request is under way."""
-
-    def too_many(self) -> Answer:
-        """What one that is too many is told."""
-
-    def lost(self, channel: "StorChannel") -> None:
-        """Forget a channel whose connection has ended."""
-
-
 @implementer(IHalfCloseableProtocol)
 class StorChannel(Parser):
     """One connection: HTTP/1.1 with pauses, early answers, and clear words for bad requests."""
@@ -127,7 +85,8 @@ class StorChannel(Parser):
         self.turned_away = False
         self._linger_end: IDelayedCall | None = None
         self._intake_paused = False
-        self._answered: StorRequest | None = None
+        self._answered: StorRequest | PlainUpload | None = None
+        self._storing: Any = None
         self._half_closed = False
         self._body_waiting_bytes = 0
         #: Who gets the connection back at its next request that reads, if anybody does.
@@ -272,18 +231,60 @@ class StorChannel(Parser):
         if self._unread is not None:
             self._unread += data
             return
-        if self._rests:
-            answer = self.site.fast_path.answer(data, self.peer, SERVER)
-            if answer is not None:
-                self.resetTimeout()
-                self._send_now(answer)
-                return
+        if self._rests and self._take_plain(data):
+            return
         self.feed(data)
         if self.in_head and self._pace.head_is_late():
             self.refuse(_late(f"headers are expected within {HEAD_SECONDS:g} s"))
             return
         self.resetTimeout()
         self.parse()
+
+    def _take_plain(self, data: bytes) -> bool:
+        """Answer or store what `data` asks for, if that is one of the plainest requests."""
+        path: Any = self.site.fast_path
+        if data.startswith(b"P"):
+            self._storing = upload = path.store(data, self.peer, self)
+            if upload is None:
+                return False
+            self.requests.append(upload)
+            self._handlingRequest = True
+            self.site.wait(self, None)
+            return True
+        answer = None if self.giver is not None else path.answer(data, self.peer, SERVER)
+        if answer is None:
+            return False
+        self.resetTimeout()
+        self._send_now(answer)
+        return True
+
+    def seconds(self) -> float:
+        """See `stor.http.fast_path.Uploader`."""
+        return self.site.clock.seconds()
+
+    def stored(self, answer: tuple[bytes, ...]) -> None:
+        """See `stor.http.fast_path.Uploader`."""
+        upload, self._storing = self._storing, None
+        plain = self.persistent and self._direct and not (self.ahead_bytes or self._half_closed)
+        if plain and not self.site.draining:
+            self._rest()
+            self._send_now(answer)
+        else:
+            self.transport.write(b"".join(answer))
+            self.requestDone(upload)
+
+    def start_over(self, request: bytes) -> None:
+        """See `stor.http.fast_path.Uploader`."""
+        self._storing = None
+        self._rest()
+        self.feed(request + self.forget())
+        self.parse()
+
+    def _rest(self) -> None:
+        """No request is under way any more."""
+        self.requests.clear()
+        self._handlingRequest = False
+        self.resetTimeout()
 
     @property
     def stopped(self) -> bool:
@@ -359,7 +360,6 @@ class StorChannel(Parser):
         """Whether the next byte begins a request, whose answer can go out at once."""
         return (
             self.site.fast_path is not None
-            and self.giver is None
             and not (self.requests or self.ahead_bytes or self._half_closed or self.turned_away)
             and not (self._waitingForTransport or self.site.draining or self.site.crowded)
             and bool(self.persistent and self.line_mode)
@@ -412,7 +412,7 @@ class StorChannel(Parser):
         if not self.lingering:
             super().allContentReceived()
 
-    def requestDone(self, request: StorRequest) -> None:  # noqa: N802
+    def requestDone(self, request: StorRequest | PlainUpload) -> None:  # noqa: N802
         """An answer is complete; the request may not be, and the client may not have taken it."""
         # A pause may have ended after the body: what Twisted saved then is no time-out.
         self._savedTimeOut = self.site.timeOut
@@ -428,7 +428,7 @@ class StorChannel(Parser):
         else:
             self._next(request)
 
-    def _next(self, request: StorRequest) -> None:
+    def _next(self, request: StorRequest | PlainUpload) -> None:
         """The client has taken the whole answer."""
         super().requestDone(request)
         if self.persistent:
@@ -495,7 +495,9 @@ class StorChannel(Parser):
 
     def timeoutConnection(self) -> None:  # noqa: N802
         """Nothing has come for too long."""
-        if self.lingering:
+        if self._storing is not None:
+            self.setTimeout(self.site.timeOut)  # it has all come, and the disks take long
+        elif self.lingering:
             self.transport.abortConnection()
         elif self.turned_away and self.idle:
             self.refuse(self.site.too_many(), TURNED_AWAY_SECONDS)

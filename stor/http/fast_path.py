@@ -1,23 +1,31 @@
-"""The plainest GET or HEAD of a sample, answered without a `Request` where nothing has to wait.
+"""The plainest requests for a sample, answered without a `Request`.
 
 Twisted's parsing, its Request and Klein's dispatch cost several times what the answer does. Only
 what is exactly a GET or HEAD of a sample with headers that change nothing is taken here, and only
-if the sample is in memory, Stor's or the kernel's, or the index knows that nobody has it; all else
-goes the ordinary way, and gets the same answer there.
+if the sample is in memory, Stor's or the kernel's, or the index knows that nobody has it; and a
+POST or PUT of a small new sample that has come as a whole and that nothing stands in the way of.
+All else goes the ordinary way, and gets the same answer there.
 """
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.web.http import datetimeToString
 
-from stor.http.access import Observer, RequestIds, Served
+from stor.http.access import Observer, RequestIds, Served, word
+from stor.http.answer import SERVER, storage_of
 from stor.http.proxies import Proxies
 
 _LINE = re.compile(rb"(GET|HEAD) /([0-9a-fA-F]{64}) HTTP/1\.1\r\n")
+
+_STORE_LINE = re.compile(rb"(POST|PUT) /([0-9a-fA-F]{64}) HTTP/1\.1\r\n")
+
+#: A body of more bytes is hashed in a thread, and written while it comes.
+_BODY_BYTES = 64 * 1024
 
 #: A request with a larger head is not the plainest.
 _HEAD_BYTES = 2048
@@ -27,9 +35,14 @@ _IGNORED = frozenset(
     b"host user-agent accept accept-encoding accept-language referer cache-control pragma via "
     b"x-forwarded-for x-forwarded-proto x-real-ip x-request-id".split()
 )
+#: Those of a body that change nothing, and those that say what is done with it.
+_IGNORED_OF_BODY = _IGNORED | {b"content-type", b"content-length"}
+_AUTHORIZATION = re.compile(rb"^authorization:[ \t]*([^\r]*)\r\n", re.IGNORECASE | re.MULTILINE)
 _NAMED = re.compile(rb"^x-request-id:[ \t]*([^\r]*)", re.IGNORECASE | re.MULTILINE)
 _FORWARDED = re.compile(rb"^x-forwarded-for:[ \t]*([^\r]*)", re.IGNORECASE | re.MULTILINE)
 _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e][\x20-\x7e]*)?")
+
+_LENGTH = re.compile(rb"[0-9]{1,5}")
 
 #: Stands in a block with X-Request-ID, in the forms that clients and proxies give it.
 _IN_NAMED = b"equest-"
@@ -63,13 +76,97 @@ class Samples(Protocol):
         """
 
 
-class FastPath:
-    """Answers plain GETs and HEADs."""
+class Bodies(Protocol):
+    """Who stores samples."""
+
+    def store(
+        self,
+        raw: bytes,
+        content: bytes,
+        authorization: bytes,
+        address: str,
+        ended: Callable[[list[str] | None], None],
+    ) -> bytes | None:
+        """See `stor.http.upload.Uploads.store`."""
+
+
+class Uploader(Protocol):
+    """The connection that a small body came from."""
+
+    #: Whether it goes on after the answer.
+    persistent: Any
+
+    def seconds(self) -> float:
+        """The monotonic clock."""
+
+    def stored(self, answer: tuple[bytes, ...]) -> None:
+        """Send the answer; the request is over."""
+
+    def start_over(self, request: bytes) -> None:
+        """The request goes the ordinary way, from its first byte on."""
+
+
+class PlainUpload:
+    """A small sample that is being stored: what the channel has of it, as of a `Request`."""
+
+    startedWriting = False
 
     def __init__(
-        self, samples: Samples, wall_seconds: Callable[[], float], served: Observer
+        self, path: "FastPath", uploader: Uploader, data: bytes, head: tuple[str, str, str, str]
+    ) -> None:
+        """`head` is the client, the method, the sha and the name of the request."""
+        self._path = path
+        self._uploader: Uploader | None = uploader
+        self._data = data
+        self._head = head
+        self._begun_seconds = uploader.seconds()
+        self.received_bytes = 0
+        self.user = "-"
+
+    def ended(self, paths: list[str] | None) -> None:
+        """The sample is stored at `paths`; or it is not, and nothing of it is left."""
+        uploader, self._uploader = self._uploader, None
+        if uploader is None:
+            return
+        if paths is None:
+            uploader.start_over(self._data)
+            return
+        body = json.dumps(paths).encode() + b"\n"
+        self._tell(uploader, 201, len(body), "done", storage_of(paths))
+        uploader.stored(self._path.created(body, self._head[3], persistent=uploader.persistent))
+
+    def connectionLost(self, reason: object) -> None:  # noqa: N802
+        """The client is gone. The sample is stored all the same, as one whose body was whole."""
+        uploader, self._uploader = self._uploader, None
+        if uploader is not None:
+            self._tell(uploader, 0, 0, "cut", None)
+
+    def abandon(self) -> None:
+        """Nothing more comes, and nothing more is needed."""
+
+    def _tell(
+        self, uploader: Uploader, status: int, sent: int, outcome: str, storage: str | None
+    ) -> None:
+        peer, method, name, number = self._head
+        seconds = uploader.seconds() - self._begun_seconds
+        what = peer, method, name, status, sent, self.received_bytes, seconds, outcome
+        self._path.tell(Served(*what, "sample", storage, (), self.user, "-", number))
+
+
+class FastPath:
+    """Answers plain GETs and HEADs, and takes small bodies."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        wall_seconds: Callable[[], float],
+        served: Observer,
+        bodies: Bodies | None = None,
     ) -> None:
         """`wall_seconds` is the wall clock, for Date; `served` is told of what was answered."""
+        self._bodies = bodies
+        self._lengths: dict[bytes, int | None] = {}
+        self.tell = served
         #: Whose word is taken for who the client is.
         self.proxies = Proxies()
         self._request_ids = RequestIds()
@@ -100,12 +197,66 @@ class FastPath:
         body = found.body if getting else b""
         if self.proxies.trust(peer):
             peer = self.proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
-        named = _NAMED.findall(block) if _IN_NAMED in block else []
-        number = self._request_ids.given(named[-1].rstrip()) if named else self._request_ids.next()
+        number = self._number(block)
         of_sample = ("done", "sample", found.storage, found.causes, "-", "-", number)
         self._served(Served(peer, method, f"/{name}", found.status, len(body), 0, 0.0, *of_sample))
         begin = self._begin(found.status, server)
         return b"%bX-Request-Id: %b\r\n%b" % (begin, number.encode(), found.head), body
+
+    def store(self, data: bytes, peer: str, uploader: Uploader) -> PlainUpload | None:
+        """Store the sample that `data` brings as one plain request, if nothing stands in its way.
+
+        The uploader is told of its end, not before this has returned.
+        """
+        match = _STORE_LINE.match(data)
+        if match is None or self._bodies is None:
+            return None
+        begin = match.end()
+        end = data.find(b"\r\n\r\n", begin - 2, begin + _HEAD_BYTES) + 4
+        block, content = data[begin:end], data[end:]
+        authorization = _AUTHORIZATION.search(block)
+        if authorization is None:
+            return None
+        # Without it, of which nothing is kept.
+        others = block[: authorization.start()] + block[authorization.end() :]
+        if self._length(others) != len(content):
+            return None
+        if self.proxies.trust(peer):
+            peer = self.proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
+        method, name = match[1].decode("ascii"), match[2].decode("ascii")
+        upload = PlainUpload(self, uploader, data, (peer, method, f"/{name}", self._number(block)))
+        raw = bytes.fromhex(name)
+        user = self._bodies.store(raw, content, authorization[1].rstrip(), peer, upload.ended)
+        if user is None:
+            return None
+        upload.user = word(user)
+        upload.received_bytes = len(content)
+        return upload
+
+    def created(self, body: bytes, number: str, *, persistent: bool) -> tuple[bytes, ...]:
+        """The response to who has stored a sample."""
+        begin = self._begin(201, SERVER)
+        close = b"" if persistent else b"Connection: close\r\n"
+        return (
+            b"%bX-Request-Id: %b\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n%b\r\n%b" % (begin, number.encode(), len(body), close, body),
+        )
+
+    def _number(self, block: bytes) -> str:
+        """What a request is called."""
+        named = _NAMED.findall(block) if _IN_NAMED in block else []
+        return self._request_ids.given(named[-1].rstrip()) if named else self._request_ids.next()
+
+    def _length(self, block: bytes) -> int | None:
+        """How long the body behind a block of headers is; `None`: they are not plain."""
+        try:
+            return self._lengths[block]
+        except KeyError:
+            pass
+        if len(self._lengths) >= _KNOWN_BYTES // _HEAD_BYTES:
+            self._lengths.clear()
+        length = self._lengths[block] = _length(block)
+        return length
 
     def _is_plain(self, block: bytes) -> bool:
         if len(block) > _HEAD_BYTES:
@@ -138,18 +289,37 @@ class FastPath:
 
 def _is_plain(block: bytes) -> bool:
     """Whether a block of headers, with the empty line at its end, changes nothing."""
+    return _plain(block, _IGNORED) is not None
+
+
+def _plain(block: bytes, ignored: Container[bytes]) -> list[tuple[bytes, bytes]] | None:
+    """The headers of a block, in lower case, if none changes anything but those `ignored` here."""
     if not block.endswith(b"\r\n\r\n"):
-        return False
-    hosts = 0
+        return None
+    headers = []
     for line in block[:-4].split(b"\r\n"):
         match = _HEADER.fullmatch(line)
         if match is None:
-            return False
-        name = match[1].lower()
-        hosts += name == b"host"
-        keeps = name == b"connection" and (match[2] or b"").lower() == b"keep-alive"
-        if name not in _IGNORED and not keeps:
-            return False
+            return None
+        name, value = match[1].lower(), match[2] or b""
+        keeps = name == b"connection" and value.lower() == b"keep-alive"
+        if name not in ignored and not keeps:
+            return None
         if name == b"x-request-id" and _IN_NAMED not in match[1]:
-            return False
-    return hosts == 1
+            return None
+        headers.append((name, value))
+    return headers if [name for name, _ in headers].count(b"host") == 1 else None
+
+
+def _length(block: bytes) -> int | None:
+    """What a block of headers says of a small body's length; `None`: it is not plain, or large."""
+    headers = _plain(block, _IGNORED_OF_BODY)
+    if headers is None:
+        return None
+    lengths = [value.rstrip() for name, value in headers if name == b"content-length"]
+    types = [value.lower() for name, value in headers if name == b"content-type"]
+    if len(lengths) != 1 or _LENGTH.fullmatch(lengths[0]) is None:
+        return None
+    if int(lengths[0]) > _BODY_BYTES or any(one.startswith(b"multipart/") for one in types):
+        return None
+    return int(lengths[0])

@@ -16,10 +16,9 @@ from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
-from stor import __version__
 from stor.digest import is_digest
 from stor.http.access import Served, word
-from stor.http.answer import INTERNAL_ERROR, Answer
+from stor.http.answer import INTERNAL_ERROR, SERVER, Answer
 from stor.http.pace import Buffers
 from stor.http.upload import Head
 from stor.zero_copy import SplicePipe, SplicePipes
@@ -49,8 +48,6 @@ _ASKED_OF_EVERY_SITE = re.compile(
 
 #: The pages that are there also when there are too many connections for all else.
 ALWAYS_ANSWERED = frozenset({"status", "metrics"})
-
-SERVER = f"Stor/{__version__}".encode()
 
 
 class Intake(Protocol):

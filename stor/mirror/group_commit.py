@@ -74,6 +74,13 @@ class Commits(Protocol):
     def run(self, step: Step[T]) -> Deferred[T]:
         """Do a step; fires with what its `do` returns. Fails like `Pool.run`."""
 
+    def can_share(self, root_fd: int) -> bool:
+        """Whether one syncfs(2) may stand for many syncs now. Called in any thread."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether none may for a while, so that everybody syncs by himself, many at a time."""
+
     def stop(self) -> None:
         """Let threads end once they are idle."""
 
@@ -84,6 +91,11 @@ class Alone:
 
     disk: Disk
     worker: Pool
+    rests: bool = False
+
+    def can_share(self, root_fd: int) -> bool:
+        """See `Commits.can_share`."""
+        return False
 
     def run(self, step: Step[T]) -> Deferred[T]:
         """See `Commits.run`."""
@@ -142,7 +154,7 @@ class GroupCommit:
     def run(self, step: Step[T]) -> Deferred[T]:
         """See `Commits.run`."""
         now = self._seconds()
-        if now < self._rests_until or self._stuck(now):
+        if self.rests or self._stuck(now):
             return self._alone.run(step)
         if len(self._waiting) >= WAITING_LIMIT:
             return fail(Busy(f"{self._disk.root}: {len(self._waiting)} commits are waiting"))
@@ -204,7 +216,7 @@ class GroupCommit:
     def _sync(self, done: list[_Task], roots: list[int]) -> list[Any]:
         """What became of each step in the end. Runs in a thread. Raises `OSError`."""
         try:
-            if len(done) > 1 and self._can_share(roots[0]):
+            if len(done) > 1 and self.can_share(roots[0]):
                 try:
                     self._disk.files.sync_all(roots[0])
                     # Ext2, and ext4 without a journal, do not flush the disk's own cache at the end
@@ -235,7 +247,13 @@ class GroupCommit:
     def _synced_alone(self, outcome: Any, task: _Task) -> None:
         self._synced([outcome], [task])
 
-    def _can_share(self, root_fd: int) -> bool:
+    @property
+    def rests(self) -> bool:
+        """See `Commits.rests`."""
+        return self._seconds() < self._rests_until
+
+    def can_share(self, root_fd: int) -> bool:
+        """See `Commits.can_share`."""
         known = self._disk.files.type_of(root_fd) in KNOWN_TYPES
         unwritten = self._unwritten_bytes() if known else None
         if unwritten is not None and unwritten <= UNWRITTEN_BYTES:

@@ -17,6 +17,7 @@ from stor.digest import Digest
 from stor.disk.disk import DiskAway
 from stor.disk.journal import Event, Kind, Record
 from stor.disk.names import DiskNames, extended_base
+from stor.disk.small_copies import Small
 from stor.disk.walk import HalfTheTime
 from stor.index import merge as merging
 from stor.index.index import IndexWriter, Shared
@@ -30,7 +31,7 @@ from stor.mirror.listing import Listings
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
-from stor.mirror.registration import Registration, leaving
+from stor.mirror.registration import Registration, leaving, number_all
 from stor.mirror.walking import DiskState, NotKnown, Walking, as_long_as, on_disk
 from stor.threads import Busy, Pool, settle_within
 
@@ -122,7 +123,7 @@ class LearningNames(Names):
         #: Whether disks are walked here, however long it takes; else jobs do that (`walk`).
         self.walks_by_itself = True
         self._walking = Walking(self.numbers, self._in_thread, self._take)
-        self._states: dict[Member, DiskState] = {}
+        self._states: defaultdict[Member, DiskState] = defaultdict(DiskState)
         self._merging = False
         self._next_table = 0.0
         self._stopped = False
@@ -148,20 +149,32 @@ class LearningNames(Names):
         for member in mirror.members:
             self._hear(member)
 
-        def begun(number: int) -> None:
-            self._arriving[mirror.members] += 1
-            self._last_number[mirror.members] = number
-
-        def ended(event: Event, held: bool, size: int | None) -> None:
-            if held:
-                self.stored(digest, mirror)
-            self._arriving[mirror.members] -= 1
-            self.numbers.end(event.sequence)
-            if size is not None and event.kind is Kind.STORED:
-                its = (event.sequence, size, 0, event.time_ns, event.kind)
-                self.landed.add(Record(digest.raw, *its))
-
+        begun, ended = partial(self._begun_one, mirror), partial(self.ended, digest, mirror)
         return Registration(self.numbers, kind, begun, ended)
+
+    def _begun_one(self, mirror: Mirror, number: int) -> None:
+        self._arriving[mirror.members] += 1
+        self._last_number[mirror.members] = number
+
+    def begin(self, mirror: Mirror, samples: Sequence[Small]) -> None:
+        """Number small samples of clients, whose records are about to be made on a mirror."""
+        for member in mirror.members:
+            self._hear(member)
+        number_all(samples, self.numbers)
+        self._arriving[mirror.members] += len(samples)
+        self._last_number[mirror.members] = self.numbers.next - 1
+
+    def ended(
+        self, digest: Digest, mirror: Mirror, event: Event, held: bool, size: int | None
+    ) -> None:
+        """Before anybody is told: `held`: disks hold a sample, or may; its `size` if stored."""
+        if held:
+            self.stored(digest, mirror)
+        self._arriving[mirror.members] -= 1
+        self.numbers.end(event.sequence)
+        if size is not None and event.kind is Kind.STORED:
+            number, time_ns, kind, _ = event
+            self.landed.add(Record(digest.raw, number, size, 0, time_ns, kind))
 
     def stored(self, digest: Digest, mirror: Mirror) -> None:
         """A mirror holds a sample from now on, or may; to be called before anybody is told."""
@@ -424,7 +437,7 @@ class LearningNames(Names):
         return names.known and not state.in_base
 
     def _state(self, member: Member) -> DiskState:
-        return self._states.setdefault(member, DiskState())
+        return self._states[member]
 
     def _add(self, sha: bytes, mirror: Mirror) -> None:
         self._tell(self._writing.add, sha, mirror)

@@ -28,6 +28,7 @@ from stor.disk.identity import (
 from stor.disk.names import BadProof, DiskNames, begin_names, heed_request, open_names
 from stor.disk.notes import noted
 from stor.disk.probe import Probe, probe, sweep, try_writing
+from stor.disk.small_copies import Round
 from stor.disk.verified import Mark
 from stor.errors import Damaged
 from stor.mirror.corrupt import CorruptCopies
@@ -44,15 +45,13 @@ Args = TypeVarTuple("Args")
 PROBE_INTERVAL_SECONDS = 15.0
 PROBE_DEADLINE_SECONDS = 10.0
 
-#: After an error that may be the disk's, a probe is not put off for longer; nor is one that could
-#: not be made.
+#: After an error that may be the disk's, or a probe that could not be made, the next comes by then.
 PROBE_SOON_SECONDS = 1.0
 
 #: How many notes other processes are told of; with more, that the disk is not complete.
 MOST_NOTES_TOLD = 10_000
 
-#: A disk that has not said by then whether it has a sample, or how much is left on it, has not
-#: answered.
+#: A disk that has not said by then whether it has a sample, or what is left, has not answered.
 ANSWER_SECONDS = 5.0
 
 #: What says that a directory is not this user's to write, or none.
@@ -64,8 +63,8 @@ _RELEASE = "release"
 #: A disk with an operation under way for longer is asked last.
 SLOW_SECONDS = 1.0
 
-#: A disk with one for longer seems to hang, and gets no new samples where others can. Less than
-#: an upload waits to hear whether its sample is there already: it is itself not sent there.
+#: With one for longer a disk seems to hang, and gets no new samples where others can. An upload
+#: waits longer to hear whether its sample is there already: it is itself not sent there.
 HANGS_SECONDS = 4.0
 
 
@@ -104,6 +103,7 @@ class Member:
         #: Samples that a drill damages: what becomes of them is no figure, and no news.
         self.drilled: set[Digest] = set()
         self._workers = workers
+        self.commits = workers.commits
         self.known_disks = known_disks
         self._meter = meter
         self._ask_for_probe = ask_for_probe
@@ -182,7 +182,7 @@ class Member:
 
     def commit(self, step: Step[T], about: Digest | None = None) -> Deferred[T]:
         """Do a step of an upload, perhaps with those of others; count what the disk did."""
-        return self._run("write", about, self._workers.commits.run, step)
+        return self._run("write", about, self.commits.run, step)
 
     def looked(self, digest: Digest, outcome: Copy | Failure | None, seconds: float) -> None:
         """Count what the disk did when somebody looked at it from another thread than its own."""
@@ -206,10 +206,8 @@ class Member:
     def keep_sums(self, made: MadeSums) -> None:
         """Keep block sums that another process has made; where that fails, others will be made."""
         keeping = self.read(self.disk.keep_sums, made, about=made.sums.digest)
-        keeping.addErrback(self._sums_failed)
-
-    def _sums_failed(self, failure: Failure) -> None:
-        self.log.warn("{root}: block sums: {error}", root=self.root, error=str(failure.value))
+        said = "{root}: block sums: {why.value}"
+        keeping.addErrback(lambda why: self.log.warn(said, root=self.root, why=why))
 
     def give_back(self, function: Callable[[], T]) -> Deferred[T]:
         """Let go, in one of the disk's threads, of what an operation has left; never refused."""
@@ -351,7 +349,10 @@ class Member:
 
     def _count(self, kind: str, outcome: T | Failure, about: Digest | None) -> T | Failure:
         error = outcome.value if isinstance(outcome, Failure) else None
-        if error is None:
+        if isinstance(outcome, Round) and outcome.failed:
+            for small, its in outcome.failed.items():
+                self._weigh(kind, its, small.digest)
+        elif error is None:
             self.health.operation_passed()
         elif isinstance(error, DiskAway):
             self._went_away(str(error))
@@ -561,22 +562,20 @@ class DiskSource:
 
     def read(self, offset: int, length: int, hasher: Hasher | None) -> Deferred[bytes]:
         """See `stor.content.Source.read`."""
-        reading = self._using = self._read(self._opened.read, offset, length, hasher)
-        return reading
+        return self._read(self._opened.read, offset, length, hasher)
 
     def read_checked(self, offset: int, length: int) -> Deferred[bytes]:
         """See `stor.content.Source.read_checked`."""
-        reading = self._using = self._read(self._opened.read_checked, offset, length)
-        return reading
+        return self._read(self._opened.read_checked, offset, length)
 
     def send(self, splice_pipe: SplicePipe, offset: int, length: int) -> Deferred[bool]:
         """See `stor.content.Source.send`."""
-        sending = self._using = self._read(self._opened.send, splice_pipe, offset, length)
-        return sending
+        return self._read(self._opened.send, splice_pipe, offset, length)
 
     def _read(self, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:
         reading = self.member.read(function, *args, about=self._opened.digest)
-        return reading.addCallback(self._tell)
+        self._using = reading.addCallback(self._tell)
+        return reading
 
     def _tell(self, result: T) -> T:
         made, self._opened.made_sums = self._opened.made_sums, None

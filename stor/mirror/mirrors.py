@@ -230,6 +230,25 @@ class Mirrors:
                     return Unavailable(f"no room but on a set that is not whole: {faults}")
         return reason
 
+    def draw(self, length: int) -> Mirror | None:
+        """Where a sample may go at once, with every disk ready for it; `None`: `place` finds out.
+
+        The index has to know all that happens, and S3 to get nothing of it.
+        """
+        if self.learning is None or self.outbox is not None:
+            return None
+        try:
+            mirror = self._chooser.choose(self.mirrors, length, self._reserve_bytes)
+        except (NoRoom, Unavailable):
+            return None
+        if mirror is None or any(map(_lacks_journal, mirror.members)):
+            return None
+        return mirror
+
+    def now_ns(self) -> int:
+        """What a new copy says of its age."""
+        return self._now_ns()
+
     def write_on(
         self,
         mirror: Mirror,

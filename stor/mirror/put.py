@@ -1,6 +1,7 @@
 """A sample on its way in: is it stored already, where does it go, who was first."""
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -8,9 +9,12 @@ from twisted.logger import Logger
 
 from stor.digest import Digest
 from stor.errors import NoRoom, Unavailable
+from stor.mirror.learning import LearningNames
 from stor.mirror.mirror import Mirror, Survey
 from stor.mirror.mirrors import Mirrors
+from stor.mirror.placement import on_disk
 from stor.mirror.repair import Unmendable
+from stor.mirror.small_writes import SmallWrite, SmallWrites
 from stor.mirror.turns import Contest
 from stor.mirror.write import MirrorWrite
 from stor.threads import Unanswered, within
@@ -34,6 +38,42 @@ class Puts:
         self._mirrors = mirrors
         #: Told of every sample that is found to be stored, or is stored.
         self.stored: Callable[[Digest], None] = lambda digest: None
+        self._small_writes: dict[Mirror, SmallWrites] = {}
+
+    def put_small(
+        self, digest: Digest, content: bytes, ended: Callable[[list[str] | None], None]
+    ) -> bool:
+        """Put a small sample that is whole in memory, where nothing stands in its way.
+
+        That is: the index knows that nobody has it, nobody else is at it, and there is room on a
+        set whose disks are all in order. Else `False`, and `expect` finds out. `ended` is told its
+        paths once it is durable on every disk; or `None`, when nothing of it is left, and it may be
+        put again as `expect` has it.
+        """
+        mirrors, learning = self._mirrors, self._mirrors.learning
+        if not self.ready.called or learning is None or mirrors.turns.busy(digest):
+            return False
+        known = mirrors.known(digest)
+        if known is None or known.holders or known.unsure:
+            return False
+        mirror = mirrors.draw(len(content))
+        if mirror is None:
+            return False
+        writes = self._small_writes.get(mirror)
+        if writes is None:
+            writes = self._small_writes_on(mirror, learning)
+        if not writes.prompt:
+            return False
+        writes.add(_SmallPut(self, mirrors, learning, mirror, digest, content, ended))
+        return True
+
+    def _small_writes_on(self, mirror: Mirror, learning: LearningNames) -> SmallWrites:
+        in_use = self._mirrors.in_use
+        self._small_writes = {m: its for m, its in self._small_writes.items() if m in in_use}
+        register = partial(learning.begin, mirror)
+        writes = SmallWrites(mirror.members, self._mirrors.clock, register)
+        self._small_writes[mirror] = writes
+        return writes
 
     def expect(self, digest: Digest, length: int | None) -> "Put":
         """Begin to put a sample; `length` in bytes when it is known. Ends with `Put.leave`.
@@ -45,6 +85,61 @@ class Puts:
 
     def ended(self, digest: Digest) -> None:
         """One upload of the sample fewer."""
+        self._mirrors.turns.leave(digest)
+
+
+class _SmallPut(SmallWrite):
+    """A small sample, put in one go; nobody else puts or moves it meanwhile."""
+
+    def __init__(
+        self,
+        puts: Puts,
+        mirrors: Mirrors,
+        learning: LearningNames,
+        mirror: Mirror,
+        digest: Digest,
+        content: bytes,
+        ended: Callable[[list[str] | None], None],
+    ) -> None:
+        super().__init__(digest, content, mirrors.now_ns())
+        self._puts = puts
+        self._mirrors = mirrors
+        self._learning = learning
+        self._mirror = mirror
+        self._ended = ended
+        self._contest = contest = mirrors.turns.join(digest)
+        contest.lock.acquire()
+        contest.changes += 1
+        contest.stored = None
+        self._reserved = on_disk(len(content), mirror.block_bytes)
+        mirror.reserved.add(self._reserved, 1)
+        mirror.writes += 1
+
+    def stored(self) -> None:
+        """See `SmallWrite.stored`."""
+        digest, mirror = self.digest, self._mirror
+        paths = [f"{member.root}/{digest.disk_path}" for member in mirror.members]
+        self._contest.stored = paths
+        self._end(held=True, size=len(self.content))
+        for member in mirror.members:
+            member.corrupt.discard(digest)
+        self._mirrors.noticed(digest, mirror)
+        self._puts.stored(digest)
+        self._ended(paths)
+
+    def failed(self, *, named: bool) -> None:
+        """See `SmallWrite.failed`."""
+        self._end(held=named, size=None)
+        self._ended(None)
+
+    def _end(self, *, held: bool, size: int | None) -> None:
+        digest, mirror, contest = self.digest, self._mirror, self._contest
+        mirror.reserved.add(-self._reserved, -1)
+        mirror.writes -= 1
+        if self.event is not None:
+            self._learning.ended(digest, mirror, self.event, held, size)
+        contest.changes += 1
+        contest.lock.release()
         self._mirrors.turns.leave(digest)
 
 

@@ -1,10 +1,11 @@
 """A sample on its way into the index, and what its records in the journals say."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stor.disk.journal import Event, Kind
+from stor.disk.small_copies import Small
 from stor.index.sequence import Sequence as Numbers
 
 
@@ -57,6 +58,14 @@ class Registration:
             self._over = True
             if self._event is not None:
                 self._ended(self._event, held, size)
+
+
+def number_all(samples: Sequence[Small], numbers: Numbers) -> None:
+    """The records of small samples are about to be made: each gets its event, as a client's."""
+    now_ns = time.time_ns()
+    for sample in samples:
+        low, number = numbers.low, numbers.begin()
+        sample.event = Event(number, now_ns, Kind.STORED, low)
 
 
 @contextmanager

@@ -49,6 +49,10 @@ class Turns:
         """Whether nobody is at any sample."""
         return not self._contests and not self._copies
 
+    def busy(self, digest: Digest) -> bool:
+        """Whether an upload or a move is at a sample."""
+        return digest in self._contests
+
     def join(self, digest: Digest) -> Contest:
         """One more upload, or a move, until `leave`."""
         contest = self._contests.setdefault(digest, Contest())

@@ -9,6 +9,9 @@ from twisted.internet.interfaces import IPushProducer, ITCPTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+#: The client's.
+ADDRESS = "192.0.2.1"
+
 
 @attrs.frozen
 class Response:
@@ -89,7 +92,7 @@ class ServerTransport:
         self.loseConnection()
 
     def getPeer(self):
-        return IPv4Address("TCP", "192.0.2.1", 54321)
+        return IPv4Address("TCP", ADDRESS, 54321)
 
     def getHost(self):
         return IPv4Address("TCP", "192.0.2.2", 8080)

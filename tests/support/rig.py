@@ -37,7 +37,7 @@ from stor.mirror.mirrors import Mirrors
 from stor.mirror.pools import DiskPools
 from stor.store import Store
 from tests.support.files import FaultyFiles
-from tests.support.network import Connection
+from tests.support.network import ADDRESS, Connection
 from tests.support.pools import HangingPool, InlinePool
 
 USER, PASSWORD = "writer", "writer_pass"
@@ -62,7 +62,7 @@ class Rig:
     `workers(label)` those for reading, writing and probing; `commits(disk)` is what commits its
     uploads. `read_only` are the roots' positions `(set, disk)` that the configuration does not let
     be written; `forbidden_device` is the one that means "not mounted"; `remembered` is what the
-    state directory knows of the disks.
+    state directory knows of the disks; `learnt`: the index knows all names from the beginning.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Rig:
         learner=lambda name: InlinePool(),
         shared=None,
         boot=None,
+        learnt=False,
         **indexing,
     ):
         self.clock = clock or Clock()
@@ -141,6 +142,9 @@ class Rig:
             max_uploads=max_uploads,
             total_buffer_bytes=total_buffer_bytes,
         )
+        # Who has been right once is remembered, and then needs no turn.
+        right = self.uploads.authenticator.check(AUTHORIZATION.encode(), ADDRESS)
+        Deferred.fromCoroutine(right)
         self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
         self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
         self.metrics.figures.watch(LogGauges(LogStream(1, str)))
@@ -160,10 +164,19 @@ class Rig:
         self.store.hot.shrink(cache_bytes)
         self.served = []
         served = together(self.served.append, self.metrics.served, rates.served)
-        fast_path = FastPath(self.api, self.wall_seconds, served)
+        fast_path = FastPath(self.api, self.wall_seconds, served, self.uploads)
         self.site = StorSite(
             self.api.resource(), self.api, self.clock, served, fast_path, max_connections
         )
+
+        if learnt:
+            self.learn()
+
+    def learn(self):
+        """Let the index learn what the disks hold."""
+        Deferred.fromCoroutine(self.mirrors.probe())
+        while not all(map(self.mirrors.names.known, self.mirrors.mirrors)):
+            self.clock.advance(0)
 
     def wall_seconds(self):
         """The time of day; the clock is monotonic."""
