@@ -810,6 +810,13 @@ CHECKS = (
         (f"{_AGAINST}::test_a_repair_that_waits[asked]",),
     ),
     Mutation(
+        "a sample is there when each disk that lacked it has it",
+        "stor/jobs/rebuild.py",
+        "        if not where >= targets[digest]:\n",
+        "        if not where:\n",
+        (f"{_INTERRUPTED}[4]",),
+    ),
+    Mutation(
         "a disk that lacks samples after a comparison is not complete",
         "stor/jobs/rebuild.py",
         "if member.writable and member not in self._short and not member.complete:",
@@ -1352,6 +1359,15 @@ INDEX = (
         "if attrs.evolve(its, highest=disk.highest) == disk and disk.journal:",
         "if its.uuid == disk.uuid:",
         ("tests/test_table.py::test_a_table_says_what_it_has_of_a_disk",),
+    ),
+    Mutation(
+        "who follows is told of what a failed upload could not take back",
+        "stor/mirror/write.py",
+        "                size = self.written_bytes if shown else None\n",
+        "                size = None\n",
+        (
+            "tests/test_landed.py::test_what_a_failure_has_left_is_told_before_a_client_hears_that_it_is_stored",
+        ),
     ),
     Mutation(
         "who follows is not told of what comes after a sample that is on its way",

@@ -478,23 +478,27 @@ def test_a_disk_with_too_much_that_cannot_be_mended_is_not_complete(quick_path):
     assert_one_line(host.rig.get(str(many[-1])), 503)
 
 
-def test_a_disk_that_takes_nothing_for_a_moment_is_not_complete(quick_path):
-    """Neither the samples nor a note that they are missing."""
-    host = Host(quick_path)
-    host.place(0)
-    host.place(1, SAMPLES[1:])
+@pytest.mark.parametrize("disks", [2, 4])
+def test_a_disk_that_takes_nothing_for_a_moment_is_not_complete(quick_path, disks):
+    """Neither the samples, which another one may have got, nor a note that they are missing."""
+    host, last = Host(quick_path, disks), disks - 1
+    for disk in range(1, last):
+        host.replace(disk)
+    for disk in range(disks // 2):
+        host.place(disk)
+    host.place(last, SAMPLES[1:])
 
     class Refusing(QuickFiles):
         def _before(self, name, args):
             # Not the name that the probe makes: a disk that refuses that is not written at all.
-            if self.label == "set0/disk1" and name == "name" and ".stor" not in args[1]:
+            if self.label == f"set0/disk{last}" and name == "name" and ".stor" not in args[1]:
                 self._raise(name, args, errno.EPERM)
-            if self.label == "set0/disk1" and ".stor/repair/" in str(args):
+            if self.label == f"set0/disk{last}" and ".stor/repair/" in str(args):
                 self._raise(name, args, errno.ENOSPC)
 
     host.probed(Refusing).rounds(1)
-    assert 1 not in host.complete()
-    host.assert_never_404([0])
+    assert last not in host.complete()
+    host.assert_never_404(range(last))
     host.assert_made_whole()
 
 

@@ -1,5 +1,6 @@
 """What was stored, told in order: by memory, by journals, over restarts, and to those who wait."""
 
+import errno
 import json
 import random
 import shutil
@@ -10,7 +11,7 @@ from stor.disk.journal import Kind
 from stor.disk.syscalls import Syscalls
 from stor.index.index import shared_memory
 from stor.mirror.landed import WAKE_SECONDS
-from tests.conformance import MIB, sample
+from tests.conformance import MIB, QuickFiles, sample
 from tests.support.host import Host
 from tests.support.http import AUTHORIZED, assert_one_line, no_bug_logged
 from tests.support.rig import close_indexes, digest_of, request_bytes
@@ -147,6 +148,34 @@ def test_what_was_begun_and_never_stored_is_not_told(host):
     settle(rig)
     (sha,) = put(rig, b"stored")
     assert follow(rig, cursor)[0] == [sha]
+
+
+class Dying(QuickFiles):
+    """A disk that does nothing more once it has given a sample its name, until it is healed."""
+
+    dies = False
+
+    def name(self, fd, path, directory_fd):
+        super().name(fd, path, directory_fd)
+        if self.dies and path.endswith(".dat"):
+            self.fail_always("*", errno.EIO)
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_what_a_failure_has_left_is_told_before_a_client_hears_that_it_is_stored(host, memory):
+    """Posted again it is answered 200, and makes no new record."""
+    rig = settle(host.start(kind=Dying))
+    cursor = begin(rig)
+    for label, files in rig.disks.items():
+        files.dies = label.endswith("disk0")
+    assert rig.put(b"half").status == 503
+    for files in rig.disks.values():
+        files.dies = False
+        files.heal()
+    assert rig.copies(b"half")
+    rig = settle(rig if memory else host.start())
+    assert rig.put(b"half").status == 200
+    assert str(digest_of(b"half")) in follow(rig, cursor)[0]
 
 
 def test_repairs_and_samples_found_are_no_news(host):

@@ -200,6 +200,11 @@ class StagedCopy:
         if digest is not None:
             self.disk.claims.succeed(digest)
 
+    @property
+    def shows_name(self) -> bool:
+        """Whether it has given a file the name, and not taken that back."""
+        return self._made_name
+
     def close(self) -> None:
         """`keep`, and give the descriptors back, once."""
         self.keep()
@@ -251,6 +256,7 @@ class StagedCopy:
 
     def _unlink(self, digest: Digest, root_fd: int) -> None:
         self.disk.files.unlink(digest.disk_path, root_fd)
+        self._made_name = False
         self.disk.sync_directory(digest.directories[-1], root_fd)
 
     def _link(self, digest: Digest, root_fd: int) -> None:

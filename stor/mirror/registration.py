@@ -19,7 +19,7 @@ class Registration:
         begun: Callable[[int], None],
         ended: Callable[[Event, bool, int | None], None],
     ) -> None:
-        """`begun` is told its number; `ended` also whether disks hold it, and its size if stored.
+        """`begun` is told its number; `ended` also whether disks hold it, and its size if they do.
 
         The number stays in flight until `ended` has returned.
         """
@@ -49,9 +49,12 @@ class Registration:
         self.begin()
         self._end(held=True, size=size)
 
-    def given_up(self, *, named: bool) -> None:
-        """Nothing was stored; `named`: but some disk may show the name all the same."""
-        self._end(held=named, size=None)
+    def given_up(self, *, named: bool, shown_size: int | None = None) -> None:
+        """Nothing was stored; `named`: but some disk may show the name all the same.
+
+        With `shown_size` one does show it, which could not take it back: a whole copy of that size.
+        """
+        self._end(held=named, size=shown_size)
 
     def _end(self, *, held: bool, size: int | None) -> None:
         if not self._over:

@@ -282,15 +282,21 @@ class MirrorWrite:
     async def _give_back(self, function: Callable[[Slot], Callable[[], None]]) -> None:
         """End it, once, with what `function` has for each disk."""
         self.release()
-        if self._registration is not None and not self._ended:
-            self._registration.given_up(named=self._naming)
-        used = [] if self._ended else [slot for slot in self._slots if slot.used]
+        ended, naming = self._ended, self._naming
+        used = [] if ended else [slot for slot in self._slots if slot.used]
         self._end()
         waited_for = [slot for slot in used if not slot.busy]
         discarding = {slot: slot.give_back(function(slot)) for slot in used}
-        if waited_for:
-            clock = waited_for[0].member.clock
-            await settle_within(clock, DISCARD_SECONDS, [discarding[s] for s in waited_for])
+        try:
+            if waited_for:
+                clock = waited_for[0].member.clock
+                await settle_within(clock, DISCARD_SECONDS, [discarding[s] for s in waited_for])
+        finally:
+            if self._registration is not None and not ended:
+                # Who posts the sample again may be told that it is stored already.
+                shown = naming and any(s.staged and s.staged.shows_name for s in self._slots)
+                size = self.written_bytes if shown else None
+                self._registration.given_up(named=naming, shown_size=size)
 
     async def read_back(self, offset: int, length: int) -> bytes:
         """A part of what has been written, from a disk that has not failed.
