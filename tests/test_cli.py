@@ -127,3 +127,45 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
     path = tmp_path / "config.json"
     assert main(["check-config", str(path)]) == 1
     assert capsys.readouterr() == ("", f"stor: {path}: No such file or directory\n")
+
+
+SHA = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("", "the following arguments are required: COMMAND"),
+        ("scrubb", "argument COMMAND: invalid choice: 'scrubb'"),
+        ("--colour", "the following arguments are required: COMMAND"),
+        ("status --colour", "unrecognized arguments: --colour"),
+        ("rate 3", "rate: the following arguments are required: MB"),
+        ("rate 3 fast", "rate: argument MB: expected a number above 0, found fast"),
+        ("rate 3 nan", "rate: argument MB: expected a number above 0, found nan"),
+        ("rate 3 1 --samples=-1", "rate: argument --samples: expected a number above 0, found -1"),
+        ("pause one", "pause: argument JOB: expected the number of a job, found one"),
+        ("pause \n", "pause: argument JOB: expected the number of a job, found \\n"),
+        ("cancel -- -1", "cancel: argument JOB: expected the number of a job, found -1"),
+        ("explain abc", "explain: argument SHA: expected 64 hexadecimal digits, found abc"),
+        ("scrub --prefix xy", "scrub: argument --prefix: expected hexadecimal digits, found xy"),
+        ("scrub --rate 0", "scrub: argument --rate: expected a number above 0, found 0"),
+        (f"scrub {SHA} /mnt/data1", "scrub: expected one SHA, or disks and a prefix, found both"),
+        (f"scrub {SHA} --prefix ab", "scrub: expected one SHA, or disks and a prefix, found both"),
+        ("drain", "drain: the following arguments are required: ROOT"),
+        ("put --connections x .", "put: argument --connections: expected a number from 1 to 1000"),
+        ("put --connections 0 .", "put: argument --connections: expected a number from 1 to 1000"),
+        ("get --retry soon x", "get: argument --retry: expected a number of seconds, found soon"),
+        ("get --retry nan x", "get: argument --retry: expected a number of seconds, found nan"),
+        ("mirror /tmp", "mirror: the following arguments are required: TO"),
+        ("check-config --colour", "unrecognized arguments: --colour"),
+        ("check-config", "no configuration: name a FILE or set $CONFIG_FILE"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_told_in_one_line(capsys, monkeypatch, typed, said):
+    monkeypatch.delenv("CONFIG_FILE", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split(" ") if typed else [])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"stor: {said}")
+    assert line.endswith("--help")

@@ -28,6 +28,10 @@ class Failed(Exception):
     """What was asked could not be done; one line."""
 
 
+class WrongCall(Exception):
+    """What was typed makes no sense, whatever Stor would say to it; one line."""
+
+
 class NotRunning(Failed):
     """Nobody listens where a Stor would."""
 
@@ -102,11 +106,13 @@ def add_command(
     return parser
 
 
-def run(given: argparse.Namespace) -> int:
+def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     """Do what was asked of a running Stor; the exit status."""
     path = given.socket or os.environ.get("STOR_ADMIN_SOCKET") or DEFAULT_SOCKET
     try:
         status: int = given.asking(Stor(path), given)
+    except WrongCall as error:
+        parser.error(f"{given.command}: {error}")
     except Failed as error:
         print(printable(f"stor: {error}"), file=sys.stderr)
         return 1

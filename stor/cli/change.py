@@ -1,6 +1,7 @@
 """`stor pause`, `resume`, `cancel` and `rate`: change a job."""
 
 import argparse
+import re
 from typing import Any
 
 from stor.cli.admin_client import Stor, add_command, job_line, show, show_lines
@@ -18,7 +19,7 @@ def add(commands: Any) -> None:
     for name, what in _WHAT.items():
         example = f"stor {name} 3" + (" 50" if name == "rate" else "")
         parser = add_command(commands, name, what, example, _run)
-        parser.add_argument("job", type=int, metavar="JOB", help="its number, as in stor jobs")
+        parser.add_argument("job", type=_number, metavar="JOB", help="its number, as in stor jobs")
         if name == "rate":
             parser.add_argument(
                 "megabytes",
@@ -29,6 +30,12 @@ def add(commands: Any) -> None:
             parser.add_argument(
                 "--samples", type=_above_0, metavar="N", help="read at most N samples a second"
             )
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,15}", text):
+        raise argparse.ArgumentTypeError(f"expected the number of a job, found {text}")
+    return int(text)
 
 
 def megabytes(text: str) -> float:

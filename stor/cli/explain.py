@@ -1,10 +1,12 @@
 """`stor explain`: why a sample is found, or is not."""
 
+import argparse
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from stor.cli.admin_client import Stor, add_command, show, show_lines
+from stor.digest import is_digest
 from stor.quantities import size
 
 
@@ -17,7 +19,13 @@ def add(commands: Any) -> None:
         "stor explain 2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
         _run,
     )
-    parser.add_argument("sha", metavar="SHA", help="its SHA-256")
+    parser.add_argument("sha", type=_sha, metavar="SHA", help="its SHA-256")
+
+
+def _sha(text: str) -> str:
+    if not is_digest(text):
+        raise argparse.ArgumentTypeError(f"expected 64 hexadecimal digits, found {text}")
+    return text
 
 
 def _run(stor: Stor, given: Any) -> int:

@@ -2,19 +2,29 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from stor import __version__
 from stor.client import command
+from stor.paths import printable
 from stor.standard import hold_standard
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a call; so do the parsers of the commands."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        _, _, name = self.prog.partition(" ")
+        about = f"{name}: " if name else ""
+        line = printable(f"stor: {about}{message}; see {self.prog} --help")
+        self.exit(2, line.replace("\n", "\\n") + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when it did what it was asked, 1 when it could not, 2 for a wrong call."""
     hold_standard()
-    parser = argparse.ArgumentParser(
-        prog="stor", description="Store and fetch files; look after a Stor's disks."
-    )
+    parser = _Parser(prog="stor", description="Store and fetch files; look after a Stor's disks.")
     parser.add_argument("--version", action="version", version=f"Stor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run_others = _add_operators(commands)
@@ -59,6 +69,6 @@ def _add_operators(commands: Any) -> Callable[[argparse.ArgumentParser, argparse
     def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         if hasattr(given, "configured"):
             return configured.run(parser, given)
-        return admin_client.run(given)
+        return admin_client.run(parser, given)
 
     return run

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -39,6 +40,10 @@ COMMANDS = ("put", "get", "missing", "mirror")
 
 #: What the status is when a signal has ended it, as shells have it: 128 and the signal's number.
 _SIGNALLED = 128
+
+#: What may be asked for.
+_MOST_CONNECTIONS = 1000
+_MOST_SECONDS = 1e9
 
 _HASHING_THREADS = min(os.cpu_count() or 1, 8)
 
@@ -116,16 +121,19 @@ def _add(commands: Any, name: str, brief: str, description: str, *, with_url: bo
 
 
 def _from_one(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1000:
-        raise ValueError
-    return number
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= _MOST_CONNECTIONS:
+        expected = f"a number from 1 to {_MOST_CONNECTIONS}"
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < 1e9:
-        raise ValueError
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, found {text}")
     return seconds
 
 
