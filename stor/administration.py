@@ -12,6 +12,7 @@ from twisted.web.server import Site
 from stor.config import Config
 from stor.explain import Explainer
 from stor.http.admin import Admin
+from stor.http.explanation import Explanation
 from stor.http.status import Overview
 from stor.jobs.jobs import JOBS_FILE
 from stor.jobs.long_work import LongWork
@@ -65,8 +66,9 @@ class Administration:
         store.work = self.work.summary
         self._state = state
         self._state_pool = state_pool
-        explain = Explainer(mirrors, lambda: self.work.scrubs.scrubbed).places
-        resource = Admin(self.work, store, overview, explain).resource()
+        places = Explainer(mirrors, lambda: self.work.scrubs.scrubbed).places
+        self.explanation = Explanation(places, store)
+        resource = Admin(self.work, store, overview, self.explanation).resource()
         self._ports = Ports(_Site(resource, reactor), reactor)
         #: What keeps the socket from being used, one line.
         self.fault: str | None = None

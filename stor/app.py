@@ -193,6 +193,7 @@ class App:
         parts = (self.mirrors, self.store, self.overview, self._reactor, self._outcomes)
         made = Administration(chosen, *parts, self._state, self._state_worker)
         self.metrics.figures.watch(JobGauges(made.work))
+        self.api.explanation = made.explanation
         return made
 
     async def reconfigure(self, chosen: Config) -> None:

@@ -11,6 +11,8 @@ import attrs
 import pytest
 
 from stor import __version__
+from stor.explain import Explainer
+from stor.http.explanation import Explanation
 from stor.http.page import Moment, page, wants_page
 from stor.status import (
     DiskStatus,
@@ -22,8 +24,8 @@ from stor.status import (
     Unwritable,
     Work,
 )
-from tests.support.http import no_bug_logged, upload_head
-from tests.support.rig import Rig
+from tests.support.http import AUTHORIZED, HeldPools, no_bug_logged, upload_head
+from tests.support.rig import Rig, digest_of, request_bytes
 
 FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 CHROMIUM = (
@@ -81,7 +83,7 @@ class Words(HTMLParser):
         self.feed(html)
         assert self._within == [], "every element is closed"
 
-    VOID = ("meta", "link")
+    VOID = ("meta", "link", "input")
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
@@ -142,9 +144,69 @@ class TestRequests:
         assert "url(" not in style
         assert "@import" not in style
         for tag, attributes in Words(response.text).elements:
-            assert tag not in ("script", "img", "iframe", "link", "object", "form")
+            assert tag not in ("script", "img", "iframe", "link", "object")
             assert not {"src", "href", "style", "onload"} & attributes.keys()
         assert response.headers["x-content-type-options"] == "nosniff"
+
+    def test_where_a_sample_is_can_be_asked(self, rig):
+        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
+        content = b"content"
+        rig.put(content)
+        sha = str(digest_of(content))
+        copies = [path.parents[3] for path in rig.copies(content)]
+        (form,) = [a for tag, a in Words(fetched(rig).text).elements if tag == "form"]
+        assert form == {"action": "/", "method": "get"}
+        response = rig.request("GET", f"/?explain=+{sha.upper()}+", [("Accept", FIREFOX)])
+        assert "form-action 'self'" in response.headers["content-security-policy"]
+        found = Words(response.text)
+        # Each look at a sample asks all disks.
+        assert not [a for _, a in found.elements if "http-equiv" in a]
+        assert [a["value"] for tag, a in found.elements if tag == "input"] == [sha.upper()]
+        answers = [word for word in found.words if word.startswith("A GET is answered 200: from ")]
+        assert [word.split()[-1] in map(str, copies) for word in answers] == [True]
+        assert sum(word.startswith("has it: 7 B, stored ") for word in found.words) == 2
+        assert found.words.count("has nothing under its name") == 2
+        for path in rig.copies(content):
+            path.unlink()
+        found = Words(rig.request("GET", f"/?explain={sha}", [("Accept", FIREFOX)]).text)
+        assert found.words.count("has nothing under its name") == 4
+        assert any(word.startswith("A GET is answered 404: ") for word in found.words)
+
+    @pytest.mark.parametrize("text", ["abc", "%3Cb%3E", "%00", "%ff", "0" * 65, "0" * 5000])
+    def test_what_is_no_sha_is_said_to_be_none(self, rig, text):
+        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
+        response = rig.request("GET", f"/?explain={text}", [("Accept", FIREFOX)])
+        assert response.status == 200
+        found = Words(response.text)
+        assert "a SHA-256 is 64 hexadecimal digits" in found.words
+        assert "b" not in {tag for tag, _ in found.elements}
+
+    def test_to_ask_takes_the_rights_that_a_get_takes(self, rig):
+        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
+        rig.api.read_auth = True
+        path, accept = f"/?explain={digest_of(b'content')}", ("Accept", FIREFOX)
+        assert fetched(rig).status == 200
+        assert rig.request("GET", path, [accept]).status == 401
+        assert rig.request("GET", path, [accept, AUTHORIZED]).status == 200
+        assert "explain" not in rig.request("GET", path).text
+
+    def test_one_sample_is_looked_at_at_a_time(self, tmp_path):
+        disks = HeldPools()
+        rig = Rig(tmp_path, worker=disks)
+        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
+        asking = request_bytes("GET", f"/?explain={'0' * 64}", [("Accept", FIREFOX)])
+        first, second = rig.connect(), rig.connect()
+        first.send(asking)
+        second.send(asking)
+        assert first.responses() == []
+        assert "another sample is being looked at" in second.responses()[0].text
+        disks.release()
+        first.settle()
+        assert "A GET is answered 404" in first.responses()[0].text
+        second.send(asking)
+        disks.release()
+        second.settle()
+        assert "A GET is answered 404" in second.responses()[-1].text
 
     def test_it_refreshes_itself(self, rig):
         refresh = [a for t, a in Words(fetched(rig).text).elements if "http-equiv" in a]

@@ -1,13 +1,12 @@
 """`stor explain`: why a sample is found, or is not."""
 
 import argparse
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from stor.cli.admin_client import Stor, add_command, show, show_lines
 from stor.digest import is_digest
-from stor.quantities import size
+from stor.explained import conclusion, places
 
 
 def add(commands: Any) -> None:
@@ -40,18 +39,6 @@ def _run(stor: Stor, given: Any) -> int:
 def lines(found: Any) -> Iterator[str]:
     """What was found, a line for each place, and what a client is told."""
     yield found["sha"]
-    for place in found["places"]:
-        says = place["says"]
-        if "size" in place:
-            stored = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(place["modified"]))
-            says = f"{says}: {size(place['size'])}, stored {stored}"
-        if place.get("verified_lately"):
-            says = f"{says}, verified within ten minutes"
-        if place["scrubbed"] is not None:
-            scrubbed = time.strftime("%Y-%m-%d", time.localtime(place["scrubbed"]))
-            says = f"{says}, disk scrubbed {scrubbed}"
-        if "repair" in place:
-            says = f"{says}; at risk: {place['repair']}"
-        state = place["state"] if place["complete"] else f"{place['state']}, not complete"
-        yield f"  {place['root']} ({state}; the index {place['index']}): {says}"
-    yield f"  a GET is answered {found['answer']['status']}: {found['answer']['reason']}"
+    for place in places(found):
+        yield f"  {place.root} ({place.state}): {place.says}"
+    yield f"  {conclusion(found)}"

@@ -1,7 +1,7 @@
 """What operators ask a running Stor for, over a socket of its own: JSON in, JSON out."""
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from klein import Klein
@@ -13,8 +13,7 @@ from twisted.web.resource import IResource
 
 from stor import __version__
 from stor.digest import Digest, MalformedDigest
-from stor.errors import StorError
-from stor.http.answer import INTERNAL_ERROR, answer_to
+from stor.http.explanation import Explanation
 from stor.http.status import Overview, picture
 from stor.jobs.job import Job, Rate
 from stor.jobs.kind import Refused
@@ -41,14 +40,13 @@ class Admin:
         work: LongWork,
         store: Store,
         overview: Overview,
-        explain: Callable[[Digest], Awaitable[list[dict[str, Any]]]],
+        explanation: Explanation,
     ) -> None:
-        """`explain` says what every disk has to say of a sample."""
         self._work = work
         self._jobs = work.jobs
         self._store = store
         self._overview = overview
-        self._explain = explain
+        self._explanation = explanation
 
     def resource(self) -> IResource:
         """The routes for a Site."""
@@ -90,17 +88,7 @@ class Admin:
         return self._run(request, self._explained(request))
 
     async def _explained(self, request: Request) -> Any:
-        digest = Digest.parse(_given(request, b"sha"))
-        places = await self._explain(digest)
-        answer: dict[str, Any]
-        try:
-            found = await self._store.find(digest)
-        except StorError as error:
-            refused = answer_to(error) or INTERNAL_ERROR
-            answer = {"status": refused.status, "reason": str(error)}
-        else:
-            answer = {"status": 200, "reason": f"from {found.storage}", "size": found.size}
-        return {"sha": str(digest), "answer": answer, "places": places}
+        return await self._explanation.of(Digest.parse(_given(request, b"sha")))
 
     @app.route("/scrub", methods=("POST",))
     def scrub(self, request: Request) -> Deferred[bytes]:

@@ -39,9 +39,10 @@ from stor.http.conditions import (
     select_range,
 )
 from stor.http.download import Sender
+from stor.http.explanation import Explanation
 from stor.http.fast_path import AtOnce
 from stor.http.feed import Following, LandedAnswer
-from stor.http.page import page, wants_page
+from stor.http.page import Asked, page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.resumable import UPLOADING, Resumable
 from stor.http.site import shield
@@ -58,10 +59,10 @@ _STORING = ("POST", "PUT")
 #: The pages that take a list of samples.
 _LISTS = ("missing", "batch")
 
-#: What is true of an answer only now.
 #: Who waits for what lands looks this often whether Stor is ending.
 _LOOK_SECONDS = 1.0
 
+#: What is true of an answer only now.
 _NOT_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -116,6 +117,9 @@ class Api:
         self.public_listing = False
         #: Whether the pages are for users alone, and what names a disk with them.
         self.status_auth = False
+        #: What is found out about samples, where all disks can be asked.
+        self.explanation: Explanation | None = None
+        self._explaining = False
         self.lists = Lists()
         self.ahead = Ahead()
 
@@ -180,10 +184,34 @@ class Api:
             status, moment = self._overview.status(), self._overview.moment()
             now = self._wall_seconds()
             host, days_left = self._overview.host, self._overview.days_left(status)
-            made = page(status, moment, now, stopping=self.stopping, host=host, days_left=days_left)
+            asked = await self._explain(request)
+            made = page(
+                *(status, moment, now, asked),
+                stopping=self.stopping,
+                host=host,
+                days_left=days_left,
+            )
             return _packed(request, made)
         line = f"This is Stor {__version__}".encode()
         return request.apply(Answer(200, line, headers={"Vary": "Accept"}))
+
+    async def _explain(self, request: StorRequest) -> Asked | None:
+        """What is found out about the sample that was asked about in the box on the page."""
+        if self.explanation is None:
+            return None
+        text = request.args.get(b"explain", [b""])[-1].decode("latin-1").strip()
+        if not text:
+            return Asked()
+        await self._may_read(request)
+        if not is_digest(text):
+            return Asked(text, fault="a SHA-256 is 64 hexadecimal digits")
+        if self._explaining:  # every disk is asked
+            return Asked(text, fault="another sample is being looked at: ask again")
+        self._explaining = True
+        try:
+            return Asked(text, await self.explanation.of(Digest.parse(text)))
+        finally:
+            self._explaining = False
 
     @app.route("/status", methods=_READING)
     def status(self, request: StorRequest) -> Deferred[bytes]:

@@ -1,16 +1,19 @@
 """The page at `/` for people with a browser: what is wrong, and how the storages are, at a glance.
 
-It asks for nothing else, runs no scripts, and shows nothing that `/status` does not tell.
+It asks for nothing else and runs no scripts. But for what a sample is asked about, it shows nothing
+that `/status` does not tell.
 """
 
 import base64
 import hashlib
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import attrs
 
 from stor import __version__
+from stor.explained import conclusion, places
 from stor.http.answer import Answer
 from stor.http.page_style import STYLE
 from stor.http.rates import PerSecond
@@ -44,7 +47,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Vary": "Accept",
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_HASH}'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -56,6 +59,15 @@ class Moment:
 
     uploads: int = 0
     rates: PerSecond = attrs.field(factory=lambda: PerSecond(0, 0, 0, 0))
+
+
+@attrs.frozen
+class Asked:
+    """What was typed into the box for a sha, and what was found, or why nothing was."""
+
+    text: str = ""
+    found: Any = None
+    fault: str | None = None
 
 
 @attrs.frozen
@@ -94,6 +106,7 @@ def page(
     status: Status,
     moment: Moment,
     now_seconds: float,
+    asked: Asked | None = None,
     *,
     stopping: bool = False,
     host: str = "",
@@ -102,19 +115,22 @@ def page(
     """The whole page. Every text that is not Stor's own is escaped.
 
     `now_seconds` is of the clock that the storages' times are of. `days_left` is when the room for
-    new samples is gone, if that is known.
+    new samples is gone, if that is known. With `asked` there is the box for a sha.
     """
     sets = _sets(status, now_seconds)
     disks = [disk for one in sets for disk in one.disks]
     level, verdict = _verdict(status, disks, stopping)
     name = f"Stor on {host}" if host else "Stor"
+    refresh = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">\n'
+    when = f"As last seen; this page asks again every {REFRESH_SECONDS} seconds."
+    if asked is not None and asked.text:  # each look at a sample asks all disks
+        refresh, when = "", "As last seen."
     body = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{REFRESH_SECONDS}">
-<title>{_text(verdict)} - {_text(name)}</title>
+{refresh}<title>{_text(verdict)} - {_text(name)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
@@ -124,8 +140,8 @@ def page(
 {_problems(status, disks)}</section>
 <dl>
 {_figures(status, moment, sets, days_left)}</dl>
-{_jobs(status.work.jobs)}{_storages(status, sets)}</main>
-<footer class="soft">As last seen; this page asks again every {REFRESH_SECONDS} seconds.</footer>
+{_box(asked)}{_jobs(status.work.jobs)}{_storages(status, sets)}</main>
+<footer class="soft">{when}</footer>
 </body>
 </html>
 """
@@ -257,6 +273,33 @@ def _problems(status: Status, disks: Sequence[_Disk]) -> str:
     if more > 0:
         lines[_MOST_PROBLEMS:] = [f'<li class="warn">and {more} more, see /status</li>']
     return f"<ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _box(asked: Asked | None) -> str:
+    """Where a sha can be asked about, and what was found of it."""
+    if asked is None:
+        return ""
+    form = (
+        '<form action="/" method="get"><label for="explain">Explain a sample</label>'
+        '<input id="explain" name="explain" required autocomplete="off" spellcheck="false" '
+        f'placeholder="its SHA-256" value="{_text(asked.text)}"><button>Explain</button></form>\n'
+    )
+    if asked.fault is not None:
+        found = f'<p class="reason">{_text(asked.fault)}</p>'
+    elif asked.found is None:
+        found = ""
+    else:
+        said = conclusion(asked.found)
+        lines = [
+            f"<li><b>{_text(place.root)}</b> {_text(place.says)}"
+            f' <span class="soft">{_text(place.state)}</span></li>'
+            for place in places(asked.found)
+        ]
+        found = (
+            f"<h3>{_text(said[0].upper() + said[1:])}</h3><ul>{''.join(lines)}</ul>"
+            '<p class="soft"><a href="/">Ask about none</a></p>'
+        )
+    return f'<section class="explained">{form}{found}</section>\n'
 
 
 def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: float | None) -> str:

@@ -63,6 +63,16 @@ dd { font-size: 1.125rem; font-variant-numeric: tabular-nums; }
 .table .bar { margin: 0; height: .4rem; }
 .table p.soft { font-size: .8125rem; text-align: right; min-width: 4.25rem; }
 .table p.soft span { display: block; }
+.explained { margin: 0 0 1.75rem; }
+.explained form { display: flex; flex-wrap: wrap; gap: .35rem .75rem; align-items: center; }
+.explained label { color: var(--soft); font-size: .875rem; }
+.explained input { flex: 0 1 38rem; min-width: 0; font: .8125rem/1.5 ui-monospace, monospace;
+  color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: .4rem;
+  padding: .3rem .6rem; }
+.explained button { font: inherit; font-size: .875rem; color: inherit; background: var(--track);
+  border: 1px solid var(--line); border-radius: .4rem; padding: .2rem .9rem; cursor: pointer; }
+.explained h3 { margin: .9rem 0 .3rem; } .explained li { margin: .2rem 0; }
+.explained p { margin-top: .5rem; } .explained a { color: inherit; }
 .jobs { margin: 0 0 1.25rem; }
 .jobs li { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: center; }
 .jobs span { flex: 1 1 16rem; } .jobs span:first-child { flex: 0 1 16rem; }
