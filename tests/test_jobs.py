@@ -209,6 +209,25 @@ def test_a_pass_takes_the_days_that_it_may_and_then_the_next_one_begins(rig):
     assert again.kinds["scrub"].scrubbed == jobs.kinds["scrub"].scrubbed
 
 
+def test_a_pass_over_next_to_nothing_is_not_made_over_and_over(quick_path):
+    rig = stor(quick_path)
+    fill(rig, (1000,), seeds=range(1))
+    jobs = KeptJobs().begin(rig, scrub_days=14)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    for _ in range(5):
+        jobs.resume()
+        pass_seconds(rig, 600, 60)
+    assert len(views(jobs)) == len(rig.roots)
+    assert {one["state"] for one in views(jobs)} == {"done"}
+    again = KeptJobs(jobs.encode()).begin(rig, scrub_days=14)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    again.resume()
+    assert len(views(again)) == len(rig.roots)
+    pass_seconds(rig, 14 * DAY, 600)
+    again.resume()
+    assert len(views(again)) == 2 * len(rig.roots)
+
+
 def test_a_pass_that_is_given_up_begins_again_when_its_time_comes(rig):
     jobs = KeptJobs().begin(rig, scrub_days=1)
     pass_seconds(rig, SETTLE_SECONDS, 60)

@@ -114,20 +114,18 @@ class Scrubs(Kind):
         return None
 
     def due(self) -> None:
-        """Have a pass over every disk that has none under way, nor one given up for this time."""
+        """Have a pass over every disk whose last one is over, and the time for that, too."""
         if not self._period_seconds or not self._jobs.settled:
             return
         now = self._jobs.wall_seconds()
-        passing = {
-            job.scope.roots
-            for job in self._passes()
-            if job.state is not State.DONE
-            and not (job.state.over and now >= job.began + self._period_seconds)
-        }
+        last = {job.scope.roots[0]: job for job in self._passes()}
         for member in self._mirrors.members:
-            new = (member.root,) not in passing
-            if new and member.complete and member.health.sound:
-                self._jobs.add(self, Scope((member.root,)), self._period_seconds)
+            root, job = member.root, last.get(member.root)
+            # Of a pass that is no longer remembered it is known when it ended.
+            begun = self.scrubbed.get(root, -self._period_seconds) if job is None else job.began
+            over = (job is None or job.state.over) and now >= begun + self._period_seconds
+            if over and member.complete and member.health.sound:
+                self._jobs.add(self, Scope((root,)), self._period_seconds)
 
     def done(self, job: Job) -> None:
         """See `Kind.done`."""

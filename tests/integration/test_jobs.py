@@ -161,8 +161,8 @@ def test_rescan_is_a_job_that_learns_what_was_put_there_by_hand(stor):
     [
         (("scrub", "/nowhere"), 1, "stor: /nowhere: in no set: expected a storage root, one of"),
         (("pause", "7"), 1, "stor: job 7: there is none with this number; see stor jobs"),
-        (("explain", "abc"), 1, "stor: malformed sha: expected the 64 hexadecimal digits"),
-        (("scrub", "--prefix", "xyz"), 1, "stor: prefix: expected up to 64 hexadecimal digits"),
+        (("explain", "abc"), 2, "stor: explain: argument SHA: expected 64 hexadecimal digits"),
+        (("scrub", "--prefix", "xyz"), 2, "argument --prefix: expected hexadecimal digits, found"),
         (("rate", "7", "0"), 2, "expected a number above 0, found 0; to have a job rest: stor "),
         (("scrub", "--rate", "-1"), 2, "expected a number above 0, found -1"),
     ],
