@@ -59,6 +59,15 @@ def test_other_methods_are_not_allowed_on_samples(rig, target, method, headers):
     assert response.headers["allow"] == OF_A_SAMPLE
 
 
+@pytest.mark.parametrize(
+    ("method", "target"), [("OPTIONS", "*"), ("CONNECT", "stor.example:80"), ("CONNECT", "*")]
+)
+def test_nor_are_those_that_are_about_no_path(rig, method, target):
+    response = rig.request(method, target)
+    assert_one_line(response, 405)
+    assert response.headers["allow"] == "GET, HEAD, POST, PUT"
+
+
 @pytest.mark.parametrize("headers", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize(
     ("method", "target"),

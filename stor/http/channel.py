@@ -47,6 +47,7 @@ from stor.http.proxies import NO_ADDRESS
 from stor.http.request import (
     ALWAYS_ANSWERED,
     StorRequest,
+    head_fault,
     name_of,
     path_of,
     target_text,
@@ -396,11 +397,9 @@ class StorChannel(Parser):
         if self.site.draining or self.site.crowded or self.turned_away:
             self.persistent = False
         hosts = request.requestHeaders.getRawHeaders(b"Host", [])
-        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
-            self.refuse(Answer.line(400, f"bad request: {len(hosts)} Host headers, expected one"))
-            return
-        if path_of(self._path) is None:
-            self.refuse(Answer.line(400, "bad request: the target is no path and no http URL"))
+        fault = head_fault(self._command, self._path, hosts, self._version)
+        if fault is not None:
+            self.refuse(fault)
             return
         if self._is_turned_away(self._path):
             self.refuse(self.site.too_many(), TURNED_AWAY_SECONDS)

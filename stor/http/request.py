@@ -4,7 +4,7 @@ Twisted reads a body into memory or `$TMPDIR` before anybody is asked (twisted#4
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -432,6 +432,22 @@ def needs_writer(line: bytes, rest: bytes) -> bool:
     if upload_of(name) is not None:
         return True
     return name in PAGES and not (name == "" and end and b"text/html" not in head.lower())
+
+
+def head_fault(
+    method: bytes, target: bytes, hosts: Sequence[bytes], version: bytes
+) -> Answer | None:
+    """What is said to a request that names nothing here, or more than one host."""
+    if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
+        return Answer.line(400, f"bad request: {len(hosts)} Host headers, expected one")
+    if path_of(target) is not None:
+        return None
+    # RFC 9110, 9.3.6 and 9.3.7: of the whole server, and of another one.
+    if method == b"CONNECT" or (method == b"OPTIONS" and target == b"*"):
+        allowed = "GET, HEAD, POST, PUT"
+        line = f"{method.decode('ascii')} is not allowed here, only {allowed}"
+        return Answer.line(405, line, allow=allowed)
+    return Answer.line(400, "bad request: the target is no path and no http URL")
 
 
 def path_of(target: bytes) -> bytes | None:
