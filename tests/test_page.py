@@ -13,7 +13,7 @@ import pytest
 from stor import __version__
 from stor.explain import Explainer
 from stor.http.explanation import Explanation
-from stor.http.page import Moment, page, wants_page
+from stor.http.page import Asked, Moment, page, wants_page
 from stor.status import (
     DiskStatus,
     JobStatus,
@@ -103,6 +103,24 @@ class Words(HTMLParser):
 
 def fetched(rig, accept=FIREFOX):
     return rig.request("GET", "/", [("Accept", accept)] if accept else [])
+
+
+@pytest.mark.parametrize(("disks", "shown"), [(12, 12), (13, 4)])
+def test_of_many_disks_those_are_told_that_have_to_do_with_the_sample(disks, shown):
+    nothing = {"says": "has nothing under its name", "state": "online", "complete": True}
+    nothing |= {"scrubbed": None, "index": "does not have it"}
+    found = {"path": "/disk0/x", "says": "has it", "size": 7, "modified": 0.0, "index": "has it"}
+    lacks = {"index": "has it", "repair": "has one copy"}
+    others = [found, lacks, {"complete": False}, {"state": "offline", "says": "not asked"}]
+    places = [nothing | other for other in (*others, *[{}] * (disks - 4))]
+    places = [{"root": f"/disk{n}", **place} for n, place in enumerate(places)]
+    answer = {"status": 200, "reason": "from /disk0"}
+    asked = Asked("0" * 64, {"sha": "0" * 64, "answer": answer, "places": places})
+    words = Words(page(Status(), Moment(), 0.0, asked).body.decode()).words
+    assert [word for word in words if word.startswith("/disk")] == [
+        f"/disk{n}" for n in range(shown)
+    ]
+    assert (f"{disks - shown} more disks have nothing of it" in words) == (shown < disks)
 
 
 class TestRequests:
@@ -534,7 +552,7 @@ def test_jobs_that_somebody_asked_for_are_listed_and_passes_are_counted():
     assert "paused, 25.0%, 3 not mended" in text
     assert "scrub /worn" in text
     assert "4 disks, 50% to 75% of this pass" in text
-    assert "<dt>Samples at risk</dt><dd>1,234</dd>" in text
+    assert '<dt>Samples at risk</dt><dd class="warn">1,234</dd>' in text
 
 
 def test_without_jobs_nothing_is_said_of_them():

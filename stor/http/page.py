@@ -31,8 +31,12 @@ _MOST_SICK_CARDS = 24
 #: The most jobs that are listed.
 _MOST_JOBS = 30
 
-#: The most problems that are listed.
+#: The most problems that are listed, and that are listed one below the other.
 _MOST_PROBLEMS = 100
+_MOST_IN_ONE_COLUMN = 8
+
+#: With more disks than this, those that have nothing of a sample, and need not, are counted.
+_MOST_PLACES = 12
 
 #: From so much on a disk's bar has the next colour.
 _FILLS = ((0.95, "f3"), (0.9, "f2"), (0.75, "f1"), (0.0, "f0"))
@@ -272,7 +276,8 @@ def _problems(status: Status, disks: Sequence[_Disk]) -> str:
     more = len(lines) - _MOST_PROBLEMS
     if more > 0:
         lines[_MOST_PROBLEMS:] = [f'<li class="warn">and {more} more, see /status</li>']
-    return f"<ul>{''.join(lines)}</ul>" if lines else ""
+    many = ' class="many"' if len(lines) > _MOST_IN_ONE_COLUMN else ""
+    return f"<ul{many}>{''.join(lines)}</ul>" if lines else ""
 
 
 def _box(asked: Asked | None) -> str:
@@ -290,14 +295,18 @@ def _box(asked: Asked | None) -> str:
         found = ""
     else:
         said = conclusion(asked.found)
+        told = list(places(asked.found))
+        shown = [place for place in told if place.matters or len(told) <= _MOST_PLACES]
         lines = [
             f"<li><b>{_text(place.root)}</b> {_text(place.says)}"
             f' <span class="soft">{_text(place.state)}</span></li>'
-            for place in places(asked.found)
+            for place in shown
         ]
+        if len(told) > len(shown):
+            lines.append(f"<li>{len(told) - len(shown)} more disks have nothing of it</li>")
         found = (
             f"<h3>{_text(said[0].upper() + said[1:])}</h3><ul>{''.join(lines)}</ul>"
-            '<p class="soft"><a href="/">Ask about none</a></p>'
+            '<p class="soft"><a href="/">Close</a></p>'
         )
     return f'<section class="explained">{form}{found}</section>\n'
 
@@ -333,7 +342,7 @@ def _figures(status: Status, moment: Moment, sets: Sequence[_Set], days_left: fl
         _figure("Uploads in flight", moment.uploads),
         _figure("Repairs waiting", status.repairs.waiting),
         _figure("Repaired", status.repairs.done),
-        _figure("Samples at risk", status.work.at_risk),
+        _figure("Samples at risk", status.work.at_risk, warn=status.work.at_risk > 0),
     ]
     return "".join(lines)
 
@@ -499,9 +508,10 @@ def _line(what: str, said: str, done: float) -> str:
     )
 
 
-def _figure(name: str, figure: int | str) -> str:
+def _figure(name: str, figure: int | str, *, warn: bool = False) -> str:
     shown = f"{figure:,}" if isinstance(figure, int) else figure
-    return f"<div><dt>{name}</dt><dd>{shown}</dd></div>\n"
+    level = ' class="warn"' if warn else ""
+    return f"<div><dt>{name}</dt><dd{level}>{shown}</dd></div>\n"
 
 
 def _rate(number: float) -> str:

@@ -27,9 +27,13 @@ ul { list-style: none; }
 .verdict a { color: var(--bad); font-weight: 600; text-decoration-thickness: 1px;
   text-underline-offset: .15em; }
 .verdict .warn a { color: var(--warn); }
+.many { columns: 26rem; column-gap: 2rem; }
+.verdict .many li { margin-top: 0; padding-top: .3rem; break-inside: avoid; }
 dl { display: flex; flex-wrap: wrap; gap: 1rem 2.25rem; margin: 0 0 1.75rem; }
 dt { color: var(--soft); font-size: .8125rem; }
 dd { font-size: 1.125rem; font-variant-numeric: tabular-nums; }
+dd.warn { color: var(--warn); font-weight: 600; }
+@media (max-width: 40rem) { dl { display: grid; grid-template-columns: 1fr 1fr; } }
 .cards { display: grid; gap: 1rem; margin: 0 0 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .75rem;
@@ -53,7 +57,7 @@ dd { font-size: 1.125rem; font-variant-numeric: tabular-nums; }
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 35rem), 1fr)); }
 .table section { display: flex; gap: .75rem; padding: .3rem 0; align-items: baseline;
   border-top: 1px solid var(--line); }
-.table h3 { font-size: .875rem; min-width: 1.75rem; color: var(--soft); }
+.table h3 { font-size: .875rem; min-width: 2.1rem; color: var(--soft); }
 .table ul { flex: 1; display: grid; gap: .1rem 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 12rem), 1fr)); }
 .table .disk { display: grid; grid-template-columns: 1fr 2.5rem 3.25rem; gap: 0 .4rem;
@@ -75,7 +79,7 @@ dd { font-size: 1.125rem; font-variant-numeric: tabular-nums; }
 .explained p { margin-top: .5rem; } .explained a { color: inherit; }
 .jobs { margin: 0 0 1.25rem; }
 .jobs li { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: center; }
-.jobs span { flex: 1 1 16rem; } .jobs span:first-child { flex: 0 1 16rem; }
+.jobs span { flex: 1 1 16rem; } .jobs span:first-child { flex: 0 1 26rem; }
 .jobs .bar { flex: none; width: 6rem; margin: .3rem 0; }
 footer { margin-top: 2rem; }
 """
