@@ -1224,6 +1224,13 @@ INDEX = (
         ("tests/test_index.py::test_a_reader_that_lags_behind_denies_nothing",),
     ),
     Mutation(
+        "who makes a table imports nothing of the current directory",
+        "stor/index/merge.py",
+        '[sys.executable, "-P", "-m", "stor.index.merge"]',
+        '[sys.executable, "-m", "stor.index.merge"]',
+        ("tests/test_index.py::test_a_child_imports_nothing_of_the_current_directory",),
+    ),
+    Mutation(
         "no set is complete without a table",
         "stor/index/index.py",
         "self._complete = frozenset() if self._table is None else self._recent.complete",

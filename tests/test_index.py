@@ -258,6 +258,20 @@ def test_a_table_is_made_from_the_disks_in_child_processes(quick_path):
         assert (index.names(0), index.names(1)) == (149, 61)
 
 
+def test_a_child_imports_nothing_of_the_current_directory(tmp_path, monkeypatch):
+    planted = tmp_path / "planted"
+    for name in ("stor", "json", "bisect", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(planted)!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    with writer() as index:
+        index.add(sha(1), index.number(SETS[0]))
+        made(index)
+        Merge(index.plan(1), KEYS).wait()
+        index.install()
+        assert index.find(sha(1)).sets == (0,)
+    assert not planted.exists()
+
+
 def test_a_child_may_be_killed_at_any_time(quick_path):
     path = quick_path / "table"
     with writer(str(path)) as index:
