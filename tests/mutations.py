@@ -1377,6 +1377,15 @@ INDEX = (
         ),
     ),
     Mutation(
+        "and of what a small one could not",
+        "stor/mirror/put.py",
+        "        self._end(held=named, size=len(self.content) if self.shown else None)\n",
+        "        self._end(held=named, size=None)\n",
+        (
+            "tests/test_landed.py::test_what_a_failure_has_left_is_told_before_a_client_hears_that_it_is_stored",
+        ),
+    ),
+    Mutation(
         "who follows is not told of what comes after a sample that is on its way",
         "stor/mirror/landed.py",
         "return min(self._numbers.low - 1, self.highest)",

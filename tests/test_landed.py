@@ -161,21 +161,25 @@ class Dying(QuickFiles):
             self.fail_always("*", errno.EIO)
 
 
+@pytest.mark.parametrize("size", [1000, MIB], ids=["small", "large"])
 @pytest.mark.parametrize("memory", [True, False])
-def test_what_a_failure_has_left_is_told_before_a_client_hears_that_it_is_stored(host, memory):
+def test_what_a_failure_has_left_is_told_before_a_client_hears_that_it_is_stored(
+    host, memory, size
+):
     """Posted again it is answered 200, and makes no new record."""
-    rig = settle(host.start(kind=Dying))
+    content = sample(size)
+    rig = settle(host.start(sets=(2,), kind=Dying))
     cursor = begin(rig)
     for label, files in rig.disks.items():
         files.dies = label.endswith("disk0")
-    assert rig.put(b"half").status == 503
+    assert rig.put(content).status == 503
     for files in rig.disks.values():
         files.dies = False
         files.heal()
-    assert rig.copies(b"half")
-    rig = settle(rig if memory else host.start())
-    assert rig.put(b"half").status == 200
-    assert str(digest_of(b"half")) in follow(rig, cursor)[0]
+    assert len(rig.copies(content)) == 1
+    rig = settle(rig if memory else host.start(sets=(2,)))
+    assert rig.put(content).status == 200
+    assert str(digest_of(content)) in follow(rig, cursor)[0]
 
 
 def test_repairs_and_samples_found_are_no_news(host):

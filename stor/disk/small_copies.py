@@ -21,6 +21,8 @@ class Small:
         self.modified_ns = modified_ns
         #: What its records say, from when they are about to be made.
         self.event: Event | None = None
+        #: Whether it was given up, and a disk could not take its name back.
+        self.shown = False
 
 
 @attrs.frozen
@@ -85,11 +87,12 @@ class SmallCopies:
             self._staged.pop(small).keep()
 
     def give_up(self, smalls: Iterable[Small]) -> None:
-        """Leave nothing behind of these, and no name. Never raises."""
+        """Leave nothing behind of these, and no name, unless they are `shown`. Never raises."""
         for small in smalls:
             copy = self._staged.pop(small, None)
             if copy is not None:
                 copy.discard()
+                small.shown = small.shown or copy.shows_name
 
     def _write(self, small: Small, root_fd: int) -> None:
         self._staged[small] = copy = StagedCopy.begin(self._disk, root_fd, None)

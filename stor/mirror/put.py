@@ -129,7 +129,8 @@ class _SmallPut(SmallWrite):
 
     def failed(self, *, named: bool) -> None:
         """See `SmallWrite.failed`."""
-        self._end(held=named, size=None)
+        # Who posts the sample again may be told that it is stored already.
+        self._end(held=named, size=len(self.content) if self.shown else None)
         self._ended(None)
 
     def _end(self, *, held: bool, size: int | None) -> None:
