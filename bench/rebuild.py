@@ -143,7 +143,8 @@ def host(roots: Sequence[Path], clock: Clock, syncs: SlowSyncs) -> Mirrors:
         learning=names,
     )
     for patient in (True, False):
-        known.patient = patient
+        if not patient:
+            known.stop_waiting()
         for member in members:
             member.probe()
     return mirrors

@@ -1,6 +1,7 @@
 """What looks after a running Stor beside its requests: its jobs, and the socket for operators."""
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.endpoints import quoteStringArgument
@@ -10,6 +11,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from stor.config import Config
+from stor.digest import Digest
 from stor.explain import Explainer
 from stor.http.admin import Admin
 from stor.http.explanation import Explanation
@@ -19,7 +21,7 @@ from stor.jobs.long_work import LongWork
 from stor.mirror.mirrors import Mirrors
 from stor.sockets import CannotListen, Ports
 from stor.state import StateDirectory
-from stor.store import Store
+from stor.store import Found
 from stor.threads import Outcomes, Pool, ThreadPool
 
 #: The threads of jobs leave the processor to all others.
@@ -48,7 +50,7 @@ class Administration:
         self,
         chosen: Config,
         mirrors: Mirrors,
-        store: Store,
+        find: Callable[[Digest], Awaitable[Found]],
         overview: Overview,
         reactor: Any,
         outcomes: Outcomes,
@@ -63,12 +65,11 @@ class Administration:
             lambda data: state_pool.run(state.write, JOBS_FILE, data),
         )
         self._chosen = chosen
-        store.work = self.work.summary
         self._state = state
         self._state_pool = state_pool
         places = Explainer(mirrors, lambda: self.work.scrubs.scrubbed).places
-        self.explanation = Explanation(places, store)
-        resource = Admin(self.work, store, overview, self.explanation).resource()
+        self.explanation = Explanation(places, find)
+        resource = Admin(self.work, overview, self.explanation).resource()
         self._ports = Ports(_Site(resource, reactor), reactor)
         #: What keeps the socket from being used, one line.
         self.fault: str | None = None

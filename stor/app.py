@@ -1,533 +1,180 @@
-"""The parts of a Stor, put together as a configuration says, and anew when it changes."""
+"""What answers clients under one configuration."""
 
-import os
-import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
-from twisted.web.resource import IResource
 
-from stor.administration import Administration
-from stor.config import S3, Config, Statsite
-from stor.digest import Digest
-from stor.disk.copy import MadeSums
-from stor.disk.identity import (
-    DISKS_FILE,
-    Remembered,
-    encode_remembered,
-    parse_remembered,
-)
-from stor.disk.syscalls import Syscalls
-from stor.fleet import Disks, Fleet, Writer, adapt
-from stor.gauges import DiskGauges, JobGauges, WorkGauges
-from stor.growth import GROWTH_FILE, Growth
+from stor.config import Config
+from stor.http.access import Observer
 from stor.http.accounts import Accounts
-from stor.http.api import Api
+from stor.http.api import Api, Budgets
 from stor.http.auth import Attempts, Authenticator
-from stor.http.rates import Rates
-from stor.http.status import Overview, Snapshot, free_of
-from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
-from stor.index.index import Index, Shared, table_path
+from stor.http.explanation import Explanation
+from stor.http.fast_path import FastPath
+from stor.http.proxies import Proxies
+from stor.http.request import Serving
+from stor.http.rules import Rules
+from stor.http.status import Overview
+from stor.http.upload import SmallBodies, Uploads
 from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
 from stor.metrics import Metrics
-from stor.mirror.health import Picture
-from stor.mirror.learning import LearningNames
-from stor.mirror.member import PROBE_INTERVAL_SECONDS
-from stor.mirror.mirrors import Mirrors
-from stor.mirror.names import Names
-from stor.mirror.outbox import Outbox
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
 from stor.s3.http import http_client
 from stor.s3.incoming import S3Puts
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool
-from stor.state import StateDirectory
-from stor.statsd import Statsd
-from stor.store import Store
-from stor.threads import Outcomes, ThreadPool, settle, within
-from stor.zero_copy import MAX_SPLICE_PIPES, SplicePipes
+from stor.status import Work
+from stor.store import DiskTier, Store, Tiers
+from stor.threads import Outcomes, Pool, ThreadPool
 
 #: Threads for the calls of boto3. Bodies that are read need none.
 S3_THREADS = 8
 
-#: Threads for bodies that wait on a local disk until S3 has them.
-SPOOL_THREADS = 4
 
-#: Threads that hash passwords, and passwords that wait for them, one of each address; for one
-#: more it is 503. They leave the processor to all others.
-PASSWORD_THREADS = 2
-WAITING_PASSWORDS = 32
-PASSWORDS_NICE = 10
+@attrs.frozen
+class Pools:
+    """Threads that Apps share: for S3, its signatures, its spool, and passwords."""
 
+    s3: Pool
+    signer: Pool
+    spool: Pool
+    passwords: Pool
+    htpasswd: Pool
 
-#: How long the first requests wait for the first probes; a hung disk is then offline for them.
-FIRST_PROBES_SECONDS = 3.0
+    def stop(self) -> None:
+        """Let them end once they are idle."""
+        for pool in (self.s3, self.signer, self.spool, self.passwords, self.htpasswd):
+            pool.stop()
 
 
 @attrs.frozen
-class Storages:
-    """How the storages are, as one process tells others: each disk, and what is wrong with S3."""
+class Parts:
+    """What every App of a process is made of, whatever its configuration says.
 
-    disks: Mapping[str, Picture]
-    s3_fault: str | None
+    `writes` is false in a process that only reads. `served` is told of every request that is over,
+    `work` goes on beside requests, `explanation` is found out about samples, and `notices` are what
+    deserves attention, a line each.
+    """
+
+    reactor: Any
+    outcomes: Outcomes
+    pools: Pools
+    disks: DiskTier
+    copies: CopyQueue
+    attempts: Attempts
+    uploads: Uploads
+    budgets: Budgets
+    overview: Overview
+    explanation: Explanation | None
+    metrics: Metrics
+    writes: bool
+    served: Observer
+    work: Callable[[], Work]
+    notices: Callable[[], list[str]]
 
 
 class App:
-    """Everything that answers requests, but for the sockets."""
+    """Made for a configuration and never changed: with another one, another takes its place."""
 
-    log = Logger()
-
-    def __init__(
-        self,
-        chosen: Config,
-        reactor: Any,
-        shared: Shared,
-        *,
-        writer: Writer | None = None,
-        others: Callable[[], Sequence[Snapshot]] = lambda: (),
-        absent: Callable[[], list[str]] = list,
-    ) -> None:
-        """With a `writer` this process only reads. The memory `shared` stays the caller's.
-
-        Raises `TableDamaged`, `RecentDamaged`, `OSError`: it cannot be used.
-
-        `others` are other processes, and `absent` says which are not there.
-        """
-        self._reactor = reactor
-        self._writes = writer is None
-        self._writer = writer
-        self._outcomes = outcomes = Outcomes(reactor)
-        self._files = Syscalls()
-        self._hashing = ThreadPool(outcomes, "hash", os.cpu_count() or 1)
-        self._s3_worker = ThreadPool(outcomes, "s3", S3_THREADS)
-        self._signer = ThreadPool(outcomes, "sign", 1)
-        self._spool_worker = ThreadPool(outcomes, "spool", SPOOL_THREADS)
-        self._password_worker = ThreadPool(
-            outcomes, "passwords", PASSWORD_THREADS, WAITING_PASSWORDS, nice=PASSWORDS_NICE
+    def __init__(self, chosen: Config, parts: Parts, before: "App | None" = None) -> None:
+        """What the configuration has in common with that of `before` is taken over from there."""
+        self._config = chosen
+        self._parts = parts
+        self.tiers = self._tiers(before)
+        self.store = Store(
+            parts.disks, parts.metrics, self.tiers, work=parts.work, notices=parts.notices
         )
-        #: Outlives a configuration: a reload is no new chance to guess.
-        self._attempts = Attempts(reactor)
-        self._htpasswd_worker = ThreadPool(outcomes, "htpasswd", 1)
-        self._resolving = ThreadPool(outcomes, "resolve", 1)
-        self._statsd_worker = ThreadPool(outcomes, "statsd", 1)
-        self._s3: S3 | None = None
-        self._known_places: object = None
-        self._statsite: Statsite | None = None
-        self._statsd: Statsd | None = None
-        #: What the requests count, too.
-        self.metrics = Metrics()
-        self._set_statsd(chosen.statsite)
-        self._disks = Disks(reactor, outcomes, self._files, self.metrics.figures, writer)
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
-        self._state = StateDirectory(chosen.state_directory if self._writes else None, self._files)
-        self._state_worker = ThreadPool(outcomes, "state", 1)
-        #: Why disks cannot be read without waiting, as far as the log has it.
-        self._said_refusals: set[str] = set()
-        self._remembered = self._recall_disks()
-        #: Fires when the disks' states are known first.
-        self.ready: Deferred[None] = Deferred()
-        fleet = self._disks.fleet(chosen, [], self._remembered)
-        self.mirrors = self._mirrors(chosen, fleet, shared)
-        self.store = Store(self.mirrors, self.ready, self.metrics)
-        self.store.notices = self._notices
-        self._disk_puts = self.store.puts
-        self.copies = CopyQueue(self.store.open_on_disk, reactor)
-        self._outbox = Outbox(
-            lambda: self.mirrors.mirrors, reactor, self.copies.add, self.copies.__contains__
+        rules = self._rules()
+        api = Api(
+            *(self.store, parts.uploads, rules, parts.reactor, parts.overview, parts.budgets),
+            explanation=parts.explanation,
         )
-        self.copies.outbox = self._outbox
-        self._set_tiers(chosen)
-        self.uploads = Uploads(
-            self.store,
-            self._authenticator(chosen),
-            self._hashing,
+        proxies = Proxies(chosen.trusted_proxies)
+        bodies = SmallBodies(self.store, parts.uploads, rules)
+        fast_path = FastPath(api, time.time, parts.served, bodies, proxies)
+        #: What the site is to answer with.
+        self.serving = Serving(api.resource(), api, fast_path, proxies, chosen.max_connections)
+
+    def leave(self, after: "App | None" = None) -> None:
+        """Another takes its place, or none: end what that has not taken over."""
+        locations = self.tiers.locations
+        if locations is not None and (after is None or after.tiers.locations is not locations):
+            locations.stop()
+
+    def _rules(self) -> Rules:
+        chosen = self._config
+        return Rules(
+            self._authenticator(),
             max_upload_bytes=chosen.max_upload_bytes,
             max_uploads=chosen.max_uploads,
-            total_buffer_bytes=TOTAL_BUFFER_BYTES,
-        )
-        if self._writes:
-            self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
-        self.metrics.figures.watch(self._work_gauges())
-        #: How much is asked for at the moment; told of every request that is over.
-        self.rates = Rates(reactor.seconds)
-        figures = self.metrics.figures
-        #: What is said of the whole.
-        self._growth = Growth(lambda: time.time_ns() / 1e9)
-        self._growth.recall(self._state.read(GROWTH_FILE) or b"")
-        self.overview = Overview(
-            *(self.store, self.uploads, self.rates, figures, others, absent),
-            growth=self._growth,
-            host=socket.gethostname(),
-        )
-        self.api = Api(
-            self.store,
-            self.uploads,
-            reactor,
-            self.overview,
-            SplicePipes(MAX_SPLICE_PIPES),
-        )
-        self._set_access(chosen)
-        self._administration = self._administer(chosen)
-
-    def resource(self) -> IResource:
-        """What a Site serves."""
-        return self.api.resource()
-
-    def _work_gauges(self) -> WorkGauges:
-        pools = {"hash": self._hashing, "s3": self._s3_worker, "spool": self._spool_worker}
-        return WorkGauges(self.mirrors, self.store, self.uploads, pools)
-
-    def _administer(self, chosen: Config) -> Administration | None:
-        if not self._writes:
-            return None
-        parts = (self.mirrors, self.store, self.overview, self._reactor, self._outcomes)
-        made = Administration(chosen, *parts, self._state, self._state_worker)
-        self.metrics.figures.watch(JobGauges(made.work))
-        self.api.explanation = made.explanation
-        return made
-
-    async def reconfigure(self, chosen: Config) -> None:
-        """Put another configuration in force. Requests that are under way end under the old one.
-
-        A disk that stays in its set keeps its state, its threads and what is being written to it;
-        one that is new, comes back, or is in another set than before is looked at first. The
-        threads of one that is left out stay for what they may still be asked for, idle.
-        """
-        if self._writes:
-            await self._take_up_disks(chosen)
-        fleet = self._disks.fleet(chosen, self.mirrors.mirrors, self._remembered)
-        known_disks = fleet.known_disks
-        stay = [
-            m for mirror in fleet.mirrors if mirror in self.mirrors.mirrors for m in mirror.members
-        ]
-        if not self._writes:
-            for member in stay:
-                known_disks.told(member.root, member.complete)
-            self._put_in_force(chosen, fleet)
-            return
-        for member in stay:
-            known_disks.heed(member.root, member.health.marker)
-        others = [member for member in fleet.members if member not in stay]
-        adapt(others, chosen, known_disks)
-        for patient in (True, False):  # the first look may have to wait for what the others know
-            known_disks.patient = patient
-            await settle([m.probe() for m in others if patient or not m.health.readable])
-        self._put_in_force(chosen, fleet)
-        await self._let_go()
-        await self.begin()
-        if self._administration is not None:
-            await self._administration.follow(chosen)
-        for notice in self._notices():
-            self.log.warn("{notice}", notice=notice)
-        if self.store.bucket is not None and self.store.bucket.fault is not None:
-            Deferred.fromCoroutine(self._look_at(self.store.bucket))
-
-    def _put_in_force(self, chosen: Config, fleet: Fleet) -> None:
-        adapt(fleet.members, chosen, fleet.known_disks)
-        for mirror in fleet.mirrors:
-            mirror.own_file_systems = chosen.require_mount
-        self.mirrors.reconfigure(
-            fleet.mirrors, fleet.known_disks, chosen.reserve_bytes, indexed=chosen.index
-        )
-        self._set_tiers(chosen)
-        self.uploads.authenticator = self._authenticator(chosen)
-        self.uploads.max_upload_bytes = chosen.max_upload_bytes
-        self.uploads.max_uploads = chosen.max_uploads
-        self._set_access(chosen)
-        self._set_statsd(chosen.statsite)
-
-    async def start(self) -> None:
-        """Look at the storages, and go on looking after them.
-
-        Requests wait for the first look, but not for a disk that hangs.
-        """
-        first = within(self._reactor, FIRST_PROBES_SECONDS, self._look())
-        await settle([first])
-        self._looking.start(PROBE_INTERVAL_SECONDS, now=False)
-        await self.begin()
-        if self._administration is not None:
-            await self._administration.start()
-        self.ready.callback(None)
-        for member in self.mirrors.members:
-            member.say()  # also of one that has not been heard yet
-        for warning in self.store.status().warnings:
-            self.log.warn("{warning}", warning=warning)
-
-    async def begin(self) -> None:
-        """The first look is over: judge the disks that waited, and recall the work that is due."""
-        await self.mirrors.begin()
-        await self._remember_disks()
-        if self.mirrors.outbox is not None:
-            await self._outbox.recall()
-
-    async def _look_at_room(self) -> None:
-        """Note what is free, to know how quickly that becomes less, also after the next start."""
-        if self._growth.due:
-            self._growth.note(free_of(self.store.status()))
-            if self._state.fault is None:
-                encoded = self._growth.encode()
-                await self._state_worker.run(self._state.write, GROWTH_FILE, encoded)
-
-    def _look(self) -> Deferred[None]:
-        looking = Deferred.fromCoroutine(self.look_after())
-        return looking.addErrback(lambda failure: self.log.failure("Looking after disks", failure))
-
-    async def look_after(self) -> None:
-        """See how all storages are, and take up what waits for that. Never raises."""
-        probes = [Deferred.fromCoroutine(self.mirrors.probe())]
-        if self.store.bucket is not None:
-            probes.append(Deferred.fromCoroutine(self._look_at(self.store.bucket)))
-        await settle(probes)
-        await self._let_go()
-        await self._remember_disks()
-        await self._look_at_room()
-        self._say_refusals()
-        if self._writes and self.store.partials is not None:
-            await self.store.partials.expire()
-        if self._administration is not None:
-            self._administration.work.jobs.resume()
-
-    def _say_refusals(self) -> None:
-        """Say once each reason why what the kernel has in memory is not read at once."""
-        for member in self.mirrors.members:
-            refusal = member.disk.page_cache.refusal
-            if refusal is not None and refusal not in self._said_refusals:
-                self._said_refusals.add(refusal)
-                self.log.info(
-                    "{root}: samples that the kernel has in memory wait for a thread, too: {why}",
-                    root=member.root,
-                    why=refusal,
-                )
-
-    async def _let_go(self) -> None:
-        """Let other Stors have the disks that are in no set any more and that nobody writes to."""
-        kept = {member for mirror in self.mirrors.in_use for member in mirror.members}
-        await settle([member.let_go() for member in self._disks.members if member not in kept])
-
-    def _recall_disks(self) -> dict[str, Remembered]:
-        """What the state directory knows of disks; what is no such file there is made anew."""
-        data = self._state.read(DISKS_FILE)
-        try:
-            return {} if data is None else parse_remembered(data)
-        except ValueError as error:
-            path = f"{self._state.path}/{DISKS_FILE}"
-            self.log.warn("{path}: {error}; it is made anew", path=path, error=str(error))
-            return {}
-
-    def _mirrors(self, chosen: Config, fleet: Fleet, shared: Shared) -> Mirrors:
-        names: Names
-        learning = None
-        if self._writer is None:
-            names = learning = LearningNames(
-                shared,
-                self._reactor,
-                lambda name: ThreadPool(self._outcomes, name, 1),
-                table_path(self._state.path),
-            )
-        else:
-            names = Names(Index(shared, shared.keys, self._writer.reader), self._writer.mend)
-        return Mirrors(
-            fleet.mirrors,
-            fleet.known_disks,
-            reserve_bytes=chosen.reserve_bytes,
-            clock=self._reactor,
-            now_ns=time.time_ns,
-            rng=random.Random(),
-            report=None if self._writer is None else self._writer.mend,
-            names=names,
-            learning=learning,
-            indexed=chosen.index,
+            read_auth=chosen.read_auth,
+            public_listing=chosen.public_listing,
+            status_auth=chosen.status_auth,
         )
 
-    async def _take_up_disks(self, chosen: Config) -> None:
-        """Know for another configuration what is known; what was left out can be forgotten."""
-        known, saved = self.mirrors.known_disks.remembered(), self._remembered
-        found = await self._state_worker.run(self._recall_disks) or saved
-        configured = {root for of_set in chosen.sets for root in of_set}
-        self._remembered = {
-            root: disk
-            for root, disk in known.items()
-            if root in configured or root in found or root not in saved
-        }
+    def _authenticator(self) -> Authenticator:
+        chosen, parts = self._config, self._parts
+        known = [f"{one.user}:{one.password}" for one in chosen.credentials]
+        if chosen.htpasswd is None:
+            return Authenticator(known, parts.attempts)
+        pools = parts.pools
+        accounts = Accounts(chosen.htpasswd, pools.passwords, pools.htpasswd, parts.reactor)
+        return Authenticator(known, parts.attempts, accounts)
 
-    def _notices(self) -> list[str]:
-        """What deserves attention without keeping a storage from being used; a line each."""
-        file = f"{self._state.path}/{DISKS_FILE}"
-        left_out = [
-            f"{root} was taken out of the configuration with samples on it, which are 404 now: put "
-            "its set back into storage_pairs, or, if they may be forgotten, take its entry out of "
-            f"{file}, and reload"
-            for root in self.mirrors.known_disks.left_out()
-        ]
-        socket_fault = None if self._administration is None else self._administration.fault
-        return [*filter(None, (self._state.fault, socket_fault)), *left_out]
-
-    async def _remember_disks(self) -> None:
-        """Have the state directory know what is known of disks, before anything relies on it."""
-        disks = self.mirrors.known_disks.remembered()
-        if disks != self._remembered or self._state.fault:
-            said = self._state.fault
-            await self._state_worker.run(self._state.write, DISKS_FILE, encode_remembered(disks))
-            self._remembered = disks
-            if self._state.fault not in (None, said):
-                self.log.warn("{fault}", fault=self._state.fault)
-
-    async def _look_at(self, bucket: Bucket) -> None:
-        if await bucket.probe():
-            self.copies.resume()
-
-    def storages(self) -> Storages:
-        """How the storages are, for processes that do not look at them."""
-        bucket = self.store.bucket
-        pictures = {member.root: member.picture() for member in self.mirrors.members}
-        return Storages(pictures, None if bucket is None else bucket.fault)
-
-    def hear(self, storages: Storages) -> None:
-        """Another process has looked at the storages."""
-        for member in self.mirrors.members:
-            picture = storages.disks.get(member.root)
-            if picture is not None:
-                member.hear(picture)
-        self.mirrors.heard()
-        if self.store.bucket is not None:
-            self.store.bucket.hear(storages.s3_fault)
-
-    def catch_up(self) -> None:
-        """Know what another process has learnt of the disks' names."""
-        if self.mirrors.names is not None:
-            self.mirrors.names.catch_up()
-
-    def probe_soon(self, root: str) -> None:
-        """Another process has had an error of a disk."""
-        for member in self.mirrors.members:
-            if member.root == root:
-                member.probe_soon()
-
-    def mend(self, digest: Digest, roots: tuple[str, ...]) -> None:
-        """Another process has found that a set lacks a good copy of a sample."""
-        for mirror in self.mirrors.mirrors:
-            if tuple(member.root for member in mirror.members) == roots:
-                self.mirrors.repairs.report(digest, mirror)
-
-    def keep_sums(self, made: MadeSums) -> None:
-        """Another process has made block sums that a copy lacks."""
-        for member in self.mirrors.members:
-            if member.root == made.storage:
-                member.keep_sums(made)
-
-    async def stop(self) -> None:
-        """Let all threads end once they are idle; returns soon, when the last figures were sent.
-
-        The end of the process waits for no thread.
-        """
-        if self._looking.running:
-            self._looking.stop()
-        if self._administration is not None:
-            await self._administration.stop()
-        if self.mirrors.learning is not None:
-            await self.mirrors.learning.end()
-            await self._remember_disks()
-        for member in self._disks.members:
-            member.stop()
-        if self.mirrors.names is not None:
-            self.mirrors.names.stop()
-        self._hashing.stop()
-        self.copies.stop()
-        if self.store.locations is not None:
-            self.store.locations.stop()
-        self._password_worker.stop()
-        self._htpasswd_worker.stop()
-        self._s3_worker.stop()
-        self._signer.stop()
-        self._spool_worker.stop()
-        sent = succeed(None) if self._statsd is None else self._statsd.stop()
-        self._resolving.stop()
-        self._state_worker.stop()
-        self._statsd_worker.stop()
-        await sent
-
-    def _set_statsd(self, statsite: Statsite | None) -> None:
-        if statsite == self._statsite:
-            return
-        self._statsite = statsite
-        if self._statsd is not None:
-            self._statsd.stop()
-        self._statsd = None
-        if statsite is not None:
-            workers = self._resolving, self._statsd_worker
-            self._statsd = Statsd(statsite, self._reactor, *workers)
-        self.metrics.statsd = self._statsd
-
-    def _set_access(self, chosen: Config) -> None:
-        self.api.read_auth = chosen.read_auth
-        self.api.public_listing = chosen.public_listing
-        self.api.status_auth = chosen.status_auth
-
-    def _set_tiers(self, chosen: Config) -> None:
-        store = self.store
-        store.order = chosen.lookup_order
-        store.hot.shrink(chosen.cache_bytes // chosen.workers)
-        self._set_locations(chosen)
-        if chosen.s3 != self._s3:
-            self._s3 = chosen.s3
-            store.bucket = None
-            if chosen.s3 is not None:
-                client = S3Client(chosen.s3, S3_THREADS)
-                http = http_client(self._reactor, chosen.s3.ca_file)
-                store.bucket = Bucket(client, self._s3_worker, self._signer, http, self._reactor)
-        copies = chosen.s3_write == "copy"
-        ours = copies and self._writes
-        store.copies = self.copies if ours else None
-        self.copies.bucket = store.bucket if ours else None
-        self.mirrors.outbox = self._outbox if copies else None
-        if chosen.s3_write == "only" and store.bucket is not None:
-            spool = Spool(chosen.spool_directory, chosen.spool_bytes, self._spool_worker)
-            store.puts = S3Puts(store.bucket, spool)
-        else:
-            store.puts = self._disk_puts
-
-    def _set_locations(self, chosen: Config) -> None:
+    def _tiers(self, before: "App | None") -> Tiers:
+        chosen, parts = self._config, self._parts
+        bucket = self._bucket(before)
+        copies = chosen.s3_write == "copy" and parts.writes
+        puts = None
+        if chosen.s3_write == "only" and bucket is not None:
+            spool = Spool(chosen.spool_directory, chosen.spool_bytes, parts.pools.spool)
+            puts = S3Puts(bucket, spool)
         host = socket.gethostname()
         places = {
             mirror_place(host, [member.root for member in mirror.members]): mirror
-            for mirror in self.mirrors.mirrors
+            for mirror in parts.disks.mirrors.mirrors
         }
-        known = (chosen.memcached_servers, list(places), chosen.s3 is not None)
-        self.store.know_places(places)
-        if known == self._known_places:
-            return
-        self._known_places = known
-        if self.store.locations is not None:
-            self.store.locations.stop()
-        names = [*places, *([S3_PLACE] if chosen.s3 is not None else [])]
-        self.store.locations = None
-        if len(names) > 1:  # where there is one place to look, nobody has to remember it
-            self.store.locations = Locations(names, self._memcached(chosen), self._reactor)
+        return Tiers(
+            order=chosen.lookup_order,
+            bucket=bucket,
+            puts=puts,
+            copies=parts.copies if copies else None,
+            locations=self._locations(
+                [*places, *([S3_PLACE] if chosen.s3 is not None else [])], before
+            ),
+            places=places,
+        )
 
-    def _memcached(self, chosen: Config) -> list[Memcached]:
-        reactor, outcomes = self._reactor, self._outcomes
-        names = [(f"{host}:{port}", host, port) for host, port in chosen.memcached_servers]
-        return [
-            Memcached(
-                name, connected(host, port), ThreadPool(outcomes, f"memcached {name}", 1), reactor
-            )
-            for name, host, port in names
-        ]
+    def _bucket(self, before: "App | None") -> Bucket | None:
+        chosen, parts = self._config, self._parts
+        if before is not None and before._config.s3 == chosen.s3:
+            return before.tiers.bucket
+        if chosen.s3 is None:
+            return None
+        client = S3Client(chosen.s3, S3_THREADS)
+        http = http_client(parts.reactor, chosen.s3.ca_file)
+        return Bucket(client, parts.pools.s3, parts.pools.signer, http, parts.reactor)
 
-    def _authenticator(self, chosen: Config) -> Authenticator:
-        known = [f"{one.user}:{one.password}" for one in chosen.credentials]
-        if chosen.htpasswd is None:
-            return Authenticator(known, self._attempts)
-        workers = self._password_worker, self._htpasswd_worker
-        accounts = Accounts(chosen.htpasswd, *workers, self._reactor)
-        return Authenticator(known, self._attempts, accounts)
+    def _locations(self, places: list[str], before: "App | None") -> Locations | None:
+        chosen, parts = self._config, self._parts
+        if len(places) < 2:  # where there is one place to look, nobody has to remember it
+            return None
+        servers = chosen.memcached_servers
+        if before is not None and before._config.memcached_servers == servers:
+            known = before.tiers.locations
+            if known is not None and known.places == frozenset(places):
+                return known
+        return Locations(
+            places, [self._memcached(host, port) for host, port in servers], parts.reactor
+        )
+
+    def _memcached(self, host: str, port: int) -> Memcached:
+        name = f"{host}:{port}"
+        pool = ThreadPool(self._parts.outcomes, f"memcached {name}", 1)
+        return Memcached(name, connected(host, port), pool, self._parts.reactor)

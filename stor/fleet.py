@@ -130,8 +130,7 @@ class Disks:
     def _member(self, root: str, chosen: Config, known_disks: KnownDisks) -> Member:
         clock, outcomes = self._clock, self._outcomes
         writable = bool(chosen.writable.search(root))
-        health = Health(clock.seconds, writable)
-        health.reserve_bytes = chosen.reserve_bytes
+        health = Health(clock.seconds, writable, chosen.reserve_bytes)
         device = _forbidden_device(chosen)
         disk = Disk(
             root,
@@ -170,10 +169,10 @@ class Disks:
 def adapt(members: Iterable[Member], chosen: Config, known_disks: KnownDisks) -> None:
     """Tell disks what a configuration says of them."""
     for member in members:
-        member.known_disks = known_disks
-        member.disk.forbidden_device = _forbidden_device(chosen)
-        member.health.writable = bool(chosen.writable.search(member.root))
-        member.health.reserve_bytes = chosen.reserve_bytes
+        member.follow(known_disks)
+        member.disk.forbid(_forbidden_device(chosen))
+        writable = bool(chosen.writable.search(member.root))
+        member.health.follow(writable=writable, reserve_bytes=chosen.reserve_bytes)
 
 
 def _forbidden_device(chosen: Config) -> int | None:

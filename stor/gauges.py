@@ -11,8 +11,8 @@ from stor.mirror.health import Cause, State
 from stor.mirror.mirrors import Mirrors
 from stor.prometheus import Family, counter, gauge
 from stor.shared import Number
-from stor.status import PartialUploads
-from stor.store import Store
+from stor.status import Work
+from stor.store import DiskTier, Tiers
 from stor.threads import ThreadPool
 
 _STATES = [state.value for state in State]
@@ -25,9 +25,13 @@ class DiskGauges:
     Implements `stor.prometheus.Collector`. Never asks a disk nor S3.
     """
 
-    def __init__(self, mirrors: Mirrors, store: Store) -> None:
+    def __init__(
+        self, mirrors: Mirrors, tiers: Callable[[], Tiers], work: Callable[[], Work] = Work
+    ) -> None:
+        """`tiers` are those of the configuration in force; `work` goes on beside requests."""
         self._mirrors = mirrors
-        self._store = store
+        self._tiers = tiers
+        self._work = work
 
     def collect(self) -> Iterator[Family]:
         """All of them, now."""
@@ -60,7 +64,7 @@ class DiskGauges:
             "1 for what keeps a disk from taking new samples; 0 where the operator does.",
             labels=["root", "cause"],
         )
-        work = self._store.work()
+        work = self._work()
         for member in self._mirrors.members:
             root, health = member.root, member.health
             now, hindered = health.state.value, health.unwritable
@@ -120,7 +124,8 @@ class DiskGauges:
         )
 
     def _of_s3(self) -> Iterator[Family]:
-        bucket, copies = self._store.bucket, self._store.copies
+        tiers = self._tiers()
+        bucket, copies = tiers.bucket, tiers.copies
         available = gauge("stor_s3_available", "Whether S3 can be used: 1 or 0.")
         if bucket is not None:
             available.add((), float(bucket.fault is None))
@@ -258,6 +263,18 @@ class Reloads:
         )
 
 
+class ConnectionGauges:
+    """Connections of clients. Implements `stor.prometheus.Collector`."""
+
+    def __init__(self, connections: Callable[[], int]) -> None:
+        """`connections` says how many are open."""
+        self._connections = connections
+
+    def collect(self) -> Iterator[Family]:
+        """All of them, now."""
+        yield gauge("stor_http_connections", "Connections that are open.", self._connections())
+
+
 class LogGauges:
     """What became of log lines. Implements `stor.prometheus.Collector`."""
 
@@ -278,14 +295,15 @@ class WorkGauges:
 
     def __init__(
         self,
-        mirrors: Mirrors,
-        store: Store,
+        disks: DiskTier,
+        tiers: Callable[[], Tiers],
         uploads: Uploads,
         workers: Mapping[str, ThreadPool],
     ) -> None:
-        """`workers` by the name of what they do."""
-        self._mirrors = mirrors
-        self._store = store
+        """`tiers` are those in force; `workers` by the name of what they do."""
+        self._disks = disks
+        self._mirrors = disks.mirrors
+        self._tiers = tiers
         self._uploads = uploads
         self._workers = workers
 
@@ -313,8 +331,7 @@ class WorkGauges:
             "stor_uploads_in_progress", "Uploads that are not answered yet.", uploads.in_progress
         )
         yield gauge("stor_upload_buffered_bytes", "Of bodies, in memory.", uploads.buffered_bytes)
-        partials = self._store.partials
-        kept = PartialUploads() if partials is None else partials.kept
+        kept = self._disks.partials.kept
         yield gauge("stor_partial_uploads", "Kept, to be resumed.", kept.count)
         yield gauge("stor_partial_upload_bytes", "What they take on all disks.", kept.bytes)
         jobs = gauge(
@@ -329,18 +346,19 @@ class WorkGauges:
         if self._mirrors.names is not None:
             lookups.add((), self._mirrors.names.lookups_total)
         yield lookups
-        hot = self._store.hot
+        hot = self._disks.hot
         yield counter("stor_hot_hits", "Samples that were in memory.", hot.hits)
         yield counter("stor_hot_misses", "Samples that were not.", hot.misses)
         yield gauge("stor_hot_samples", "Samples in memory.", len(hot))
         yield gauge("stor_hot_bytes", "What they take.", hot.used_bytes)
-        cached = self._store.cached_total
+        cached = self._disks.cached.found_total
         yield counter("stor_page_cache_hits", "Samples that the kernel had in memory.", cached)
 
     def _of_s3(self) -> Iterator[Family]:
         requests = counter("stor_s3_requests", "Samples that S3 was asked for.")
         errors = counter("stor_s3_errors", "Those that it gave no answer to.")
-        if self._store.bucket is not None:
-            requests.add((), self._store.bucket.requests)
-            errors.add((), self._store.bucket.errors)
+        bucket = self._tiers().bucket
+        if bucket is not None:
+            requests.add((), bucket.requests)
+            errors.add((), bucket.errors)
         yield from (requests, errors)

@@ -54,6 +54,11 @@ class Locations:
         self.misses = 0
         self.seconds = 0.0
 
+    @property
+    def places(self) -> frozenset[str]:
+        """All that there are."""
+        return frozenset(self._values)
+
     async def where(self, digest: Digest) -> str | None:
         """The place where the sample was last seen, as far as anybody knows. Never raises."""
         begun = self._clock.seconds()

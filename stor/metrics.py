@@ -86,14 +86,16 @@ class Lines(Protocol):
 class Metrics:
     """Every figure of one Stor. Nothing here waits or fails, or is known to the process at large.
 
-    All of it is kept in `figures`; what statsd knows too goes there as it happens, once `statsd`
-    is set.
+    All of it is kept in `figures`; what statsd knows too goes there as it happens.
     """
 
     def __init__(self) -> None:
         self.figures = Figures()
-        #: Where figures are sent, if they are.
-        self.statsd: Lines | None = None
+        self._statsd: Lines | None = None
+
+    def send_to(self, statsd: Lines | None) -> None:
+        """From now on figures are sent there, too."""
+        self._statsd = statsd
 
     def served(self, served: Answered) -> None:
         """Count a request that is over, well or badly."""
@@ -126,7 +128,7 @@ class Metrics:
         seconds = max(0.0, seconds)
         self.figures.lookup_seconds[()].observe(seconds)
         self.figures.lookup_attempts[()].observe(attempts)
-        if self.statsd is not None:
+        if self._statsd is not None:
             self._time("lookup.time", seconds)
             self._count(f"lookup.attempt.{attempts}.count")
 
@@ -145,7 +147,7 @@ class Metrics:
         if storage is not None and done and status in _GOT:
             self.figures.served_seconds[storage,].observe(seconds)
             self.figures.served_bytes[storage,] += served.sent_bytes
-            if self.statsd is not None:
+            if self._statsd is not None:
                 count, size, time = _names_of(storage)
                 self._count(count)
                 self._count(size, served.sent_bytes)
@@ -174,12 +176,12 @@ class Metrics:
                 self._count(name)
 
     def _count(self, name: str, number: int = 1) -> None:
-        if self.statsd is not None:
-            self.statsd.count(name, number)
+        if self._statsd is not None:
+            self._statsd.count(name, number)
 
     def _time(self, name: str, seconds: float) -> None:
-        if self.statsd is not None:
-            self.statsd.time(name, seconds)
+        if self._statsd is not None:
+            self._statsd.time(name, seconds)
 
 
 @cache

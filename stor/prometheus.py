@@ -7,7 +7,7 @@ of a second.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Protocol
@@ -218,8 +218,6 @@ class Figures:
     def __init__(self) -> None:
         self._process = ProcessCollector(registry=None)
         self._collectors: list[Collector] = []
-        #: How many connections are open.
-        self.connections: Callable[[], int] = lambda: 0
         self._make_of_requests()
         self._make_of_samples()
         self._disk_seconds = Spreads(
@@ -278,7 +276,6 @@ class Figures:
         build = gauge("stor_build_info", "1, by Stor's version.", labels=["version"])
         build.add((__version__,), 1)
         yield build
-        yield gauge("stor_http_connections", "Connections that are open.", self.connections())
         for own in vars(self).values():
             if isinstance(own, Counts | Spreads):
                 yield from own.collect()

@@ -13,7 +13,6 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from stor.app import App
 from stor.config import Config, ConfigError
 from stor.descriptors import raise_limit, shortage
 from stor.disk.syscalls import Syscalls
@@ -26,6 +25,7 @@ from stor.paths import printable
 from stor.processes.parent import Parent
 from stor.quickstart import greeting
 from stor.reactor import Reactor, own_reactor
+from stor.runtime import Runtime
 from stor.server import DRAIN_SECONDS, Server
 from stor.sockets import CannotListen
 from stor.threads import Outcomes, ThreadPool
@@ -79,11 +79,12 @@ class StorService(Service):
         #: What answers: this process, or others.
         self._server: Server | Parent
         if chosen.workers == 1:
-            app = App(chosen, reactor, shared_memory(chosen.state_directory, Syscalls()))
+            shared = shared_memory(chosen.state_directory, Syscalls())
+            runtime = Runtime(chosen, reactor, shared, self._observer)
             if stream is not None:
-                app.metrics.figures.watch(LogGauges(stream))
-            server = self._server = Server(app, reactor, chosen, self._observer)
-            app.metrics.figures.watch(server.reloads)
+                runtime.metrics.figures.watch(LogGauges(stream))
+            server = self._server = Server(runtime, reactor)
+            runtime.metrics.figures.watch(server.reloads)
         else:
             speaks = options.logs_to_output
             self._server = Parent(reactor, chosen, os.environ, speaks=speaks)

@@ -116,14 +116,13 @@ class Feed:
         await self._learning.landed.wait(seconds)
 
 
-class Store:
-    """Find, open and take samples."""
+class DiskTier:
+    """The disks as a tier, with what outlives a configuration."""
 
     def __init__(
         self,
         mirrors: Mirrors,
         ready: Deferred[None],
-        metrics: Metrics,
         wall_seconds: Callable[[], float] = time.time,
         boot: str | None = None,
     ) -> None:
@@ -132,31 +131,68 @@ class Store:
         `wall_seconds` is the wall clock, for what people are told. `boot` tells this boot of the
         machine from others.
         """
-        self._mirrors = mirrors
-        self._cached = CachedCopies(mirrors)
-        self._metrics = metrics
-        self._wall_seconds = wall_seconds
-        self._ready = ready
-        #: Where new samples go.
-        self._disk_puts = DiskPuts(mirrors, ready)
-        self.puts: Puts = self._disk_puts
-        self._partials = Partials(mirrors, self._disk_puts, ready, wall_seconds, boot)
-        #: Copies that are still to be sent to S3, where they are.
-        self.copies: CopyQueue | None = None
-        #: The bucket, where there is one, and the order in which the tiers are asked.
-        self.bucket: Bucket | None = None
-        self.order: Sequence[str] = ("disk",)
-        #: Further lines for the warnings of `status`.
-        self.notices: Callable[[], list[str]] = list
-        #: What goes on beside requests.
-        self.work: Callable[[], Work] = Work
-        #: Where samples were last seen.
-        self.locations: Locations | None = None
-        self._mirror_at: Mapping[str, Mirror] = {}
-        self._place_of: Mapping[Mirror, str] = {}
-        mirrors.noticed = self._noticed
-        #: Small samples that were asked for lately.
+        self.mirrors = mirrors
+        self.ready = ready
+        self.wall_seconds = wall_seconds
+        #: What the kernel has in memory, and small samples that were asked for lately.
+        self.cached = CachedCopies(mirrors)
         self.hot = HotSamples(0)
+        self.puts = DiskPuts(mirrors, ready)
+        self.partials = Partials(mirrors, self.puts, ready, wall_seconds, boot)
+
+    async def open(self, digest: Digest) -> Content[Any]:
+        """A sample from the disks alone. Raises like `Store.open`."""
+        lookup = Lookup([self.mirrors.search(digest)])
+        source = await lookup.next()
+        if source is None:
+            raise lookup.missing()
+        return await _ready_content(Content(digest, source, lookup, self.mirrors.clock))
+
+
+@attrs.frozen
+class Tiers:
+    """Where a configuration has samples looked for and put.
+
+    `order` is that in which the tiers are asked. `puts` is where new samples go that go to no disk,
+    and `copies` has those that are still to be sent to S3 from there. `locations` knows where
+    samples were last seen, by names of `places`.
+    """
+
+    order: Sequence[str] = ("disk",)
+    bucket: Bucket | None = None
+    puts: Puts | None = None
+    copies: CopyQueue | None = None
+    locations: Locations | None = None
+    places: Mapping[str, Mirror] = attrs.field(factory=dict)
+
+
+class Store:
+    """Find, open and take samples."""
+
+    def __init__(
+        self,
+        disks: DiskTier,
+        metrics: Metrics,
+        tiers: Tiers | None = None,
+        *,
+        work: Callable[[], Work] = Work,
+        notices: Callable[[], list[str]] = list,
+    ) -> None:
+        """`work` goes on beside requests; `notices` are further lines for the warnings."""
+        self._disks = disks
+        self._mirrors = disks.mirrors
+        self._cached = disks.cached
+        self._ready = disks.ready
+        self._wall_seconds = disks.wall_seconds
+        self._metrics = metrics
+        self._work = work
+        self._notices = notices
+        self.hot = disks.hot
+        self.tiers = tiers or Tiers()
+        self._bucket = self.tiers.bucket
+        self._locations = self.tiers.locations
+        self._puts = self.tiers.puts or disks.puts
+        self._place_of = {mirror: place for place, mirror in self.tiers.places.items()}
 
     def at_once(
         self, raw: bytes, *, read: bool, keep: bool = True
@@ -170,23 +206,18 @@ class Store:
         hot = self.hot.get(raw, missed=False)
         if hot is not None:
             return hot
-        order = self.order
+        order = self.tiers.order
         if not order or order[0] != "disk":
             return None
         digest = Digest(raw)
         found = self._cached.find(digest, read=read)
         if isinstance(found, CachedCopy):
             return self._found_at_once(found, read=read, keep=keep)
-        if found is None or (self.bucket is not None and "s3" in order):
+        if found is None or (self._bucket is not None and "s3" in order):
             return None
         self._metrics.lookup(0, 0.0)
         self._mirrors.denied(digest)
         return found
-
-    @property
-    def cached_total(self) -> int:
-        """How often the kernel had a sample, or its attributes, in memory."""
-        return self._cached.found_total
 
     def find_at_once(self, digest: Digest) -> Found | None:
         """Like `find` where nothing has to wait; else `None`. Raises `NotFound`."""
@@ -265,23 +296,26 @@ class Store:
             self.hot.add(
                 HotSample(digest, source.whole, source.modified_ns, source.place, source.storage)
             )
-        return await self._ready_content(Content(digest, source, lookup, self._mirrors.clock))
+        return await _ready_content(Content(digest, source, lookup, self._mirrors.clock))
 
     def expect(self, digest: Digest, length: int | None) -> Put:
         """Begin to take a sample; `length` in bytes when it is known."""
-        return self.puts.expect(digest, length)
+        return self._puts.expect(digest, length)
 
     def put_small(
         self, digest: Digest, content: bytes, ended: Callable[[list[str] | None], None]
     ) -> bool:
         """Put a small sample at once: see `stor.mirror.put.Puts.put_small`."""
-        puts = self._disk_puts
-        return self.puts is puts and puts.put_small(digest, content, ended)
+        return self._on_disks and self._disks.puts.put_small(digest, content, ended)
 
     @property
     def partials(self) -> Partials | None:
         """Uploads that can be resumed: those to disks."""
-        return self._partials if self.puts is self._disk_puts else None
+        return self._disks.partials if self._on_disks else None
+
+    @property
+    def _on_disks(self) -> bool:
+        return self._puts is self._disks.puts
 
     def held(self, sha: bytes) -> bytes:
         """What is known of a sample without asking a disk.
@@ -290,7 +324,7 @@ class Store:
         complete, could hold it. The disks' names are learnt once somebody asks; until then `?`.
         """
         names = self._mirrors.names
-        if names is None or self.puts is not self._disk_puts:
+        if names is None or not self._on_disks:
             return b"?"
         held = names.held(Digest(sha))
         return b"?" if held is None else b"+" if held else b"-"
@@ -301,7 +335,7 @@ class Store:
         `None`: a set has no complete disk that can be read.
         """
         names = self._mirrors.learning
-        if names is None or self.puts is not self._disk_puts:
+        if names is None or not self._on_disks:
             return None
         return await names.listed(begin, limit)
 
@@ -309,14 +343,9 @@ class Store:
         """What clients have stored, in order. Raises `Unavailable`: the disks do not tell."""
         await self._ready
         learning = self._mirrors.learning
-        if learning is None or self.puts is not self._disk_puts:
+        if learning is None or not self._on_disks:
             raise Unavailable("what lands is told where samples are kept on disks")
         return Feed(learning, self._mirrors)
-
-    def know_places(self, places: Mapping[str, Mirror]) -> None:
-        """From now on these are the mirrors that the places of `locations` are."""
-        self._mirror_at = places
-        self._place_of = {mirror: place for place, mirror in places.items()}
 
     def status(self) -> Status:
         """How the storages are, as last seen: never asks a disk."""
@@ -325,9 +354,9 @@ class Store:
             for member in self._mirrors.members
             if member.health.fault
         ]
-        if self.bucket is not None and self.bucket.fault is not None:
-            problems.append(self.bucket.fault)
-        names, work = self._mirrors.names, self.work()
+        if self._bucket is not None and self._bucket.fault is not None:
+            problems.append(self._bucket.fault)
+        names, work = self._mirrors.names, self._work()
         sets = [
             SetStatus(
                 [self._disk_status(member, work) for member in mirror.members],
@@ -338,7 +367,7 @@ class Store:
             for mirror in self._mirrors.mirrors
         ]
         warnings = [warning for mirror in self._mirrors.mirrors for warning in mirror.warnings]
-        warnings += [*work.warnings, *self.notices()]
+        warnings += [*work.warnings, *self._notices()]
         warnings += [] if names is None else names.warnings
         repairs = self._mirrors.repairs
         return Status(
@@ -347,16 +376,16 @@ class Store:
             sets,
             RepairStatus(repairs.waiting, repairs.mended_total),
             self._s3_status(),
-            [] if self.locations is None else self.locations.servers,
+            [] if self._locations is None else self._locations.servers,
             work,
             PartialUploads() if self.partials is None else self.partials.kept,
         )
 
     async def _where(self, digest: Digest) -> str | None:
-        if self.locations is None:
+        if self._locations is None:
             return None
         begun = self._mirrors.clock.seconds()
-        place = await self.locations.where(digest)
+        place = await self._locations.where(digest)
         self._metrics.cache(place is not None, self._mirrors.clock.seconds() - begun)
         return place
 
@@ -368,62 +397,47 @@ class Store:
 
     def _lookup(self, digest: Digest, hint: str | None, *, part: bool) -> Lookup:
         searches: list[Search] = []
-        for tier in self.order:
+        for tier in self.tiers.order:
             if tier == "disk":
-                searches.append(self._mirrors.search(digest, self._mirror_at.get(hint or "")))
-            elif self.bucket is not None:
+                searches.append(self._mirrors.search(digest, self.tiers.places.get(hint or "")))
+            elif self._bucket is not None:
                 searches.insert(
                     0 if hint == location.S3 else len(searches),
-                    S3Search(self.bucket, digest, part=part),
+                    S3Search(self._bucket, digest, part=part),
                 )
         return Lookup(searches)
 
     def _seen(self, digest: Digest, lookup: Lookup) -> None:
-        if self.locations is None:
+        if self._locations is None:
             return
         mirror = lookup.mirror
         place = location.S3 if mirror is None else self._place_of.get(mirror)
         if place is not None:
-            self.locations.remember(digest, place)
+            self._locations.remember(digest, place)
 
-    def _noticed(self, digest: Digest, mirror: Mirror) -> None:
+    def noticed(self, digest: Digest, mirror: Mirror) -> None:
+        """A new sample is there."""
         place = self._place_of.get(mirror)
-        if self.locations is not None and place is not None:
-            self.locations.remember(digest, place)
+        if self._locations is not None and place is not None:
+            self._locations.remember(digest, place)
 
     def _missing(self, digest: Digest, lookup: Lookup, hint: str | None) -> StorError:
         error = lookup.missing()
         if isinstance(error, NotFound):
             self._mirrors.denied(digest)
-            if self.locations is not None and hint is not None:
-                self.locations.forget(digest, hint)
+            if self._locations is not None and hint is not None:
+                self._locations.forget(digest, hint)
         return error
 
     def _s3_status(self) -> S3Status | None:
-        if self.bucket is None:
+        if self._bucket is None:
             return None
-        fault = self.bucket.fault
+        fault = self._bucket.fault
         copies = None
-        if self.copies is not None:
-            waiting, oldest = len(self.copies), round(self.copies.age_seconds, 1)
-            copies = S3Copies(waiting, oldest, self.copies.sent_total)
-        return S3Status(self.bucket.client.bucket, fault is None, fault, copies)
-
-    async def open_on_disk(self, digest: Digest) -> Content[Any]:
-        """The sample from the disks alone. Raises like `open`."""
-        lookup = Lookup([self._mirrors.search(digest)])
-        source = await lookup.next()
-        if source is None:
-            raise lookup.missing()
-        return await self._ready_content(Content(digest, source, lookup, self._mirrors.clock))
-
-    async def _ready_content(self, content: Content[Any]) -> Content[Any]:
-        try:
-            await content.prepare()
-        except BaseException:
-            content.close()
-            raise
-        return content
+        queue = self.tiers.copies
+        if queue is not None:
+            copies = S3Copies(len(queue), round(queue.age_seconds, 1), queue.sent_total)
+        return S3Status(self._bucket.client.bucket, fault is None, fault, copies)
 
     def _wall_time(self, moment: float) -> float:
         """When a moment of the monotonic clock was, in seconds since the epoch."""
@@ -454,3 +468,12 @@ class Store:
             unwritable=unwritable,
             compared=None if compared is None else round(compared, 3),
         )
+
+
+async def _ready_content(content: Content[Any]) -> Content[Any]:
+    try:
+        await content.prepare()
+    except BaseException:
+        content.close()
+        raise
+    return content

@@ -925,7 +925,7 @@ CHECKS = (
     Mutation(
         "root on the file system of /",
         "stor/disk/disk.py",
-        "if device == self.forbidden_device:",
+        "if device == self._forbidden_device:",
         "if False:",
         (_MOUNT,),
     ),

@@ -198,7 +198,7 @@ def test_the_log_and_the_limits_on_passwords_know_the_client(rig, headers, trust
     rig.get(NAME)
     peer = rig.served[-1].peer
     proxies = Proxies([peer] if trusted else [])
-    rig.site.proxies = rig.site.fast_path.proxies = proxies
+    rig.reconfigure(proxies=proxies)
     rig.get(NAME, [*headers, ("X-Forwarded-For", "127.0.0.1, 203.0.113.9")])
     assert rig.served[-1].peer == (expected or peer)
 

@@ -446,7 +446,7 @@ class TestReading:
     @pytest.fixture
     def rig(self, tmp_path):
         rig = Rig(tmp_path)
-        rig.api.read_auth = True
+        rig.reconfigure(read_auth=True)
         assert rig.put(self.CONTENT).status == 201
         return rig
 
@@ -479,7 +479,7 @@ class TestReading:
         rig = Rig(tmp_path, cache_bytes=1_000_000)
         rig.put(self.CONTENT)
         for needed in (False, True, False):
-            rig.api.read_auth = needed
+            rig.reconfigure(read_auth=needed)
             for _ in range(2):
                 response = rig.get(self.CONTENT)
                 assert response.status == (401 if needed else 200)

@@ -75,7 +75,7 @@ def test_a_set_that_does_not_mend_is_an_error_a_warning_and_a_figure(quick_path)
     rig, jobs, kept = stor(quick_path, (2,))
     for files in rig.disks.values():
         files.fail_always("exchange", errno.EPERM)
-    rig.store.work = kept.work.summary
+    rig.reconfigure(work=kept.work.summary)
     with capturedLogs() as events:
         jobs.resume()
         pass_seconds(rig, MEND_SECONDS + 5)

@@ -4,6 +4,7 @@ import random
 import re
 import tracemalloc
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -110,10 +111,10 @@ def rig_for(way, path):
         member.disk.look(digest_of(SMALL))
     rig.rounds(2)
     if way == "ordinary":
-        rig.site.fast_path = None
+        rig.site.serve(attrs.evolve(rig.site.serving, fast_path=None))
     else:
         plain = request_bytes("GET", f"/{digest_of(SMALL)}")
-        assert rig.site.fast_path.answer(plain, "-", SERVER) is not None
+        assert rig.site.serving.fast_path.answer(plain, "-", SERVER) is not None
     assert len(rig.store.hot) == (way == "hot")
     return rig
 

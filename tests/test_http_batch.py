@@ -161,7 +161,7 @@ class TestRefusals:
         assert_one_line(ask(rig, SHAS, "/batch?order=size"), 400)
 
     def test_strangers_with_read_auth(self, rig):
-        rig.api.read_auth = True
+        rig.reconfigure(read_auth=True)
         assert_one_line(ask(rig, SHAS), 401)
         assert ask(rig, SHAS, headers=[AUTHORIZED]).status == 200
 
@@ -172,10 +172,10 @@ def test_a_client_that_takes_nothing_holds_little_and_leaves_nothing(rig):
     connection.stop_taking()
     body = "".join(f"{sha}\n" for sha in SHAS[::-1] * 20).encode()
     connection.send(request_bytes("POST", "/batch", body=body))
-    assert rig.api.ahead.kept_bytes <= 16 * 256 * 1024
+    assert rig.budgets.ahead.kept_bytes <= 16 * 256 * 1024
     assert 0 < descriptors() - before < 64
     connection.close()
-    assert rig.api.ahead.kept_bytes == 0
+    assert rig.budgets.ahead.kept_bytes == 0
     assert rig.api.lists.kept_bytes == 0
     assert descriptors() == before
 

@@ -121,7 +121,7 @@ def test_a_malformed_line_is_named_by_its_number(rig, body, line, framing):
     assert_one_line(response, 400)
     assert f"line {line}: expected the 64 hexadecimal digits" in response.text
     assert rig.known.asked == 0
-    assert rig.api.lists.kept_bytes == 0
+    assert rig.budgets.lists.kept_bytes == 0
 
 
 @pytest.mark.parametrize("length", [1, 31, 33, 64 * 32 + 1])
@@ -153,7 +153,7 @@ def test_text_and_octets_say_the_same(rig, count):
     for response in (text, octets):
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["content-length"] == str(len(response.body))
-    assert rig.api.lists.kept_bytes == 0
+    assert rig.budgets.lists.kept_bytes == 0
 
 
 def test_a_chunked_list_is_taken(rig):
@@ -226,14 +226,14 @@ def test_of_a_million_lines_the_bad_one_is_named_and_32_bytes_a_sha_are_kept():
 
 
 def test_too_many_lists_at_once_are_503_and_those_that_end_make_room(rig):
-    rig.api.lists = Lists(max_shas=100, total_bytes=150 * 32)
+    rig.reconfigure(lists=Lists(max_shas=100, total_bytes=150 * 32))
     connection = rig.connect()
     connection.send(request_bytes("POST", "/missing", [CHUNKED]) + b"1964\r\n" + LF_A * 100)
     response = rig.request("POST", "/missing", body=LF_A * 100)
     assert_one_line(response, 503)
     assert response.headers["retry-after"] == "5"
     connection.close()
-    assert rig.api.lists.kept_bytes == 0
+    assert rig.budgets.lists.kept_bytes == 0
     assert rig.request("POST", "/missing", body=LF_A * 100).status == 200
 
 
@@ -247,20 +247,20 @@ def test_a_client_that_stops_reading_holds_little(rig):
     assert len(connection.transport.outgoing) < 512 * 1024
     connection.wait(121)
     assert connection.aborted
-    assert rig.api.lists.kept_bytes == 0
+    assert rig.budgets.lists.kept_bytes == 0
 
 
 def test_a_client_that_stops_sending_is_cut_and_leaves_nothing(rig):
     connection = rig.connect()
     connection.send(request_bytes("POST", "/missing", [("Content-Length", "6500")]) + LF_A * 10)
-    assert rig.api.lists.kept_bytes == 320
+    assert rig.budgets.lists.kept_bytes == 320
     connection.wait(600)
     assert connection.closed or connection.aborted
-    assert rig.api.lists.kept_bytes == 0
+    assert rig.budgets.lists.kept_bytes == 0
 
 
 def test_who_may_read_may_ask(rig):
-    rig.api.read_auth = True
+    rig.reconfigure(read_auth=True)
     connection = rig.connect()
     head = [("Expect", "100-continue"), ("Content-Length", "65")]
     connection.send(request_bytes("POST", "/missing", head))
@@ -349,7 +349,7 @@ def test_a_bad_parameter_is_named(rig, query, named):
 
 def test_strangers_list_only_where_that_is_public(rig):
     assert_one_line(rig.request("GET", "/index"), 401)
-    rig.api.public_listing = True
+    rig.reconfigure(public_listing=True)
     assert rig.request("GET", "/index?limit=1").text == f"{A} 0\nend 1\n"
 
 

@@ -275,7 +275,7 @@ def test_without_a_reader_the_writer_answers_itself(two, given):
 
 def test_a_connection_that_was_handed_over_is_never_one_too_many(two):
     _, writer, _, connect = two
-    writer.site.max_connections = 0
+    writer.reconfigure(max_connections=0)
     connection = connect()
     connection.send(post(sample(10)))
     assert [r.status for r in connection.responses()] == [201]

@@ -472,7 +472,7 @@ def test_what_runs_when_stor_stops_is_kept_for_the_next(rig):
     connection = rig.connect()
     head = [AUTHORIZED, ALL, ("Content-Length", str(len(CONTENT)))]
     connection.send(request_bytes("POST", f"/{SHA}", head) + CONTENT[:MIB])
-    rig.api.stop()
+    rig.uploads.stop()
     connection.settle()
     (response,) = connection.responses(["POST"])
     assert (response.status, response.headers["retry-after"]) == (503, "1")

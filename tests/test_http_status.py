@@ -63,7 +63,7 @@ PAGES = [("/", "text/html"), ("/", "*/*"), ("/status", "*/*"), ("/metrics", "*/*
 @pytest.mark.parametrize(("target", "accept"), [*PAGES, ("/status", "application/json")])
 def test_with_status_auth_the_pages_are_for_users(tmp_path, target, accept):
     rig = Rig(tmp_path)
-    rig.api.status_auth = True
+    rig.reconfigure(status_auth=True)
     for authorization, status in ((None, 401), ("Basic Ym9iOng=", 401), (AUTHORIZATION, 200)):
         headers = [("Accept", accept)]
         if authorization is not None:
@@ -88,7 +88,7 @@ def test_with_status_auth_no_stranger_is_told_where_a_disk_is_mounted(
     else:
         shutil.rmtree(rig.roots[0])
         rig.probe()
-    rig.api.status_auth, rig.api.read_auth = status_auth, read_auth
+    rig.reconfigure(status_auth=status_auth, read_auth=read_auth)
     response = rig.get(b"content", [("Authorization", AUTHORIZATION)])
     assert response.status == (500 if damage else 503)
     assert response.headers.get("retry-after") == (None if damage else "15")
@@ -223,7 +223,7 @@ def test_no_disk_is_asked(tmp_path, headers):
 @pytest.mark.parametrize("headers", [[], JSON], ids=["text", "json"])
 def test_a_stor_that_is_stopping_says_so(tmp_path, headers):
     rig = Rig(tmp_path)
-    rig.api.stopping = True
+    rig.uploads.stop()
     response = rig.request("GET", "/status", headers)
     assert response.status == 503
     assert "stopping" in response.text

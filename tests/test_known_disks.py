@@ -155,7 +155,8 @@ def test_an_empty_mount_point_is_no_new_disk_where_another_is_remembered(known):
     remembered = {root: Remembered(Marker.new().uuid, True) for root in known}
     disks = KnownDisks([["/a", "/b"]], remembered)
     for patient in (True, False):
-        disks.patient = patient
+        if not patient:
+            disks.stop_waiting()
         found = {r: disks.judge(r, None, empty=True, writable=True) for r in ("/a", "/b")}
         for root in known:
             assert f"{remembered[root].uuid} belongs here" in found[root].refusal

@@ -244,7 +244,7 @@ def test_who_waits_does_not_hold_up_the_end(host):
     rig = settle(host.start())
     waiting = rig.connect()
     waiting.send(request_bytes("GET", f"/landed?after={begin(rig)}&wait=60", [AUTHORIZED]))
-    rig.api.stopping = True
+    rig.uploads.stop()
     waiting.wait(2)
     (response,) = waiting.responses(["GET"])
     assert response.status == 200
@@ -296,6 +296,6 @@ def test_what_cannot_be_read_is_never_told_in_part(host, away):
 def test_strangers_are_told_nothing(host):
     rig = settle(host.start())
     assert rig.request("GET", "/landed").status == 401
-    rig.api.public_listing = True
+    rig.reconfigure(public_listing=True)
     assert rig.request("GET", "/landed").status == 200
     assert rig.request("HEAD", "/landed").body == b""

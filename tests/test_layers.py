@@ -139,6 +139,7 @@ ORDER = [
     "http.accounts",
     "http.auth",
     "http.conditions",
+    "http.rules",
     "http.upload",
     "http.bulk",
     "http.batch",
@@ -164,6 +165,7 @@ ORDER = [
     "fleet",
     "administration",
     "app",
+    "runtime",
     "server",
     "processes.handover",
     "processes.listener",
@@ -327,15 +329,15 @@ def test_the_wall_clock_is_read_for_dates_alone():
     }
     assert {name: read for name, read in wall.items() if read} == {
         "administration": ["time"],  # when a job was begun, over restarts
-        "app": ["time_ns"],  # when a sample was stored
+        "app": ["time"],  # Date
         "disk.journal": ["time_ns"],  # when a segment was begun
         "disk.verified": ["time_ns"],  # how long ago a file has changed
         "disk.names": ["time_ns"],  # when a name was found, and which segments are old
+        "runtime": ["time_ns"],  # when a sample was stored
         "mirror.registration": ["time_ns"],  # when a name was recorded
         "gauges": ["time"],  # when a configuration was read
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
         "logs": ["time"],  # when requests were over and lines were dropped
-        "server": ["time"],  # Date
         "store": ["time"],  # since when a disk is in its state
     }
 

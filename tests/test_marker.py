@@ -120,7 +120,7 @@ def test_nobody_is_told_of_a_disk_before_it_carries_its_marker():
     known = KnownDisks([["/a", "/b"], ["/c"]])
     for root in ("/a", "/b", "/c"):
         assert known.judge(root, None, empty=True, writable=True).waits
-    known.patient = False
+    known.stop_waiting()
     markers = {
         root: known.judge(root, None, empty=True, writable=True).marker
         for root in ("/a", "/b", "/c")

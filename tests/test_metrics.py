@@ -43,15 +43,16 @@ class Watched(Rig):
     def __init__(self, path, sets=(2, 2), *, in_s3=(), **options):
         super().__init__(path, sets, **options)
         self.network = Network()
-        self.metrics.statsd = self.network.statsd(self.clock)
+        self.metrics.send_to(self.network.statsd(self.clock))
         self.clock.advance(0)
-        self.store.bucket = MemoryBucket(*in_s3)
-        self.store.order = ("disk", "s3")
+        self.bucket = MemoryBucket(*in_s3)
         places = {
             mirror_place("host", [m.root for m in s.members]): s for s in self.mirrors.mirrors
         }
-        self.store.locations = Locations([*places, S3], [], self.clock)
-        self.store.know_places(places)
+        locations = Locations([*places, S3], [], self.clock)
+        self.reconfigure(
+            bucket=self.bucket, order=("disk", "s3"), locations=locations, places=places
+        )
 
     def received(self):
         """What the statsd server knows by now."""
@@ -73,7 +74,7 @@ class Watched(Rig):
 
 def everything(rig):
     """A load that touches every name; what of it has to be counted, by statsd's names."""
-    in_s3 = next(iter(rig.store.bucket.contents.values()))
+    in_s3 = next(iter(rig.bucket.contents.values()))
     assert rig.put(HELLO).status == 201
     assert rig.put(HELLO).status == 200
     assert rig.put(b"another", method="PUT").status == 201
@@ -136,7 +137,7 @@ def test_every_name_is_sent_and_both_count_the_same(tmp_path):
 def test_a_404_by_the_index_is_counted_as_one_of_the_disks(tmp_path, plain):
     """On the fast path and on the ordinary way, which a conditional request takes."""
     rig = Watched(tmp_path, (2,))
-    rig.store.bucket, rig.store.order = None, ("disk",)
+    rig.reconfigure(bucket=None, order=("disk",))
     rig.rounds(1)
     (mirror,) = rig.mirrors.mirrors
     assert rig.mirrors.names.known(mirror)

@@ -532,8 +532,8 @@ def test_a_copy_that_cannot_be_removed_is_named(quick_path):
 def test_what_waits_for_s3_waits_on_its_new_set(quick_path):
     host = Host(quick_path, SMALL[:2])
     rig, waiting = host.rig, Digest.of(SMALL[0])
-    rig.mirrors.outbox = Outbox(
-        lambda: rig.mirrors.mirrors, rig.clock, lambda digest: None, waiting.__eq__
+    rig.mirrors.report_to(
+        Outbox(lambda: rig.mirrors.mirrors, rig.clock, lambda digest: None, waiting.__eq__)
     )
     result_of(host.move())
     notes = sorted(path.name for root in rig.roots for path in root.glob(".stor/s3/*"))

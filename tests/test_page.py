@@ -11,8 +11,6 @@ import attrs
 import pytest
 
 from stor import __version__
-from stor.explain import Explainer
-from stor.http.explanation import Explanation
 from stor.http.page import Asked, Moment, page, wants_page
 from stor.status import (
     DiskStatus,
@@ -167,7 +165,7 @@ class TestRequests:
         assert response.headers["x-content-type-options"] == "nosniff"
 
     def test_where_a_sample_is_can_be_asked(self, rig):
-        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
+        rig.reconfigure(explained=True)
         content = b"content"
         rig.put(content)
         sha = str(digest_of(content))
@@ -192,7 +190,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("text", ["abc", "%3Cb%3E", "%00", "%ff", "0" * 65, "0" * 5000])
     def test_what_is_no_sha_is_said_to_be_none(self, rig, text):
-        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
+        rig.reconfigure(explained=True)
         response = rig.request("GET", f"/?explain={text}", [("Accept", FIREFOX)])
         assert response.status == 200
         found = Words(response.text)
@@ -200,8 +198,7 @@ class TestRequests:
         assert "b" not in {tag for tag, _ in found.elements}
 
     def test_to_ask_takes_the_rights_that_a_get_takes(self, rig):
-        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
-        rig.api.read_auth = True
+        rig.reconfigure(explained=True, read_auth=True)
         path, accept = f"/?explain={digest_of(b'content')}", ("Accept", FIREFOX)
         assert fetched(rig).status == 200
         assert rig.request("GET", path, [accept]).status == 401
@@ -211,7 +208,7 @@ class TestRequests:
     def test_one_sample_is_looked_at_at_a_time(self, tmp_path):
         disks = HeldPools()
         rig = Rig(tmp_path, worker=disks)
-        rig.api.explanation = Explanation(Explainer(rig.mirrors, dict).places, rig.store)
+        rig.reconfigure(explained=True)
         asking = request_bytes("GET", f"/?explain={'0' * 64}", [("Accept", FIREFOX)])
         first, second = rig.connect(), rig.connect()
         first.send(asking)
@@ -255,7 +252,7 @@ class TestRequests:
             connection.close()
 
     def test_the_end_of_the_service_is_said(self, rig):
-        rig.api.stopping = True
+        rig.uploads.stop()
         assert "Stopping: what runs is finished" in Words(fetched(rig).text).words
 
 

@@ -256,7 +256,7 @@ class TestReading:
                     ask(DIGEST)
 
     def test_another_file_system_is_not_the_disk(self, disk):
-        disk.forbidden_device = os.stat(disk.root).st_dev
+        disk.forbid(os.stat(disk.root).st_dev)
         for ask in (disk.page_cache.read, disk.page_cache.look):
             with pytest.raises(DiskAway):
                 ask(DIGEST)
@@ -345,7 +345,7 @@ def at_once(rig, content_or_digest, method="GET"):
     """What is answered without waiting, `None` if nothing is."""
     digest = content_or_digest
     digest = digest if isinstance(digest, Digest) else digest_of(digest)
-    answer = rig.site.fast_path.answer(request_bytes(method, f"/{digest}"), "-", SERVER)
+    answer = rig.site.serving.fast_path.answer(request_bytes(method, f"/{digest}"), "-", SERVER)
     return None if answer is None else b"".join(answer)
 
 
@@ -439,11 +439,11 @@ class TestWhatIsWrong:
 
     def test_what_was_in_memory_is_counted(self, rig):
         for method, further in (("GET", 1), ("HEAD", 1), ("DELETE", 0)):
-            before = rig.store.cached_total
+            before = rig.disk_tier.cached.found_total
             rig.get(SMALL, method=method)
-            assert rig.store.cached_total == before + further
+            assert rig.disk_tier.cached.found_total == before + further
         exported = Exported(rig.request("GET", "/metrics").text)
-        assert exported.value("stor_page_cache_hits_total") == rig.store.cached_total
+        assert exported.value("stor_page_cache_hits_total") == rig.disk_tier.cached.found_total
 
     @pytest.mark.parametrize("make", ["missing", "wrong", "short", "longer"])
     def test_a_bad_copy_is_passed_over_and_put_back(self, rig, make):
@@ -476,12 +476,12 @@ class TestWhatIsWrong:
 
     def test_with_passwords_for_reading_nobody_is_answered_before_them(self, rig):
         assert at_once(rig, SMALL) is not None
-        rig.api.read_auth = True
+        rig.reconfigure(read_auth=True)
         assert at_once(rig, SMALL) is at_once(rig, UNKNOWN) is None
         assert rig.get(SMALL).status == 401
 
     def test_a_tier_before_the_disks_is_asked_first(self, rig):
-        rig.store.order = ("s3", "disk")
+        rig.reconfigure(order=("s3", "disk"))
         assert at_once(rig, SMALL) is None
 
 
@@ -524,7 +524,7 @@ class TestWhatNobodyHas:
         class Bucket:
             """One that has never to answer."""
 
-        rig.store.bucket, rig.store.order = Bucket(), ("disk", "s3")
+        rig.reconfigure(bucket=Bucket(), order=("disk", "s3"))
         assert at_once(rig, UNKNOWN) is None
         assert at_once(rig, SMALL) is not None
 

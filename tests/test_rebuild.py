@@ -430,7 +430,7 @@ def test_a_rebuild_comes_before_a_scrub_and_takes_its_disk(quick_path):
 def test_how_far_it_is_stands_in_the_status_and_in_the_metrics(quick_path):
     rig, pool, kept = half_filled(quick_path), HeldPool(), KeptJobs()
     rebuilding(rig, kept=kept, pool=pool)
-    rig.store.work = kept.work.summary
+    rig.reconfigure(work=kept.work.summary)
     step_until(rig, pool, copied(rig, 20))
     steps(rig, pool, 8)
     status = rig.store.status()

@@ -33,11 +33,17 @@ from tests.support.rig import FaultyRig, Rig
 from tests.support.s3 import MemoryResponse, MemoryS3
 
 
-def with_s3(rig, s3):
+def with_s3(rig, s3, **changes):
     """The store of `rig`, which also looks in S3."""
-    rig.store.bucket = s3.bucket_over(rig.clock)
-    rig.store.order = ("disk", "s3")
+    rig.reconfigure(bucket=s3.bucket_over(rig.clock), order=("disk", "s3"), **changes)
     return rig.store
+
+
+def into_s3(path, s3):
+    """A store that puts samples into S3 alone."""
+    bucket = s3.bucket_over(Clock())
+    spool = Spool(str(path / "spool"), 100 * MIB, InlinePool())
+    return with_s3(Rig(path, ()), s3, puts=S3Puts(bucket, spool))
 
 
 def filled(contents):
@@ -51,10 +57,7 @@ class TestS3Alone(WritableStoreConformance):
     @pytest.fixture
     def holding(self, tmp_path):
         def build(contents):
-            store = with_s3(Rig(tmp_path, ()), filled(contents))
-            spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
-            store.puts = S3Puts(store.bucket, spool)
-            return store
+            return into_s3(tmp_path, filled(contents))
 
         return build
 
@@ -80,9 +83,7 @@ class TestPairBesideS3(WritableStoreConformance):
 @pytest.mark.parametrize("size", [8 * MIB, 8 * MIB + 1, 20 * MIB])
 def test_large_samples_are_sent_in_parts(tmp_path, size):
     s3, content = MemoryS3(), sample(size)
-    store = with_s3(Rig(tmp_path, ()), s3)
-    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
-    store.puts = S3Puts(store.bucket, spool)
+    store = into_s3(tmp_path, s3)
     assert result_of(put(store, content))[1]
     assert s3.objects == {Digest.of(content).s3_key: content}
     assert ("begin" in dict(s3.calls)) == (size > 8 * MIB)
@@ -186,13 +187,16 @@ class Copying:
 
     def begin(self):
         """What a start does, which knows only what is on the disks."""
-        store, mirrors = self.rig.store, self.rig.mirrors
-        self.queue = store.copies = CopyQueue(store.open_on_disk, self.clock)
-        self.queue.bucket = store.bucket = self.s3.bucket_over(self.clock)
-        self.queue.outbox = mirrors.outbox = Outbox(
-            lambda: mirrors.mirrors, self.clock, self.queue.add
-        )
-        result_of(mirrors.outbox.recall())
+        mirrors, bucket = self.rig.mirrors, self.s3.bucket_over(self.clock)
+        outbox = Outbox(lambda: mirrors.mirrors, self.clock, self.announce)
+        self.queue = CopyQueue(self.rig.disk_tier.open, outbox.forget, self.clock)
+        self.queue.send_to(bucket)
+        mirrors.report_to(outbox)
+        self.rig.reconfigure(copies=self.queue, bucket=bucket)
+        result_of(outbox.recall())
+
+    def announce(self, digest):
+        self.queue.add(digest)
 
     def put(self, content):
         assert self.rig.put(content).status == 201
@@ -248,14 +252,14 @@ def test_while_s3_is_away_nothing_is_tried_and_all_is_sent_when_it_is_back(copyi
     samples = [b"%d" % number for number in range(500)]
     for content in samples:
         copying.put(content)
-    assert copying.rig.store.bucket.fault
+    assert copying.rig.store.tiers.bucket.fault
     copying.s3.calls.clear()
     copying.clock.advance(10_000)
     assert copying.s3.calls == []
     assert copying.picture()["waiting"] == len(samples)
 
     copying.s3.refusing = False
-    assert result_of(copying.rig.store.bucket.probe())
+    assert result_of(copying.rig.store.tiers.bucket.probe())
     copying.queue.resume()
     assert set(copying.s3.objects.values()) == set(samples)
     assert copying.notes() == []
@@ -307,8 +311,11 @@ def test_a_sample_that_is_stored_while_it_is_looked_for_is_sent():
             await looking.pop()
         return Held(content)
 
-    queue = CopyQueue(open_sample, clock)
-    queue.bucket = s3.bucket_over(clock)
+    async def forget(digest):
+        pass
+
+    queue = CopyQueue(open_sample, forget, clock)
+    queue.send_to(s3.bucket_over(clock))
     failing = looking[0]
     queue.add(digest)
     queue.add(digest)

@@ -46,7 +46,7 @@ def test_no_more_disks_are_asked_than_it_takes_to_find_a_copy(tmp_path, knows, m
     for content in contents:
         assert rig.put(content).status == 201
     attempts = rig.metrics.figures.lookup_attempts[()]
-    rig.store.locations = None
+    rig.reconfigure(locations=None)
     for content in contents:
         before = attempts.total
         assert rig.get(content, method="HEAD").status == 200

@@ -57,7 +57,7 @@ def adopt(config: Config, targets: Sequence[str], files: Syscalls, *, lost: bool
     forbidden = os.stat("/").st_dev if config.require_mount else None
     disks = {root: Disk(root, files, forbidden) for root in sets}
     known_disks = KnownDisks(config.sets, _remembered(config, files))
-    known_disks.patient = False
+    known_disks.stop_waiting()
     for root in sets:
         if root not in targets:
             with suppress(DiskAway, BadMarker, OSError):  # it is not here

@@ -137,7 +137,7 @@ class Disk:
         #: What is mounted there, also where a symbolic link leads to it.
         self._root_itself = f"{root}/."
         self.files = files
-        self.forbidden_device = forbidden_device
+        self._forbidden_device = forbidden_device
         self._keeps_sums = keeps_sums
         self._device: int | None = None
         self._nameless_files = True
@@ -155,6 +155,10 @@ class Disk:
             partial(self._check_mount, probing=False),
             verified_small or VerifiedSmall(),
         )
+
+    def forbid(self, device: int | None) -> None:
+        """From now on `device` means "not mounted"; with `None` none does."""
+        self._forbidden_device = device
 
     def identify(self, device: int) -> None:
         """From now on the disk is the file system with this `st_dev` and no other."""
@@ -203,7 +207,7 @@ class Disk:
         return DiskAway(f"{self.root}: not a directory")
 
     def _check_mount(self, device: int, probing: bool) -> None:
-        if device == self.forbidden_device:
+        if device == self._forbidden_device:
             raise DiskAway(
                 f"{self.root}: not mounted, it is on the file system of / "
                 "(mount the disk, or set require_mount to false)"

@@ -273,7 +273,11 @@ class KnownDisks:
         self._carried: dict[str, Marker] = {}
         self._complete: set[str] = set()
         #: Until every disk had its chance to be heard, one without a marker waits.
-        self.patient = True
+        self._patient = True
+
+    def stop_waiting(self) -> None:
+        """Every disk had its chance to be heard."""
+        self._patient = False
 
     def judge(self, root: str, marker: Marker | None, *, empty: bool, writable: bool) -> Judgement:
         """Judge the disk that is mounted at `root`; `empty` when it holds no samples.
@@ -391,13 +395,13 @@ class KnownDisks:
             )
         roots = self._set_of[root]
         unheard = [other for other in roots if other not in self._heard]
-        if self.patient or (empty and unheard):
+        if self._patient or (empty and unheard):
             who = unheard[0] if unheard else "another disk"
             return Judgement(
                 refusal=f"{root}: this disk has no marker, and {who}, which could tell whether it "
                 f"is the right one, has not been heard: mount it, or give this one its place with "
                 f"`stor adopt {root}`",
-                waits=self.patient,
+                waits=self._patient,
             )
         if not writable:
             return Judgement()

@@ -19,7 +19,6 @@ from stor.jobs.job import Job, Rate
 from stor.jobs.kind import Refused
 from stor.jobs.long_work import LongWork
 from stor.status import as_json
-from stor.store import Store
 
 #: More than anybody has to say.
 _MOST_BYTES = 1024 * 1024
@@ -38,13 +37,11 @@ class Admin:
     def __init__(
         self,
         work: LongWork,
-        store: Store,
         overview: Overview,
         explanation: Explanation,
     ) -> None:
         self._work = work
         self._jobs = work.jobs
-        self._store = store
         self._overview = overview
         self._explanation = explanation
 

@@ -45,9 +45,10 @@ from stor.http.feed import Following, LandedAnswer
 from stor.http.page import Asked, page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.resumable import UPLOADING, Resumable
+from stor.http.rules import Rules
 from stor.http.site import shield
 from stor.http.status import Overview, picture
-from stor.http.upload import HOW_TO_STORE, Uploads
+from stor.http.upload import HOW_TO_STORE, Upload, Uploads
 from stor.paths import printable
 from stor.prometheus import CONTENT_TYPE
 from stor.store import Found, Store
@@ -83,6 +84,18 @@ _CONTENT_HEADERS = {
 }
 
 
+@attrs.frozen
+class Budgets:
+    """What all requests share, under whichever configuration they began.
+
+    Large samples that are sent past memory at once, lists, and samples that are opened ahead.
+    """
+
+    splice_pipes: SplicePipes = attrs.field(factory=SplicePipes)
+    lists: Lists = attrs.field(factory=Lists)
+    ahead: Ahead = attrs.field(factory=Ahead)
+
+
 class Api:
     """What Stor answers, from the path and the method to the last header."""
 
@@ -93,40 +106,32 @@ class Api:
         self,
         store: Store,
         uploads: Uploads,
+        rules: Rules,
         clock: IReactorTime,
         overview: Overview,
-        splice_pipes: SplicePipes | None = None,
+        budgets: Budgets | None = None,
+        explanation: Explanation | None = None,
         wall_seconds: Callable[[], float] = time.time,
     ) -> None:
-        """`splice_pipes` bounds how many large samples are sent past memory at once.
+        """`clock` times what takes long; `wall_seconds` is for dates.
 
-        `clock` times what takes long; `wall_seconds` is for dates.
+        `explanation` is found out about samples, where all disks can be asked.
         """
         self._store = store
         self._uploads = uploads
-        self._resumable = Resumable(store, uploads)
+        self._rules = rules
+        self._resumable = Resumable(store, uploads, rules)
         self._overview = overview
         self._clock = clock
         self._wall_seconds = wall_seconds
-        self._conduits = splice_pipes or SplicePipes()
-        #: Set when the service is about to end: `/status` says so to load balancers.
-        self.stopping = False
-        #: Whether samples are for those alone who may store them.
-        self.read_auth = False
-        #: Whether everybody may list the samples, which tells strangers what there is.
-        self.public_listing = False
-        #: Whether the pages are for users alone, and what names a disk with them.
-        self.status_auth = False
-        #: What is found out about samples, where all disks can be asked.
-        self.explanation: Explanation | None = None
+        self._budgets = budgets or Budgets()
+        self._explanation = explanation
         self._explaining = False
-        self.lists = Lists()
-        self.ahead = Ahead()
 
-    def stop(self) -> None:
-        """The service is about to end."""
-        self.stopping = True
-        self._uploads.stop()
+    @property
+    def stopping(self) -> bool:
+        """Whether the service is about to end: `/status` says so to load balancers."""
+        return self._uploads.stopping
 
     def resource(self) -> IResource:
         """The routes for a Site."""
@@ -150,13 +155,14 @@ class Api:
             return self._receive_list(request)
         received = self._resumable.receive(request)
         if received is None and method in _STORING:
-            return self._uploads.receive(request.head(), request)
+            return Upload(self._store, self._uploads, self._rules, request.head(), request)
         return received
 
     def _receive_list(self, request: StorRequest) -> Intake | Answer:
         octets = _content_type(request) == b"application/octet-stream"
-        shas = ShaList(octets=octets, max_shas=self.lists.max_shas)
-        body = ListBody(self.lists, request.head(), request, shas, lambda: self._may_read(request))
+        lists = self._budgets.lists
+        shas = ShaList(octets=octets, max_shas=lists.max_shas)
+        body = ListBody(lists, request.head(), request, shas, lambda: self._may_read(request))
         request.notifyFinish().addBoth(lambda _: body.release())
         return body
 
@@ -197,7 +203,7 @@ class Api:
 
     async def _explain(self, request: StorRequest) -> Asked | None:
         """What is found out about the sample that was asked about in the box on the page."""
-        if self.explanation is None:
+        if self._explanation is None:
             return None
         text = request.args.get(b"explain", [b""])[-1].decode("latin-1").strip()
         if not text:
@@ -209,7 +215,7 @@ class Api:
             return Asked(text, fault="another sample is being looked at: ask again")
         self._explaining = True
         try:
-            return Asked(text, await self.explanation.of(Digest.parse(text)))
+            return Asked(text, await self._explanation.of(Digest.parse(text)))
         finally:
             self._explaining = False
 
@@ -259,7 +265,7 @@ class Api:
             return b""
         headers = {"Content-Type": told.content_type, "Content-Length": str(told.size)}
         request.set_head(200, headers | _NOT_KEPT)
-        await Sender(request, self._clock, self._conduits).send(told, 0, told.size)
+        await self._sender(request).send(told, 0, told.size)
         return b""
 
     @app.route("/batch", methods=("POST",))
@@ -277,14 +283,14 @@ class Api:
         told = BatchAnswer(
             request.intake.shas,
             self._store.open_in_passing,
-            self.ahead,
+            self._budgets.ahead,
             self._clock,
             now_ns,
             at_once=self._store.at_once_in_passing,
             order=self._store.in_disk_order if order == [b"disk"] else None,
         )
         request.set_head(200, {"Content-Type": "application/x-tar"} | _NOT_KEPT)
-        await Sender(request, self._clock, self._conduits).send(told, 0, sys.maxsize)
+        await self._sender(request).send(told, 0, sys.maxsize)
         return b""
 
     @app.route("/index", methods=_READING)
@@ -293,7 +299,7 @@ class Api:
         return _run(self._index(request))
 
     async def _index(self, request: StorRequest) -> bytes:
-        if not self.public_listing:
+        if not self._rules.public_listing:
             await self._authenticate(request)
         try:
             listing = ListingAnswer(Listing.parse(request.args), self._store.listed)
@@ -304,7 +310,7 @@ class Api:
             return b""
         request.set_head(200, {"Content-Type": "text/plain; charset=utf-8"} | _NOT_KEPT)
         if request.method != b"HEAD":
-            await Sender(request, self._clock, self._conduits).send(listing, 0, sys.maxsize)
+            await self._sender(request).send(listing, 0, sys.maxsize)
         return b""
 
     @app.route("/landed", methods=_READING)
@@ -313,7 +319,7 @@ class Api:
         return _run(self._landed(request))
 
     async def _landed(self, request: StorRequest) -> bytes:
-        if not self.public_listing:
+        if not self._rules.public_listing:
             await self._authenticate(request)
         try:
             following = Following.parse(request.args)
@@ -332,7 +338,7 @@ class Api:
         headers = {"Content-Type": "application/x-ndjson", "Stor-Cursor": told.cursor}
         request.set_head(200, headers | _NOT_KEPT)
         if request.method != b"HEAD":
-            await Sender(request, self._clock, self._conduits).send(told, 0, sys.maxsize)
+            await self._sender(request).send(told, 0, sys.maxsize)
         return b""
 
     @app.route("/<sha>/upload", methods=("HEAD", "DELETE"))
@@ -361,7 +367,7 @@ class Api:
         if request.startedWriting:
             request.abort()
             return b""
-        if answer is not None and answer.status >= 500 and self.status_auth:
+        if answer is not None and answer.status >= 500 and self._rules.status_auth:
             answer = answer if request.asked_as != "-" else _discreet(answer)
         return request.apply(answer or INTERNAL_ERROR)
 
@@ -393,20 +399,20 @@ class Api:
         return await self._send(request, content)
 
     async def _may_read(self, request: StorRequest) -> None:
-        if self.read_auth:
+        if self._rules.read_auth:
             await self._authenticate(request)
 
     async def _may_see(self, request: StorRequest) -> None:
-        if self.status_auth:
+        if self._rules.status_auth:
             await self._authenticate(request)
 
     async def _authenticate(self, request: StorRequest) -> None:
         authorization = request.getHeader(b"authorization")
-        await self._uploads.authenticator.check(authorization, request.address, request.tried)
+        await self._rules.authenticator.check(authorization, request.address, request.tried)
 
     def at_once(self, raw: bytes, *, body: bool) -> AtOnce | None:
         """See `stor.http.fast_path.Samples`."""
-        if self.read_auth:
+        if self._rules.read_auth:
             return None
         found = self._store.at_once(raw, read=body)
         if isinstance(found, HotSample):
@@ -446,8 +452,11 @@ class Api:
             content.take_part(end)
         if isinstance(content, HotContent) or content.whole is not None:
             return (content.whole or b"")[begin:end]
-        await Sender(request, self._clock, self._conduits).send(content, begin, end)
+        await self._sender(request).send(content, begin, end)
         return b""
+
+    def _sender(self, request: StorRequest) -> Sender:
+        return Sender(request, self._clock, self._budgets.splice_pipes)
 
     def _validators(self, digest: Digest, modified_ns: int) -> Validators:
         return Validators(f'"{digest}"'.encode(), self._modified_seconds(modified_ns))
@@ -463,7 +472,7 @@ class Api:
             "modified": http_date(self._modified_seconds(modified_ns)).decode("ascii"),
             # A cache that many share gives what is public to those without credentials (RFC 9111,
             # 3.5).
-            "scope": "private" if self.read_auth else "public",
+            "scope": "private" if self._rules.read_auth else "public",
             "length": length,
             "base64": b2a_base64(digest.raw, newline=False).decode("ascii"),
         }

@@ -159,7 +159,7 @@ class StorChannel(Parser):
         peer = self._socket.getPeer()
         if self._socket is self.transport:
             return peer
-        trusted = self.site.proxies.trust(getattr(peer, "host", NO_ADDRESS))
+        trusted = self.site.serving.proxies.trust(getattr(peer, "host", NO_ADDRESS))
         return super().getPeer() if trusted else peer
 
     @property
@@ -243,7 +243,7 @@ class StorChannel(Parser):
 
     def _take_plain(self, data: bytes) -> bool:
         """Answer or store what `data` asks for, if that is one of the plainest requests."""
-        path: Any = self.site.fast_path
+        path: Any = self.site.serving.fast_path
         if data.startswith(b"P"):
             self._storing = upload = path.store(data, self.peer, self)
             if upload is None:
@@ -360,7 +360,7 @@ class StorChannel(Parser):
     def _rests(self) -> bool:
         """Whether the next byte begins a request, whose answer can go out at once."""
         return (
-            self.site.fast_path is not None
+            self.site.serving.fast_path is not None
             and not (self.requests or self.ahead_bytes or self._half_closed or self.turned_away)
             and not (self._waitingForTransport or self.site.draining or self.site.crowded)
             and bool(self.persistent and self.line_mode)

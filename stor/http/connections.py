@@ -7,9 +7,8 @@ from twisted.internet.interfaces import IReactorTime
 from stor.http.access import Observer, RequestIds
 from stor.http.answer import Answer
 from stor.http.elsewhere import Elsewhere
-from stor.http.fast_path import FastPath
 from stor.http.pace import Buffers, Wait
-from stor.http.proxies import Proxies
+from stor.http.request import Serving
 
 
 class Connections(Protocol):
@@ -17,8 +16,8 @@ class Connections(Protocol):
 
     channels: set[Any]
     clock: IReactorTime
-    #: Answers the plainest requests, if anybody does.
-    fast_path: FastPath | None
+    #: Who answers.
+    serving: Serving
     #: Whether every connection is to end with the answer that is under way.
     draining: bool
     #: Seconds after which a connection without a byte is cut.
@@ -28,8 +27,6 @@ class Connections(Protocol):
 
     #: The memory that all connections hold.
     buffers: Buffers
-    #: Whose word is taken for who the client is.
-    proxies: Proxies
     request_ids: RequestIds
     #: Told of every request that is over, and of what was refused before it was one.
     served: Observer

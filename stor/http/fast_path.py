@@ -162,13 +162,16 @@ class FastPath:
         wall_seconds: Callable[[], float],
         served: Observer,
         bodies: Bodies | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
-        """`wall_seconds` is the wall clock, for Date; `served` is told of what was answered."""
+        """`wall_seconds` is the wall clock, for Date; `served` is told of what was answered.
+
+        `proxies` are those whose word is taken for who the client is.
+        """
         self._bodies = bodies
         self._lengths: dict[bytes, int | None] = {}
         self.tell = served
-        #: Whose word is taken for who the client is.
-        self.proxies = Proxies()
+        self._proxies = proxies or Proxies()
         self._request_ids = RequestIds()
         self._samples = samples
         self._wall_seconds = wall_seconds
@@ -195,8 +198,8 @@ class FastPath:
         if found is None:
             return None
         body = found.body if getting else b""
-        if self.proxies.trust(peer):
-            peer = self.proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
+        if self._proxies.trust(peer):
+            peer = self._proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
         number = self._number(block)
         of_sample = ("done", "sample", found.storage, found.causes, "-", "-", number)
         self._served(Served(peer, method, f"/{name}", found.status, len(body), 0, 0.0, *of_sample))
@@ -221,8 +224,8 @@ class FastPath:
         others = block[: authorization.start()] + block[authorization.end() :]
         if self._length(others) != len(content):
             return None
-        if self.proxies.trust(peer):
-            peer = self.proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
+        if self._proxies.trust(peer):
+            peer = self._proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
         method, name = match[1].decode("ascii"), match[2].decode("ascii")
         upload = PlainUpload(self, uploader, data, (peer, method, f"/{name}", self._number(block)))
         raw = bytes.fromhex(name)

@@ -9,19 +9,26 @@ from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from stor.digest import is_digest
 from stor.http.access import Served, word
 from stor.http.answer import INTERNAL_ERROR, SERVER, Answer
+from stor.http.fast_path import FastPath
 from stor.http.pace import Buffers
+from stor.http.proxies import Proxies
 from stor.http.upload import Head
 from stor.zero_copy import SplicePipe, SplicePipes
+
+#: How many connections there are at once.
+MAX_CONNECTIONS = 10_000
 
 #: A body that nobody asked for (of a GET) is read up to this size.
 UNWANTED_BODY_BYTES = 1024 * 1024
@@ -82,6 +89,20 @@ class Reception(Protocol):
         """
 
 
+@attrs.frozen(eq=False)
+class Serving:
+    """Who answers, as a configuration says.
+
+    `proxies` are those whose word is taken for who the client is.
+    """
+
+    resource: IResource
+    reception: Reception
+    fast_path: FastPath | None = None
+    proxies: Proxies = attrs.field(factory=Proxies)
+    max_connections: int = MAX_CONNECTIONS
+
+
 class StorRequest(Request):
     """A request whose body is never stored, and that can be answered before its body has ended."""
 
@@ -135,9 +156,11 @@ class StorRequest(Request):
         self.path = path_of(target) or b"/"
         self.content = BytesIO()
         self.site = self.channel.site
+        # It ends as it began, whatever configuration is in force by then.
+        self._serving: Serving = self.site.serving
         self._begun_seconds = self.site.clock.seconds()
         forwarded = self.requestHeaders.getRawHeaders("X-Forwarded-For", [])
-        self._peer = self.site.proxies.client(self.channel.peer, forwarded)
+        self._peer = self._serving.proxies.client(self.channel.peer, forwarded)
         self.request_id = self.site.request_ids.given(self.getHeader(b"x-request-id"))
         self._told = False
         self.complete = length == 0
@@ -149,7 +172,7 @@ class StorRequest(Request):
             and version == b"HTTP/1.1"
             and not self.complete
         )
-        decision = self.site.reception.receive(self)
+        decision = self._serving.reception.receive(self)
         if isinstance(decision, Answer):
             self._decided = decision
             self.answer_early(decision)
@@ -352,7 +375,7 @@ class StorRequest(Request):
         )
 
     def _ask(self) -> None:
-        answering = self.site.reception.answer(self)
+        answering = self._serving.reception.answer(self)
         if answering is not None:
             answering.addCallback(self._end).addErrback(self.processingFailed)
             return
@@ -361,7 +384,7 @@ class StorRequest(Request):
         upload = upload_of(self.name)
         parts = [self.name] if upload is None else [upload, UPLOAD[1:]]
         self.postpath = [quote(part, safe="").encode() for part in parts]
-        self.render(self.site.resource)
+        self.render(self._serving.resource)
 
     def _end(self, body: bytes) -> None:
         if not (self.gone or self.aborted):

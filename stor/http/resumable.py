@@ -14,6 +14,7 @@ from stor.digest import Digest
 from stor.errors import Mismatch, Superseded, TooLarge, Unavailable
 from stor.http.answer import Answer
 from stor.http.request import StorRequest
+from stor.http.rules import Rules
 from stor.http.upload import BATCH_BYTES, ClientGone, Flow, Head, Upload, Uploads
 from stor.store import KEPT_SECONDS, FoundUpload, PartialPut, Partials, Store, UploadTurn
 
@@ -88,9 +89,10 @@ class Stopping(Unavailable):
 class Resumable:
     """What is asked of resumable uploads."""
 
-    def __init__(self, store: Store, uploads: Uploads) -> None:
+    def __init__(self, store: Store, uploads: Uploads, rules: Rules) -> None:
         self._store = store
         self._uploads = uploads
+        self._rules = rules
 
     def receive(self, request: StorRequest) -> "ResumableUpload | Answer | None":
         """Decide on a request that brings a sample or a part of it; `None`: it is none of those."""
@@ -103,8 +105,7 @@ class Resumable:
         if partials is None:
             line = "samples that go to S3 alone are sent whole, with Upload-Complete: ?1"
             return None if terms.complete else Answer.line(400, line)
-        what = self._uploads, partials, request.head(), request, terms
-        return ResumableUpload(*what, appends=False)
+        return self._upload(partials, request.head(), request, terms, appends=False)
 
     def _receive_part(self, request: StorRequest, terms: Terms) -> "ResumableUpload | Answer":
         kind = (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower()
@@ -118,7 +119,13 @@ class Resumable:
         if partials is None:
             return _NO_UPLOAD
         head = attrs.evolve(request.head(), name=request.upload or "")
-        return ResumableUpload(self._uploads, partials, head, request, terms, appends=True)
+        return self._upload(partials, head, request, terms, appends=True)
+
+    def _upload(
+        self, partials: Partials, head: Head, request: StorRequest, terms: Terms, *, appends: bool
+    ) -> "ResumableUpload":
+        begun_under = self._store, self._uploads, self._rules
+        return ResumableUpload(*begun_under, head, request, partials, terms, appends=appends)
 
     async def answer(self, request: StorRequest, digest: Digest) -> Answer:
         """To HEAD and DELETE of an upload. Raises `Unavailable`."""
@@ -144,7 +151,7 @@ class Resumable:
         headers |= {"Upload-Complete": "?0", "Upload-Offset": str(found.offset)}
         if found.length is not None:
             headers["Upload-Length"] = str(found.length)
-        headers |= _limits(self._uploads, partials.seconds_left(found))
+        headers |= _limits(self._rules, partials.seconds_left(found))
         return Answer(204, b"", headers=headers)
 
 
@@ -156,15 +163,17 @@ class ResumableUpload(Upload):
 
     def __init__(
         self,
+        store: Store,
         uploads: Uploads,
-        partials: Partials,
+        rules: Rules,
         head: Head,
         flow: ResumableFlow,
+        partials: Partials,
         terms: Terms,
         *,
         appends: bool,
     ) -> None:
-        super().__init__(uploads, head, flow)
+        super().__init__(store, uploads, rules, head, flow)
         self._partials = partials
         self._informed = flow
         self._terms = terms
@@ -190,7 +199,7 @@ class ResumableUpload(Upload):
     async def _run(self) -> Answer:
         head, uploads = self._head, self._uploads
         digest = Digest.parse(head.name)
-        await uploads.authenticator.check(head.authorization, head.address, head.tried)
+        await self._rules.authenticator.check(head.authorization, head.address, head.tried)
         uploads.resumable.add(self)
         try:
             async with self._partials.turn(digest, self.give_way) as turn:
@@ -216,9 +225,9 @@ class ResumableUpload(Upload):
                 found = await self._partials.find(digest)
                 if found is not None:
                     return self._begun(201, (await self._partials.hold(found)).offset)
-            with self._uploads.taking():
+            with self._uploads.taking(self._rules.max_uploads):
                 await put.create()
-                self._informed.inform({"Location": self._place, **_limits(self._uploads)})
+                self._informed.inform({"Location": self._place, **_limits(self._rules)})
                 self._flow.proceed()
                 return await self._receive_all(put, length)
         finally:
@@ -244,7 +253,7 @@ class ResumableUpload(Upload):
             if length is not None and found.offset + (head.length or 0) > length:
                 raise Refused(_inconsistent())
             turn.expect_newest()
-            with self._uploads.taking():
+            with self._uploads.taking(self._rules.max_uploads):
                 await put.resume(found)
                 self._flow.proceed()
                 return await self._receive_all(put, length)
@@ -313,7 +322,7 @@ class ResumableUpload(Upload):
         line = f"{offset} bytes are kept: go on at {self._place}"
         answer = Answer.line(status, line)
         body = b"" if status == 204 else answer.body
-        return attrs.evolve(answer, body=body, headers=headers | _limits(self._uploads))
+        return attrs.evolve(answer, body=body, headers=headers | _limits(self._rules))
 
     def _completed(self, answer: Answer) -> Answer:
         return attrs.evolve(answer, headers={**answer.headers, "Upload-Complete": "?1"})
@@ -348,14 +357,14 @@ class ResumableUpload(Upload):
         if isinstance(error, Mismatch):
             return self._completed(answer)
         if isinstance(error, TooLarge):
-            headers = {**answer.headers, **_limits(self._uploads)}
+            headers = {**answer.headers, **_limits(self._rules)}
             answer = attrs.evolve(answer, headers=headers)
         return answer
 
 
-def _limits(uploads: Uploads, seconds: float = KEPT_SECONDS) -> dict[str, str]:
+def _limits(rules: Rules, seconds: float = KEPT_SECONDS) -> dict[str, str]:
     """What a client may rely on."""
-    max_bytes = uploads.max_upload_bytes
+    max_bytes = rules.max_upload_bytes
     size = "" if max_bytes is None else f"max-size={max_bytes}, "
     return {"Upload-Limit": f"{size}max-age={int(seconds)}"}
 

@@ -7,24 +7,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from stor.http.access import Observer, RequestIds
 from stor.http.answer import Answer, answer_to
 from stor.http.channel import TURNED_AWAY_SECONDS, StorChannel
 from stor.http.elsewhere import Elsewhere
-from stor.http.fast_path import FastPath
 from stor.http.pace import LAST_REQUEST_SECONDS, Buffers, Wait
-from stor.http.proxies import Proxies
-from stor.http.request import Reception, StorRequest
+from stor.http.request import Serving, StorRequest
 from stor.shared import Count
 
 T = TypeVar("T")
 
-#: How many connections there are at once, and how many more are about to end: those that are told
-#: that they are too many, and those that have left their place to others.
-MAX_CONNECTIONS = 10_000
+#: How many connections are about to end beside those that are accepted: those that are told that
+#: they are too many, and those that have left their place to others.
 MAX_ENDING = 200
 
 #: How many of the connections that have waited longest are considered for closing: what one of
@@ -49,12 +45,9 @@ class StorSite(Site):
 
     def __init__(
         self,
-        resource: IResource,
-        reception: Reception,
+        serving: Serving,
         reactor: IReactorTime,
         served: Observer = lambda served: None,
-        fast_path: FastPath | None = None,
-        max_connections: int = MAX_CONNECTIONS,
         connections: Count | None = None,
         elsewhere: Elsewhere[StorChannel] | None = None,
     ) -> None:
@@ -63,15 +56,11 @@ class StorSite(Site):
         `connections` counts those that were not turned away, here and in other processes, and
         `elsewhere` takes those whose next request is for another process.
         """
-        super().__init__(resource, parsePOSTFormSubmission=False, reactor=reactor)
-        self.reception = reception
+        super().__init__(serving.resource, parsePOSTFormSubmission=False, reactor=reactor)
+        self.serving = serving
         self.clock = reactor
         self.served = served
-        self.fast_path = fast_path
         self.elsewhere = elsewhere
-        self.max_connections = max_connections
-        #: Whose word is taken for who the client is.
-        self.proxies = Proxies()
         self.request_ids = RequestIds()
         self.channels: set[StorChannel] = set()
         self.buffers = Buffers(reactor.seconds)
@@ -95,6 +84,10 @@ class StorSite(Site):
         """Offer HTTP/1.1 alone when TLS negotiates (RFC 7301)."""
         return [b"http/1.1"]
 
+    def serve(self, serving: Serving) -> None:
+        """From now on requests are answered so; those that have begun end as they began."""
+        self.serving = serving
+
     def startFactory(self) -> None:  # noqa: N802
         """Do without Twisted's log file and its timer."""
 
@@ -103,6 +96,10 @@ class StorSite(Site):
 
     def log(self, request: Request) -> None:
         """Do without Twisted's access log."""
+
+    def last_call(self) -> None:
+        """From now on every connection ends with its next answer."""
+        self.draining = True
 
     def drain(self) -> Deferred[None]:
         """Let what runs finish, and end every connection with it; fires when the last is gone."""
@@ -130,7 +127,7 @@ class StorSite(Site):
         """Take a new connection into account; it or another may be one too many."""
         self.channels.add(channel)
         self._count()
-        if channel.handed or self._connections.total <= self.max_connections:
+        if channel.handed or self._connections.total <= self.serving.max_connections:
             self.wait(channel, Wait.REQUEST)
             return
         other = self._longest_waiting()
@@ -180,11 +177,12 @@ class StorSite(Site):
     @property
     def crowded(self) -> bool:
         """Whether connections have to end with their answers, to make room for others."""
-        return self._connections.total >= self.max_connections - self.max_connections // 10
+        most = self.serving.max_connections
+        return self._connections.total >= most - most // 10
 
     def too_many(self) -> Answer:
         """What one that is too many is told."""
-        line = f"too many connections: {self.max_connections} at once are accepted"
+        line = f"too many connections: {self.serving.max_connections} at once are accepted"
         return Answer.line(503, f"{line} (max_connections)", retry_after="2")
 
     def _count(self) -> None:

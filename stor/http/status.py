@@ -11,7 +11,6 @@ from stor.http.rates import PerSecond, Rates
 from stor.http.upload import Uploads
 from stor.prometheus import Family, Figures, exposition, lasting, summed
 from stor.status import Status, as_json
-from stor.store import Store
 
 
 @attrs.frozen
@@ -49,7 +48,7 @@ class Overview:
 
     def __init__(
         self,
-        store: Store,
+        status: Callable[[], Status],
         uploads: Uploads,
         rates: Rates,
         figures: Figures,
@@ -58,13 +57,14 @@ class Overview:
         growth: Growth | None = None,
         host: str = "",
     ) -> None:
-        """`others` are other processes, and those that were there before.
+        """`status` says how the storages are; `host` is what this one is called.
 
-        `absent` says which are not there; `host` is what this one is called.
+        `others` are other processes, and those that were there before; `absent` says which are not
+        there.
         """
         self.host = host
         self._growth = growth
-        self._store = store
+        self._status = status
         self._uploads = uploads
         self._rates = rates
         self._figures = figures
@@ -73,7 +73,7 @@ class Overview:
 
     def status(self) -> Status:
         """How the storages are."""
-        own = self._store.status()
+        own = self._status()
         return attrs.evolve(own, warnings=[*own.warnings, *self._absent()])
 
     def days_left(self, status: Status) -> float | None:

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from stor.digest import Digest, MalformedDigest
 from stor.errors import Mismatch, TooLarge, Unavailable
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to, causes_of
-from stor.http.auth import Authenticator
+from stor.http.rules import Rules
 from stor.store import Put, Store
 from stor.threads import Pool, settle
 
@@ -30,9 +30,6 @@ BUFFER_BYTES = 1024 * 1024
 #: With this many bytes waiting or being written in all uploads together, none is read on that has
 #: bytes waiting.
 TOTAL_BUFFER_BYTES = 64 * 1024 * 1024
-
-#: How many bodies are taken at once.
-MAX_UPLOADS = 1000
 
 #: When a client that was one too many may try again.
 RETRY_SECONDS = 2
@@ -84,23 +81,10 @@ class ClientGone(Exception):
 
 
 class Uploads:
-    """What all uploads of the process share."""
+    """What all uploads of the process share, under whichever configuration they began."""
 
-    def __init__(
-        self,
-        store: Store,
-        authenticator: Authenticator,
-        hashing: Pool,
-        *,
-        max_upload_bytes: int | None = None,
-        max_uploads: int = MAX_UPLOADS,
-        total_buffer_bytes: int = TOTAL_BUFFER_BYTES,
-    ) -> None:
-        self._store = store
-        self.authenticator = authenticator
+    def __init__(self, hashing: Pool, total_buffer_bytes: int = TOTAL_BUFFER_BYTES) -> None:
         self.hashing = hashing
-        self.max_upload_bytes = max_upload_bytes
-        self.max_uploads = max_uploads
         #: How many bodies are being taken.
         self.active = 0
         self._total_buffer_bytes = total_buffer_bytes
@@ -124,10 +108,10 @@ class Uploads:
         return self.buffered_bytes >= self._total_buffer_bytes
 
     @contextmanager
-    def taking(self) -> Iterator[None]:
+    def taking(self, max_uploads: int) -> Iterator[None]:
         """While a body is taken. Raises `Unavailable` when it would be one too many."""
-        if self.active >= self.max_uploads:
-            reason = f"too many uploads: {self.max_uploads} at once are accepted (max_uploads)"
+        if self.active >= max_uploads:
+            reason = f"too many uploads: {max_uploads} at once are accepted (max_uploads)"
             raise Unavailable(reason, RETRY_SECONDS)
         self.active += 1
         try:
@@ -135,13 +119,20 @@ class Uploads:
         finally:
             self.active -= 1
 
-    def receive(self, head: Head, flow: Flow) -> "Upload":
-        """Begin an upload; its body follows."""
-        return Upload(self, head, flow)
+    def count(self, uploads: int, size: int) -> None:
+        """So many more, or fewer, are being taken, with so many bytes in memory."""
+        self.active += uploads
+        self.in_progress += uploads
+        self.buffered_bytes += size
 
-    def expect(self, digest: Digest, length: int | None) -> Put:
-        """Begin to put a sample."""
-        return self._store.expect(digest, length)
+
+class SmallBodies:
+    """Stores small bodies that have come as a whole. Implements `stor.http.fast_path.Bodies`."""
+
+    def __init__(self, store: Store, uploads: Uploads, rules: Rules) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._rules = rules
 
     def store(
         self,
@@ -154,31 +145,26 @@ class Uploads:
         """Store a whole small body as the sample `raw`, where nothing stands in its way: the user.
 
         `ended` is told where it is, or `None` when nothing of it is left. Where this returns
-        `None`, and for what has failed, `receive` finds out what is to be said.
+        `None`, and for what has failed, an `Upload` finds out what is to be said.
         """
-        size = len(content)
-        if self.active >= self.max_uploads or self.full or self.stopping:
+        size, uploads, rules = len(content), self._uploads, self._rules
+        if uploads.active >= rules.max_uploads or uploads.full or uploads.stopping:
             return None
-        if self.max_upload_bytes is not None and size > self.max_upload_bytes:
+        if rules.max_upload_bytes is not None and size > rules.max_upload_bytes:
             return None
-        user = self.authenticator.recall(authorization, address)
+        user = rules.authenticator.recall(authorization, address)
         if user is None or hashlib.sha256(content).digest() != raw:
             return None
 
         def over(paths: list[str] | None) -> None:
-            self._count(-1, -size)
+            uploads.count(-1, -size)
             ended(paths)
 
-        self._count(1, size)
+        uploads.count(1, size)
         if not self._store.put_small(Digest(raw), content, over):
-            self._count(-1, -size)
+            uploads.count(-1, -size)
             return None
         return user
-
-    def _count(self, uploads: int, size: int) -> None:
-        self.active += uploads
-        self.in_progress += uploads
-        self.buffered_bytes += size
 
 
 class Intake(ABC):
@@ -268,9 +254,13 @@ class Upload(Intake):
 
     log = Logger()
 
-    def __init__(self, uploads: Uploads, head: Head, flow: Flow) -> None:
+    def __init__(
+        self, store: Store, uploads: Uploads, rules: Rules, head: Head, flow: Flow
+    ) -> None:
         super().__init__(flow)
+        self._store = store
         self._uploads = uploads
+        self._rules = rules
         self._head = head
         self._received_bytes = 0
         self.answer: Deferred[Answer] = Deferred()
@@ -292,16 +282,16 @@ class Upload(Intake):
         return self._waiting_bytes >= BUFFER_BYTES or self._uploads.full
 
     async def _run(self) -> Answer:
-        head, uploads = self._head, self._uploads
+        head, rules = self._head, self._rules
         digest = Digest.parse(head.name)
-        await uploads.authenticator.check(head.authorization, head.address, head.tried)
-        incoming = uploads.expect(digest, head.length)
+        await rules.authenticator.check(head.authorization, head.address, head.tried)
+        incoming = self._store.expect(digest, head.length)
         try:
             stored = await incoming.stored()
             if stored is not None:
                 return Answer.paths(200, stored)
             self._limit(head.length or 0)
-            with uploads.taking():
+            with self._uploads.taking(rules.max_uploads):
                 await incoming.begin()
                 self._flow.proceed()
                 await self._take_body(digest, incoming)
@@ -357,7 +347,7 @@ class Upload(Intake):
             hashed.raiseException()
 
     def _limit(self, length: int) -> None:
-        limit = self._uploads.max_upload_bytes
+        limit = self._rules.max_upload_bytes
         if limit is not None and length > limit:
             raise TooLarge(limit)
 

@@ -95,6 +95,11 @@ class Health:
         self._held = False
         self.since = self._unwritable_since = clock()
 
+    def follow(self, *, writable: bool, reserve_bytes: int) -> None:
+        """Go on as another configuration says."""
+        self.writable = writable
+        self.reserve_bytes = reserve_bytes
+
     @property
     def state(self) -> State:
         """The one state that follows from all that is known."""

@@ -60,12 +60,10 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR)
 #: What says nothing of a disk: nobody can do anything about an error there.
 _RELEASE = "release"
 
-#: A disk with an operation under way for longer is asked last.
-SLOW_SECONDS = 1.0
-
-#: With one for longer a disk seems to hang, and gets no new samples where others can. An upload
-#: waits longer to hear whether its sample is there already: it is itself not sent there.
-HANGS_SECONDS = 4.0
+#: A disk with an operation under way for longer is asked last; for longer than the second it seems
+#: to hang, and gets no new samples where others can. An upload waits longer to hear whether its
+#: sample is there already: it is itself not sent there.
+SLOW_SECONDS, HANGS_SECONDS = 1.0, 4.0
 
 
 class Member:
@@ -90,8 +88,7 @@ class Member:
         """`ask_for_probe` is told of the root where another process probes the disk.
 
         `tell_sums` is told of block sums that this process has made and does not write. `lock` is
-        what the process that probes it holds while the disk is in use. `keeps_names`: this process
-        writes the disk's journal.
+        held by the process that probes the disk. `keeps_names`: this process writes its journal.
         """
         self.disk = disk
         self.health = health
@@ -104,7 +101,7 @@ class Member:
         self.drilled: set[Digest] = set()
         self._workers = workers
         self.commits = workers.commits
-        self.known_disks = known_disks
+        self._known_disks = known_disks
         self._meter = meter
         self._ask_for_probe = ask_for_probe
         self.tell_sums = tell_sums
@@ -140,10 +137,14 @@ class Member:
         """Whether a new sample may be written here."""
         return self.health.state is State.ONLINE
 
+    def follow(self, known_disks: KnownDisks) -> None:
+        """Go on among the disks of another configuration."""
+        self._known_disks = known_disks
+
     @property
     def complete(self) -> bool:
         """Whether it is proved that the disk lacks no sample of its mirror."""
-        return self.known_disks.complete(self.root) and not self._doubted
+        return self._known_disks.complete(self.root) and not self._doubted
 
     @property
     def trusted(self) -> bool:
@@ -248,7 +249,7 @@ class Member:
         """Another process, which probes the disk, says how it is."""
         if picture.device is not None:
             self.disk.identify(picture.device)
-        self.known_disks.told(self.root, picture.complete)
+        self._known_disks.told(self.root, picture.complete)
         self.noted = set(picture.noted)
         self.health.take_over(picture)
 
@@ -261,7 +262,7 @@ class Member:
         marker = await self._workers.prober.run(mark_complete, self.disk, proof, proof)
         self.health.marker = marker
         self._doubted = False
-        self.known_disks.marked(self.root, marker)
+        self._known_disks.marked(self.root, marker)
 
     def check(self, digest: Digest, length: int | None, seconds: float) -> Deferred[Copy | None]:
         """The disk's copy if it can be the sample, `length` bytes long, `None` when there is none.
@@ -391,7 +392,7 @@ class Member:
         run, disk = self._workers.prober.run, self.disk
         writable = self.health.writable
         found = await run(probe, disk)
-        known_disks = self.known_disks
+        known_disks = self._known_disks
         judgement = known_disks.judge(
             self.root, found.marker, empty=found.empty, writable=writable and not found.held
         )
@@ -405,7 +406,7 @@ class Member:
         disk.identify(found.device)
         new = found.marker is None
         if new:
-            self.known_disks.left(self.root)
+            self._known_disks.left(self.root)
         found = await self._keep(found, writable=writable and not found.held)
         if not self.health.readable:  # nothing is asked of it before its notes are known
             self.noted.update(await run(noted, disk, REPAIR_DIRECTORY))
@@ -416,7 +417,7 @@ class Member:
             if self.names is not None and self.names.written:
                 names = self.names
                 known_disks.came_to(names.uuid, names.identity, names.durable)
-        if self.known_disks is not known_disks:  # another configuration, which judges anew
+        if self._known_disks is not known_disks:  # another configuration, which judges anew
             await self._probe()
             return
         self._probing = False
@@ -457,14 +458,14 @@ class Member:
             try:
                 if self.damage is not None:
                     raise BadProof(self.damage)
-                names = await run(open_names, disk, uuid, self.known_disks.journal(uuid), writable)
+                names = await run(open_names, disk, uuid, self._known_disks.journal(uuid), writable)
             except BadProof as error:
                 self.log.info("{reason}: its names are walked", reason=str(error))
                 self._doubted = not new  # it may have lost samples, too
                 if writable:
                     names = await run(begin_names, disk, uuid, new)
                     marker = attrs.evolve(marker, complete=marker.complete if new else ())
-                    self.known_disks.marked(self.root, marker)
+                    self._known_disks.marked(self.root, marker)
                     found = attrs.evolve(found, marker=marker)
                 else:
                     names = DiskNames.unwritten(disk, uuid)
@@ -486,7 +487,7 @@ class Member:
         try:
             if marker is not None and marker != found.marker:
                 await run(write_marker, disk, marker)
-                self.known_disks.marked(self.root, marker)
+                self._known_disks.marked(self.root, marker)
                 found = attrs.evolve(found, marker=marker)
             await run(try_writing, disk, frozenset(self._doubtful))
             self._doubtful.clear()
@@ -506,7 +507,7 @@ class Member:
         self._probing = False
         error = failure.value
         if isinstance(error, DiskAway):
-            self.known_disks.left(self.root)
+            self._known_disks.left(self.root)
             if self._lock is not None:  # whatever is there is not ours to keep
                 self._workers.prober.run(self._lock.release).addErrback(lambda _: None)
             self._went_away(str(error))

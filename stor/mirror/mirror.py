@@ -51,12 +51,16 @@ class Mirror:
         """`own_file_systems`: two copies on one file system are worth a warning."""
         self.members = tuple(members)
         self.places = tuple(Place(self, member) for member in self.members)
-        self.own_file_systems = own_file_systems
+        self._own_file_systems = own_file_systems
         self.reserved = reserved or Reserved()
         #: How many uploads are being written here.
         self.writes = 0
         #: Whether its samples go to other mirrors, so that it gets no new ones.
         self.draining = False
+
+    def follow(self, *, own_file_systems: bool) -> None:
+        """Go on as another configuration says."""
+        self._own_file_systems = own_file_systems
 
     def __str__(self) -> str:
         return ", ".join(member.root for member in self.members)
@@ -91,7 +95,7 @@ class Mirror:
             and unwritable.cause is Cause.FULL
         ]
         devices = [m.health.device for m in self.members if m.health.device is not None]
-        if self.own_file_systems and len(set(devices)) < len(devices):
+        if self._own_file_systems and len(set(devices)) < len(devices):
             shared = f"{self}: two copies of a set are on one file system; one dead disk takes both"
             return [shared, *full]
         return full

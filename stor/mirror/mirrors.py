@@ -62,8 +62,7 @@ class Mirrors:
         self._index = names if indexed else None
         #: Where samples that S3 has yet to get are noted, if it gets any.
         self.outbox: Outbox | None = None
-        #: Told where a new sample is.
-        self.noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
+        self._noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
         self._left: list[Mirror] = []
         self.known_disks = known_disks
         self._reserve_bytes = reserve_bytes
@@ -99,6 +98,13 @@ class Mirrors:
         self.repairs.reconfigure(self.mirrors, reserve_bytes)
         self._resume_names()
 
+    def report_to(
+        self, outbox: Outbox | None, noticed: Callable[[Digest, Mirror], None] | None = None
+    ) -> None:
+        """From now on `outbox` has what S3 is to get; `noticed` hears where new samples are."""
+        self.outbox = outbox
+        self._noticed = noticed or (lambda digest, mirror: None)
+
     @property
     def members(self) -> list[Member]:
         """Every disk."""
@@ -115,7 +121,7 @@ class Mirrors:
 
         From the first answer on every disk knows of all others, whatever is mounted next time.
         """
-        self.known_disks.patient = False
+        self.known_disks.stop_waiting()
         await settle([m.probe() for m in self.members if not m.health.readable])
         known = self.known_disks
         outdated = [m for m in self.members if known.outdated(m.root, m.health.marker)]
@@ -145,6 +151,12 @@ class Mirrors:
     def report(self, digest: Digest, mirror: Mirror) -> None:
         """A copy of a sample is missing or bad: have it looked at, and put back."""
         self._report(digest, mirror)
+
+    def stored(self, digest: Digest, mirror: Mirror) -> None:
+        """A new sample is there, with its name: pass it on."""
+        self._noticed(digest, mirror)
+        if self.outbox is not None:
+            self.outbox.announce(digest)
 
     def denied(self, digest: Digest) -> None:
         """Nobody has a sample, as the index has it: see now and then whether that is right."""

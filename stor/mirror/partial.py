@@ -193,7 +193,7 @@ class Partials:
         #: As it was when it was looked last.
         self.kept = PartialUploads()
         self._kept: set[Digest] = set()
-        puts.stored = self._changed
+        puts.watch(self._changed)
 
     def turn(self, digest: Digest, give_way: Callable[[], None] = lambda: None) -> UploadTurn:
         """The right to an upload; `give_way` is called when another request wants it."""

@@ -36,9 +36,17 @@ class Puts:
         """`ready` fires when the disks' states are known first."""
         self.ready = ready
         self._mirrors = mirrors
-        #: Told of every sample that is found to be stored, or is stored.
-        self.stored: Callable[[Digest], None] = lambda digest: None
+        self._watchers: list[Callable[[Digest], None]] = []
         self._small_writes: dict[Mirror, SmallWrites] = {}
+
+    def watch(self, stored: Callable[[Digest], None]) -> None:
+        """Have `stored` told of every sample that is found to be stored, or is stored."""
+        self._watchers.append(stored)
+
+    def stored(self, digest: Digest) -> None:
+        """A sample is stored."""
+        for told in self._watchers:
+            told(digest)
 
     def put_small(
         self, digest: Digest, content: bytes, ended: Callable[[list[str] | None], None]
@@ -123,7 +131,7 @@ class _SmallPut(SmallWrite):
         self._end(held=True, size=len(self.content))
         for member in mirror.members:
             member.corrupt.discard(digest)
-        self._mirrors.noticed(digest, mirror)
+        self._mirrors.stored(digest, mirror)
         self._puts.stored(digest)
         self._ended(paths)
 
@@ -275,10 +283,8 @@ class Put:
             raise
         if self._home is not None:
             self._mirrors.repairs.renewed(self._digest, self._home.mirror)
-        self._mirrors.noticed(self._digest, self._begun().mirror)
+        self._mirrors.stored(self._digest, self._begun().mirror)
         self._puts.stored(self._digest)
-        if self._mirrors.outbox is not None:
-            self._mirrors.outbox.announce(self._digest)
         return committed
 
     async def _name(self, write: MirrorWrite) -> tuple[list[str], bool]:

@@ -21,7 +21,6 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 
-from stor.app import App, Storages
 from stor.config import Config
 from stor.descriptors import raise_limit
 from stor.digest import Digest
@@ -38,6 +37,7 @@ from stor.processes.listener import InheritedPorts, Listener
 from stor.processes.memory import WRITER, Memory
 from stor.prometheus import summed
 from stor.reactor import Reactor, own_reactor
+from stor.runtime import Runtime, Storages
 from stor.server import Server
 from stor.sockets import CannotListen
 from stor.summary import summary
@@ -116,7 +116,7 @@ class Child:
         # What was counted in this place before this process.
         before = memory.snapshots()[process]
         self._before = Snapshot([]) if before is None else before.lasting
-        self._app: App | None = None
+        self._runtime: Runtime | None = None
         self._server: Server | None = None
         self._ports: InheritedPorts | None = None
         self._drained: Deferred[None] | None = None
@@ -151,8 +151,8 @@ class Child:
 
     async def _serve(self, order: Serve, descriptors: list[int]) -> Done:
         chosen = self._memory.config
-        if self._app is None or self._server is None or self._ports is None:
-            self._app, self._server, self._ports = await self._begin(chosen)
+        if self._runtime is None or self._server is None or self._ports is None:
+            self._runtime, self._server, self._ports = await self._begin(chosen)
         else:
             await self._server.follow(chosen)
             self._share_storages()
@@ -162,41 +162,42 @@ class Child:
             return Done(str(error))
         number = self._memory.serving[self._process]
         if self._writes and not number.value:
-            line = summary(self._app.store.status(), self._ports.addresses, chosen.workers)
+            line = summary(self._runtime.status(), self._ports.addresses, chosen.workers)
             self.log.info("{line}", line=line)
         number.value = 1
         return Done()
 
-    async def _begin(self, chosen: Config) -> tuple[App, Server, InheritedPorts]:
+    async def _begin(self, chosen: Config) -> tuple[Runtime, Server, InheritedPorts]:
         reactor, memory = self._reactor, self._memory
         stream = take_standard_output(chosen.log_format, os.environ)
         observer = observer_for(chosen.log_format, os.environ, sys.stdout, reactor.callLater)
         globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
         count = memory.count(self._process)
-        self._app = app = App(
+        self._runtime = runtime = Runtime(
             chosen,
             reactor,
             Shared(RECENT_FD, TABLE_FDS),
+            observer,
             writer=None if self._writes else self._writer(),
             others=self._others,
             absent=self._absent,
         )
         if stream is not None:
-            app.metrics.figures.watch(LogGauges(stream))
+            runtime.metrics.figures.watch(LogGauges(stream))
         if self._writes:
-            app.metrics.figures.watch(memory.reloads)
-        server = Server(app, reactor, chosen, observer, count)
+            runtime.metrics.figures.watch(memory.reloads)
+        server = Server(runtime, reactor, count)
         ports = InheritedPorts(server.site, reactor, lambda: count.ahead, plain=not self._writes)
         if self._writes:
-            await app.start()
+            await runtime.start()
         else:
             self._share_storages()
-            app.ready.callback(None)
+            runtime.ready.callback(None)
         self._handover.open(server.site)
         for loop, seconds in self._loops:
             loop.start(seconds)
         settle_down()
-        return app, server, ports
+        return runtime, server, ports
 
     async def _leave(self) -> None:
         if self._server is None or self._ports is None:
@@ -220,18 +221,18 @@ class Child:
 
     async def _stop(self) -> None:
         self._memory.serving[self._process].value = 0
-        if self._app is not None:
-            await self._app.stop()
+        if self._runtime is not None:
+            await self._runtime.stop()
         self._reactor.stop()
 
     # What is shared.
 
     def _share_storages(self) -> None:
         self._memory.alive[self._process].value = int(time.monotonic())
-        if self._app is None:
+        if self._runtime is None:
             return
         if self._writes:
-            now, storages = time.monotonic(), self._app.storages()
+            now, storages = time.monotonic(), self._runtime.storages()
             # Told again all the same: what readers suspect by themselves ends with that.
             if (
                 storages != self._published
@@ -240,15 +241,15 @@ class Child:
                 self._memory.tell_storages(storages)
                 self._published, self._published_seconds = storages, now
         else:
-            self._app.catch_up()
+            self._runtime.catch_up()
             found = self._memory.storages_after(self._storages_number)
             if found is not None:
                 self._storages_number, storages = found
-                self._app.hear(storages)
+                self._runtime.hear(storages)
 
     def _share_figures(self) -> None:
-        if self._app is not None:
-            own = self._app.overview.snapshot()
+        if self._runtime is not None:
+            own = self._runtime.overview.snapshot()
             figures = summed([own.figures, self._before.figures])
             self._memory.publish(self._process, attrs.evolve(own, figures=figures))
 
@@ -273,14 +274,14 @@ class Child:
         return Writer(self._process - 1, mend, lambda root: tell(Trouble(root)), tell)
 
     def _heard_of(self, found: Found) -> None:
-        if self._app is None:
+        if self._runtime is None:
             return
         if isinstance(found, Lacking):
-            self._app.mend(found.digest, found.roots)
+            self._runtime.mend(found.digest, found.roots)
         elif isinstance(found, Trouble):
-            self._app.probe_soon(found.root)
+            self._runtime.probe_soon(found.root)
         else:
-            self._app.keep_sums(found)
+            self._runtime.keep_sums(found)
 
     def _orphaned(self) -> None:
         """The parent has ended. Without it nobody replaces or ends us."""

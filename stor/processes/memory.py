@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from stor.app import Storages
 from stor.config import Config
 from stor.gauges import Reloads
 from stor.http.status import Snapshot
+from stor.runtime import Storages
 from stor.shared import Count, Number, Record, make, mapped
 
 #: The place of the process that writes; those that only read follow.

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -21,13 +21,6 @@ _SENDERS = 4
 
 #: After its n-th failure a sample waits 2**n seconds, at most this long.
 _LONGEST_PAUSE_SECONDS = 600.0
-
-
-class Outbox(Protocol):
-    """Where the samples to send are kept over restarts."""
-
-    async def forget(self, digest: Digest) -> None:
-        """It has been sent. Never raises."""
 
 
 @attrs.define
@@ -53,11 +46,18 @@ class CopyQueue:
     log = Logger()
 
     def __init__(
-        self, open_sample: Callable[[Digest], Awaitable[Content[Any]]], clock: IReactorTime
+        self,
+        open_sample: Callable[[Digest], Awaitable[Content[Any]]],
+        forget: Callable[[Digest], Awaitable[None]],
+        clock: IReactorTime,
     ) -> None:
-        """`open_sample` gives a sample from the disks; raises like `Store.open`."""
-        self.bucket: Bucket | None = None
-        self.outbox: Outbox | None = None
+        """`open_sample` gives a sample from the disks; raises like `Store.open`.
+
+        `forget` is told, where samples to send are kept over restarts, that one has been sent.
+        It never raises.
+        """
+        self._bucket: Bucket | None = None
+        self._forget = forget
         self.sent_total = 0
         self._open = open_sample
         self._clock = clock
@@ -92,6 +92,10 @@ class CopyQueue:
         elif self._waiting[digest].sending:
             self._waiting[digest].renewed = True
 
+    def send_to(self, bucket: Bucket | None) -> None:
+        """From now on samples go to this bucket; `None`: they wait."""
+        self._bucket = bucket
+
     def resume(self) -> None:
         """S3 can be used again: nothing waits for its pause to end."""
         now = self._clock.seconds()
@@ -104,7 +108,7 @@ class CopyQueue:
 
     def stop(self) -> None:
         """Begin nothing any more."""
-        self.bucket = None
+        self._bucket = None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -114,8 +118,8 @@ class CopyQueue:
     @property
     def _open_bucket(self) -> Bucket | None:
         """The bucket, when there is something to be done with it and a sender is free."""
-        usable = self.bucket is not None and self.bucket.fault is None
-        return self.bucket if usable and self._due and self._sending < _SENDERS else None
+        usable = self._bucket is not None and self._bucket.fault is None
+        return self._bucket if usable and self._due and self._sending < _SENDERS else None
 
     def _start(self) -> None:
         if self._starting:
@@ -181,8 +185,7 @@ class CopyQueue:
 
     async def _done(self, digest: Digest) -> None:
         self._waiting.pop(digest, None)
-        if self.outbox is not None:
-            await self.outbox.forget(digest)
+        await self._forget(digest)
 
     def _bug(self, failure: Any) -> None:
         self.log.failure("Sending to S3", failure)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
@@ -15,15 +16,20 @@ from stor.digest import Digest
 from stor.disk.disk import Disk
 from stor.disk.identity import KnownDisks
 from stor.disk.syscalls import Syscalls
-from stor.gauges import DiskGauges, JobGauges, LogGauges, Reloads, WorkGauges
+from stor.explain import Explainer
+from stor.gauges import ConnectionGauges, DiskGauges, JobGauges, LogGauges, Reloads, WorkGauges
 from stor.http.access import together
-from stor.http.api import Api
+from stor.http.api import Api, Budgets
 from stor.http.auth import Attempts, Authenticator
+from stor.http.explanation import Explanation
 from stor.http.fast_path import FastPath
+from stor.http.proxies import Proxies
 from stor.http.rates import Rates
+from stor.http.request import Serving
+from stor.http.rules import Rules
 from stor.http.site import StorSite
 from stor.http.status import Overview
-from stor.http.upload import TOTAL_BUFFER_BYTES, Uploads
+from stor.http.upload import TOTAL_BUFFER_BYTES, SmallBodies, Uploads
 from stor.index.index import Shared
 from stor.jobs.long_work import LongWork
 from stor.logs import LogStream
@@ -35,7 +41,7 @@ from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.pools import DiskPools
-from stor.store import Store
+from stor.store import DiskTier, Store, Tiers
 from tests.support.files import FaultyFiles
 from tests.support.network import ADDRESS, Connection
 from tests.support.pools import HangingPool, InlinePool
@@ -90,6 +96,7 @@ class Rig:
         learner=lambda name: InlinePool(),
         shared=None,
         boot=None,
+        store=Store,
         learnt=False,
         **indexing,
     ):
@@ -131,43 +138,34 @@ class Rig:
             learning=names,
         )
         self.probe()
-        known_disks.patient = False
+        known_disks.stop_waiting()
         self.probe()
-        self.store = Store(self.mirrors, succeed(None), self.metrics, self.wall_seconds, boot)
-        self.uploads = Uploads(
-            self.store,
-            Authenticator([f"{USER}:{PASSWORD}"], Attempts(self.clock)),
-            hashing or InlinePool(),
-            max_upload_bytes=max_upload_bytes,
-            max_uploads=max_uploads,
-            total_buffer_bytes=total_buffer_bytes,
-        )
-        # Who has been right once is remembered, and then needs no turn.
-        right = self.uploads.authenticator.check(AUTHORIZATION.encode(), ADDRESS)
-        Deferred.fromCoroutine(right)
-        self.metrics.figures.watch(DiskGauges(self.mirrors, self.store))
-        self.metrics.figures.watch(WorkGauges(self.mirrors, self.store, self.uploads, {}))
-        self.metrics.figures.watch(LogGauges(LogStream(1, str)))
+        self.disk_tier = DiskTier(self.mirrors, succeed(None), self.wall_seconds, boot)
+        self.disk_tier.hot.shrink(cache_bytes)
+        self.uploads = Uploads(hashing or InlinePool(), total_buffer_bytes)
         #: Begun by `begin` or `rounds`: nothing is scrubbed but what a test asks for.
         self._begun = False
         self.work = LongWork(
             self.mirrors, self.clock, self.wall_seconds, learner, succeed, drill_seconds=0
         )
-        self.metrics.figures.watch(JobGauges(self.work))
-        self.store.work = self.work.summary
-        self.metrics.figures.watch(Reloads())
         rates = Rates(self.clock.seconds)
-        overview = Overview(self.store, self.uploads, rates, self.metrics.figures)
-        self.api = Api(
-            self.store, self.uploads, self.clock, overview, wall_seconds=self.wall_seconds
-        )
-        self.store.hot.shrink(cache_bytes)
+        self._overview = Overview(self._status, self.uploads, rates, self.metrics.figures)
         self.served = []
-        served = together(self.served.append, self.metrics.served, rates.served)
-        fast_path = FastPath(self.api, self.wall_seconds, served, self.uploads)
-        self.site = StorSite(
-            self.api.resource(), self.api, self.clock, served, fast_path, max_connections
+        self._observer = together(self.served.append, self.metrics.served, rates.served)
+        self._work = self.work.summary
+        self._explanation = None
+        self._store_class = store
+        self._tiers, self.budgets = Tiers(), Budgets()
+        self._rules = Rules(
+            Authenticator([f"{USER}:{PASSWORD}"], Attempts(self.clock)),
+            max_upload_bytes=max_upload_bytes,
+            max_uploads=max_uploads,
         )
+        # Who has been right once is remembered, and then needs no turn.
+        right = self._rules.authenticator.check(AUTHORIZATION.encode(), ADDRESS)
+        Deferred.fromCoroutine(right)
+        self.site = StorSite(self._serving(Proxies(), max_connections), self.clock, self._observer)
+        self._watch()
 
         if learnt:
             self.learn()
@@ -177,6 +175,56 @@ class Rig:
         Deferred.fromCoroutine(self.mirrors.probe())
         while not all(map(self.mirrors.names.known, self.mirrors.mirrors)):
             self.clock.advance(0)
+
+    def reconfigure(
+        self, *, proxies=None, max_connections=None, work=None, explained=False, **changes
+    ):
+        """Answer as another configuration says from now on; what is not named stays as it is.
+
+        `changes` are those of the tiers, the rules and the budgets, by their names; `explained`:
+        the page explains samples.
+        """
+        self._work = work or self._work
+        if explained:
+            places = Explainer(self.mirrors, dict).places
+            self._explanation = Explanation(places, self.store.find)
+        self._tiers = _evolved(self._tiers, changes)
+        self._rules = _evolved(self._rules, changes)
+        self.budgets = _evolved(self.budgets, changes)
+        assert not changes, "no part has these"
+        before = self.site.serving
+        most = before.max_connections if max_connections is None else max_connections
+        self.site.serve(self._serving(proxies or before.proxies, most))
+
+    def _serving(self, proxies, max_connections):
+        self.store = self._store_class(self.disk_tier, self.metrics, self._tiers, work=self._work)
+        self.mirrors.report_to(self.mirrors.outbox, self.store.noticed)
+        self.api = Api(
+            *(self.store, self.uploads, self._rules, self.clock, self._overview, self.budgets),
+            explanation=self._explanation,
+            wall_seconds=self.wall_seconds,
+        )
+        bodies = SmallBodies(self.store, self.uploads, self._rules)
+        fast_path = FastPath(self.api, self.wall_seconds, self._observer, bodies, proxies)
+        return Serving(self.api.resource(), self.api, fast_path, proxies, max_connections)
+
+    def _status(self):
+        return self.store.status()
+
+    def _summary(self):
+        return self._work()
+
+    def _watch(self):
+        tiers = lambda: self._tiers  # noqa: E731 - those in force
+        for gauges in (
+            ConnectionGauges(self.site.channels.__len__),
+            DiskGauges(self.mirrors, tiers, self._summary),
+            JobGauges(self.work),
+            LogGauges(LogStream(1, str)),
+            Reloads(),
+            WorkGauges(self.disk_tier, tiers, self.uploads, {}),
+        ):
+            self.metrics.figures.watch(gauges)
 
     def wall_seconds(self):
         """The time of day; the clock is monotonic."""
@@ -242,6 +290,12 @@ class Rig:
     def staged(self):
         """All files that an upload could have left behind, on all disks."""
         return sorted(p for root in self.roots for p in root.glob(".stor/tmp/*"))
+
+
+def _evolved(part, changes):
+    """`part` with those of the changes that are its own, which are taken out."""
+    own = {field.name for field in attrs.fields(type(part))} & changes.keys()
+    return attrs.evolve(part, **{name: changes.pop(name) for name in own})
 
 
 def _index(clock, learner, shared, indexing):
