@@ -229,7 +229,7 @@ class Behind:
 def test_the_proxy_protocol_is_believed_of_trusted_proxies_alone(
     rig, headers, trusted, forwarded, expected
 ):
-    rig.site.proxies = rig.site.fast_path.proxies = Proxies(trusted)
+    rig.reconfigure(proxies=Proxies(trusted))
     connection = Connection(Behind(rig), rig.clock)
     connection.send(b"PROXY TCP4 198.51.100.7 192.0.2.2 4711 8080\r\n")
     connection.send(request_bytes("GET", f"/{NAME}", [*headers, *forwarded]))

@@ -176,7 +176,7 @@ def test_a_client_that_takes_nothing_holds_little_and_leaves_nothing(rig):
     assert 0 < descriptors() - before < 64
     connection.close()
     assert rig.budgets.ahead.kept_bytes == 0
-    assert rig.api.lists.kept_bytes == 0
+    assert rig.budgets.lists.kept_bytes == 0
     assert descriptors() == before
 
 

@@ -7,6 +7,7 @@ from bisect import bisect_left
 import pytest
 
 from stor.http.bulk import MAX_LISTED, MAX_SHAS, TEXT_BYTES, BadRequest, Lists, ListTooLong, ShaList
+from stor.store import Store
 from tests.support.http import AUTHORIZED, CHUNKED, assert_one_line, chunked, cuts, no_bug_logged
 from tests.support.rig import Rig, request_bytes
 
@@ -21,11 +22,11 @@ def _no_bug():
         yield
 
 
-class Known:
+class Known(Store):
     """A store that knows its samples: `SHAS`, whose first bit but one says what is known."""
 
-    def __init__(self, store):
-        store.held, store.listed = self.held, self.listed
+    def __init__(self, *parts, **others):
+        super().__init__(*parts, **others)
         self.samples = [(sha, n) for n, sha in enumerate(SHAS)]
         self.asked = 0
         #: How many pages are given before nothing is known any more.
@@ -45,9 +46,7 @@ class Known:
 
 @pytest.fixture
 def rig(tmp_path):
-    rig = Rig(tmp_path)
-    rig.known = Known(rig.store)
-    return rig
+    return Rig(tmp_path, store=Known)
 
 
 def text_of(shas):
@@ -57,7 +56,7 @@ def text_of(shas):
 def expected(rig, shas):
     """The answer as text."""
     words = {b"-": "missing", b"?": "unknown"}
-    states = [rig.known.held(sha) for sha in shas]
+    states = [rig.store.held(sha) for sha in shas]
     lines = [
         f"{words[state]} {sha.hex()}\n"
         for sha, state in zip(shas, states, strict=True)
@@ -120,7 +119,7 @@ def test_a_malformed_line_is_named_by_its_number(rig, body, line, framing):
         (response,) = connection.responses(["POST"])
     assert_one_line(response, 400)
     assert f"line {line}: expected the 64 hexadecimal digits" in response.text
-    assert rig.known.asked == 0
+    assert rig.store.asked == 0
     assert rig.budgets.lists.kept_bytes == 0
 
 
@@ -147,7 +146,7 @@ def test_text_and_octets_say_the_same(rig, count):
     octets = rig.request("POST", "/missing", [OCTETS], b"".join(shas))
     assert (text.status, octets.status) == (200, 200)
     assert text.text == expected(rig, shas)
-    assert octets.body == b"".join(map(rig.known.held, shas))
+    assert octets.body == b"".join(map(rig.store.held, shas))
     assert text.headers["content-type"] == "text/plain; charset=utf-8"
     assert octets.headers["content-type"] == "application/octet-stream"
     for response in (text, octets):
@@ -238,7 +237,7 @@ def test_too_many_lists_at_once_are_503_and_those_that_end_make_room(rig):
 
 
 def test_a_client_that_stops_reading_holds_little(rig):
-    shas = [sha for sha in SHAS if rig.known.held(sha) != b"+"] * 10
+    shas = [sha for sha in SHAS if rig.store.held(sha) != b"+"] * 10
     connection = rig.connect()
     connection.stop_taking()
     connection.send(request_bytes("POST", "/missing", body=text_of(shas)))
@@ -292,7 +291,7 @@ def listed(rig, query=""):
 
 
 def test_the_index_is_told_in_order(rig):
-    lines = [f"{sha.hex()} {size}\n" for sha, size in rig.known.samples]
+    lines = [f"{sha.hex()} {size}\n" for sha, size in rig.store.samples]
     assert listed(rig) == "".join(lines) + "end 5000\n"
     for limit in (1, 999, 1000, 1001, 4999, 5000, 5001):
         count = min(limit, 5000)
@@ -303,7 +302,7 @@ def test_the_index_is_told_in_order(rig):
 def test_a_prefix_is_of_digits_in_either_case(rig, prefix):
     lines = [
         f"{sha.hex()} {size}\n"
-        for sha, size in rig.known.samples
+        for sha, size in rig.store.samples
         if sha.hex().startswith(prefix.lower())
     ]
     assert listed(rig, f"?prefix={prefix}") == "".join(lines) + f"end {len(lines)}\n"
@@ -318,7 +317,7 @@ def test_pages_after_one_another_are_the_whole(rig):
         if len(lines) < 17:
             break
         after = f"&after={lines[-1].split()[0].upper()}"
-    assert found == [f"{s.hex()} {n}" for s, n in rig.known.samples if s.hex()[0] == "3"]
+    assert found == [f"{s.hex()} {n}" for s, n in rig.store.samples if s.hex()[0] == "3"]
     assert listed(rig, f"?after={'f' * 64}") == "end 0\n"
 
 
@@ -359,11 +358,11 @@ def test_head_of_the_index_has_no_body(rig):
 
 
 def test_an_index_that_is_not_known_is_503_and_one_that_is_lost_midway_is_cut(rig):
-    rig.known.pages = 0
+    rig.store.pages = 0
     response = rig.request("GET", "/index", [AUTHORIZED])
     assert_one_line(response, 503)
     assert response.headers["retry-after"] == "5"
-    rig.known.pages = 2
+    rig.store.pages = 2
     response = rig.request("GET", "/index", [AUTHORIZED])
     assert not response.complete
     assert "end" not in response.text
@@ -373,7 +372,7 @@ def test_a_client_that_does_not_read_the_index_holds_little(rig):
     connection = rig.connect()
     connection.stop_taking()
     connection.send(request_bytes("GET", "/index", [AUTHORIZED]))
-    assert rig.known.pages > 10**9 - 4
+    assert rig.store.pages > 10**9 - 4
     assert 0 < len(connection.transport.outgoing) < 256 * 1024
 
 
