@@ -2,6 +2,7 @@
 
 import itertools
 
+import attrs
 import pytest
 from twisted.internet.defer import fail
 from twisted.logger import LogLevel
@@ -347,7 +348,7 @@ class TestBugs:
     def test_a_bug_is_an_error_like_any_other(self, tmp_path, late):
         """No HTML, and nothing that a cache would keep."""
         site = Rig(tmp_path).site
-        site.reception = Broken(late)
+        site.serve(attrs.evolve(site.serving, reception=Broken(late), fast_path=None))
         connection = Connection(site, site.clock)
         with logged_events(LogLevel.critical) as events:
             connection.send(request_bytes("GET", f"/{SHA}"))

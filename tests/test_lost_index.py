@@ -43,7 +43,7 @@ class Pair(Host):
             names = self.rig.mirrors.names
             if clean:
                 Deferred.fromCoroutine(names.end())
-            self.remembered = self.rig.members[0].known_disks.remembered()
+            self.remembered = self.rig.mirrors.known_disks.remembered()
         kind = type("Counted", (OwnFileSystem,), {"used": self.inodes})
         self.rig = FaultyRig(self.path, (2,), kind=kind, remembered=self.remembered or {})
         self.remembered = self.remembered or {}

@@ -75,7 +75,7 @@ def test_what_is_stored_afterwards_is_known_at_once_and_what_fails_is_not(host):
 def test_a_set_that_a_reload_adds_is_not_known_at_once_and_one_that_it_takes_out_is_gone(host):
     started(host, KEPT)
     rig = started(host)
-    mirrors, known_disks = rig.mirrors.mirrors, rig.members[0].known_disks
+    mirrors, known_disks = rig.mirrors.mirrors, rig.mirrors.known_disks
     rig.mirrors.reconfigure(mirrors[:1], known_disks, 0)
     assert ask(learnt(rig), ABSENT) == b"-"
     assert answers(rig) == {b"+", b"-"}
@@ -439,7 +439,7 @@ def test_a_new_sample_asks_no_set_but_the_one_that_gets_it(host):
 
 def test_an_upload_that_ends_on_a_set_left_out_is_known_when_the_set_is_back(host):
     rig = learnt(started(host))
-    mirrors, known_disks = rig.mirrors.mirrors, rig.members[0].known_disks
+    mirrors, known_disks = rig.mirrors.mirrors, rig.mirrors.known_disks
     digest = digest_of(b"under way")
     arriving = rig.mirrors.names.expect(digest, mirrors[0], Kind.STORED)
     arriving.begin()

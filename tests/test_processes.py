@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from stor.config import Config
+from stor.gauges import ConnectionGauges
 from stor.http.page import Moment
 from stor.http.rates import PerSecond
 from stor.http.status import Snapshot
@@ -114,7 +115,7 @@ def counted(requests, connections):
     figures = Figures()
     figures.requests["sample", "GET", "200"] += requests
     figures.request_seconds["GET",].observe(0.002 * requests)
-    figures.connections = lambda: connections
+    figures.watch(ConnectionGauges(lambda: connections))
     return figures
 
 

@@ -253,7 +253,7 @@ def test_a_disk_that_is_not_complete_is_read_and_not_filled(quick_path):
     rig = stor(quick_path)
     contents = fill(rig, (5000,), seeds=range(3))
     second = stor(quick_path, read_only=[(0, 0)])  # so that the comparison waits
-    second.members[0].known_disks.told(second.members[0].root, complete=False)
+    second.mirrors.known_disks.told(second.members[0].root, complete=False)
     second.copies(contents[0])[0].unlink()
     jobs = KeptJobs().begin(second)
     scrub(jobs, [second.members[0].root])
