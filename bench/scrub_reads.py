@@ -32,7 +32,7 @@ from stor.disk.verification import Verification
 from stor.disk.walk import WalkedSample, first_directories, leaves_of, samples_in
 from stor.jobs.scrub import BATCH_DIRECTORIES, REGION_BATCHES
 
-SAMPLES = 40_000
+SAMPLES = 100_000
 SAMPLE_BYTES = 4096
 #: On a disk with a hundred million.
 SAMPLES_A_DIRECTORY = 6
@@ -57,9 +57,9 @@ class Found:
     processor: float
 
 
-def fill(point: Path, samples: int) -> None:
-    """Store samples in random order, filling the lowest directories as on a full disk."""
-    rng, directories = random.Random(1), samples // SAMPLES_A_DIRECTORY
+def fill(point: Path, samples: int, a_directory: int) -> None:
+    """Store samples in random order, so many in each of the lowest directories."""
+    rng, directories = random.Random(1), samples // a_directory
     for _ in range(samples):
         content = rng.randbytes(SAMPLE_BYTES)
         leaf = rng.randrange(directories)
@@ -144,6 +144,12 @@ def main() -> int:
         "python -m bench.scrub_reads", description="Count a scrub's device reads. As root."
     )
     parser.add_argument("--samples", type=int, default=SAMPLES, help=f"how many ({SAMPLES})")
+    parser.add_argument(
+        "--a-directory",
+        type=int,
+        default=SAMPLES_A_DIRECTORY,
+        help=f"how many lie in each of the lowest directories ({SAMPLES_A_DIRECTORY})",
+    )
     parser.add_argument("--directory", type=Path, help="where the disk's image goes")
     options = parser.parse_args()
     found = []
@@ -152,7 +158,7 @@ def main() -> int:
             with temporary_directory(options.directory) as directory:
                 image, point = directory / "image", directory / "disk"
                 with LoopDisk.mounted(image, point, kind) as loop:
-                    fill(loop.point, options.samples)
+                    fill(loop.point, options.samples, options.a_directory)
                     found.append(scrub(kind, loop, options.samples))
     except (Failed, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -43,12 +43,16 @@ class DiskStatus:
 
 @attrs.frozen
 class SetStatus:
-    """A mirrored set; `samples` is how many are known, all of them if it is `indexed`."""
+    """A mirrored set; `samples` is how many are known, all of them if it is `indexed`.
+
+    `reason` is why it takes no new samples, where that is not for its disks.
+    """
 
     disks: Sequence[DiskStatus]
     writable: bool = True
     samples: int | None = None
     indexed: bool = False
+    reason: str | None = None
 
     @property
     def usable_bytes(self) -> int:
@@ -125,6 +129,8 @@ class JobStatus:
     missing: int
     mended: int
     not_mended: int
+    #: Samples that were taken off a set, as another one has them, too.
+    duplicates: int
     bytes_per_second_limit: float | None
     samples_per_second_limit: float | None
     began: float

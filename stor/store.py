@@ -363,6 +363,7 @@ class Store:
                 writable=mirror.takes_samples,
                 samples=None if names is None else names.samples(mirror),
                 indexed=names is not None and names.known(mirror),
+                reason=mirror.draining,
             )
             for mirror in self._mirrors.mirrors
         ]

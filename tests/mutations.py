@@ -536,9 +536,12 @@ CHECKS = (
     Mutation(
         "a scrub removes what has left",
         "stor/jobs/scrub.py",
-        "not known and not await self._has_left(digest, length):",
-        "not known:",
-        (f"{_DRAIN}::test_what_has_left_and_stayed_on_a_disk_is_removed_and_put_back_nowhere",),
+        "            outcome = await self._moves.finish(self._mirror, twice)\n",
+        "            outcome = await self._moves.finish(self._mirror, {})\n",
+        (
+            f"{_DRAIN}::test_what_has_left_and_stayed_on_a_disk_is_removed_and_put_back_nowhere",
+            "tests/test_scrub.py::test_a_sample_that_another_set_has_whole_is_taken_off_and_put_back_nowhere",
+        ),
     ),
     Mutation(
         "a set that is drained gets nothing new",
@@ -1402,8 +1405,8 @@ INDEX = (
     Mutation(
         "what a scrub meets that the index does not know is taken in",
         "stor/jobs/scrub.py",
-        "            learning.was_wrong(digest, mirror, since)\n",
-        "            pass\n",
+        "                self._learning.was_wrong(digest, self._mirror, since)\n",
+        "                pass\n",
         ("tests/test_scrub.py::test_what_somebody_has_put_on_the_disks_by_hand_is_taken_in",),
     ),
     Mutation(

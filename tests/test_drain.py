@@ -43,11 +43,11 @@ def begin(path, sets=(2, 2), **options):
 def fill(rig, contents=CONTENTS, only=0):
     """Have samples stored on one set."""
     for number, mirror in enumerate(rig.mirrors.mirrors):
-        mirror.draining = number != only
+        mirror.draining = "not now" if number != only else None
     for content in contents:
         assert rig.put(content).status == 201
     for mirror in rig.mirrors.mirrors:
-        mirror.draining = False
+        mirror.draining = None
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_set_that_is_being_drained_gets_nothing_new_whatever_becomes_of_the_jo
     jobs.pause(job.id)
     run(rig, jobs, pool)
     for mirror in rig.mirrors.mirrors:
-        mirror.draining = False
+        mirror.draining = None
     again = KeptJobs(kept.data).begin(rig, pool=pool)
     assert view(again)["state"] == "paused"
     assert not rig.mirrors.mirrors[0].takes_samples
@@ -278,7 +278,7 @@ def test_a_disk_that_is_lost_in_the_middle_is_waited_for(rig, of_set):
 def test_what_an_upload_brings_that_began_before_goes_too(rig):
     late = sample(5000, 99)
     incoming = rig.store.expect(Digest.of(late), len(late))
-    rig.mirrors.mirrors[1].draining = True
+    rig.mirrors.mirrors[1].draining = "they go to the other"
     assert result_of(incoming.stored()) is None
     result_of(incoming.begin())
     jobs = KeptJobs().begin(rig)

@@ -43,10 +43,10 @@ class Host:
     def __init__(self, path, contents, kind=QuickFiles, **options):
         self.path, self.contents = path, contents
         self.rig = self.start(kind=kind, **options)
-        self.rig.mirrors.mirrors[1].draining = True
+        self.rig.mirrors.mirrors[1].draining = "they go to the other"
         for content in contents:
             assert self.rig.put(content).status == 201
-        self.rig.mirrors.mirrors[1].draining = False
+        self.rig.mirrors.mirrors[1].draining = None
         self.paths = [path for content in contents for path in self.rig.copies(content)]
         for path in self.paths:
             os.utime(path, ns=(YEAR_NS, YEAR_NS))

@@ -129,6 +129,47 @@ def test_what_somebody_has_put_on_the_disks_by_hand_is_taken_in(quick_path, aske
     assert [again.mirrors.names.held(digest_of(content)) for content in by_hand] == [True] * 3
 
 
+@pytest.mark.parametrize("disks", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("elsewhere", ["whole", "a copy is missing", "bad"])
+def test_a_sample_that_another_set_has_whole_is_taken_off_and_put_back_nowhere(
+    quick_path, disks, known, elsewhere
+):
+    """As a disk brings it back that was away for longer than journals reach."""
+    rig = stor(quick_path, (2, 2))
+    first = rig.mirrors.mirrors[0]
+    first.draining = "these go to the other"
+    contents = fill(rig, (50, 100_000, 3 * MIB))
+    first.draining = None
+    rig.rounds(2)
+    theirs = [rig.copies(content) for content in contents]
+    for content in contents:
+        for disk in disks:
+            path = rig.roots[disk] / digest_of(content).disk_path
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+        if known:
+            rig.mirrors.learning.stored(digest_of(content), first)
+    for copies in theirs:
+        if elsewhere == "a copy is missing":
+            copies[0].unlink()
+        elif elsewhere == "bad":
+            for path in copies:
+                path.write_bytes(b"bad")
+    views = scrubbed(rig, roots=[first.members[0].root, first.members[1].root])
+    ours = [path for path in rig.samples() if "/set0/" in str(path)]
+    if elsewhere == "bad":
+        assert len(ours) == 2 * len(contents)
+        assert total(views, "duplicates") == 0
+    else:
+        assert not ours
+        assert total(views, "duplicates") == len(contents)
+        assert [path.exists() for copies in theirs for path in copies] == [True] * 6
+        assert rig.mirrors.learning.wrong_total == 0
+    for content in contents:
+        assert rig.get(content).body == content
+
+
 def lose(path):
     path.unlink()
 

@@ -151,6 +151,8 @@ def job_line(job: Any) -> str:
     if job["not_mended"]:
         left = "NOT moved" if job["kind"] in _DID else "NOT mended"
         parts.append(f"{job['not_mended']} {left}")
+    if job["duplicates"]:
+        parts.append(f"{job['duplicates']} removed that another set has, too")
     if job["reason"]:
         parts.append(job["reason"])
     return ", ".join(parts)

@@ -46,5 +46,10 @@ def lines(picture: Any) -> list[str]:
     ]
     if picture["s3"] is not None:
         found.append(f"s3       {'available' if picture['s3']['available'] else 'NOT available'}")
+    found += [
+        f"set      {' '.join(disk['root'] for disk in one['disks'])}: {one['reason']}"
+        for one in picture["sets"]
+        if one["reason"]
+    ]
     found += [f"problem  {problem}" for problem in picture["problems"]]
     return found + [f"warning  {warning}" for warning in picture["warnings"]]

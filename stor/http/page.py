@@ -99,6 +99,7 @@ class _Set:
     samples: int | None
     indexed: bool
     usable_bytes: int
+    reason: str | None
 
     @property
     def level(self) -> int:
@@ -186,6 +187,7 @@ def _sets(status: Status, now: float) -> list[_Set]:
                 of_set.samples,
                 of_set.indexed,
                 of_set.usable_bytes,
+                of_set.reason,
             )
         )
     return sets
@@ -395,7 +397,7 @@ def _row(of_set: _Set) -> str:
         for disk in of_set.disks
     )
     samples = "" if of_set.samples is None else f"<span>{_samples(of_set)}</span>"
-    role = "" if of_set.writable else "<span>takes no new samples</span>"
+    role = "" if of_set.writable else f"<span>{_role(of_set)}</span>"
     return (
         f"<section><h3>{of_set.number}</h3><ul>{cells}</ul>"
         f'<p class="soft">{samples}{role}</p></section>\n'
@@ -419,7 +421,9 @@ def _samples(of_set: _Set) -> str:
 
 
 def _role(of_set: _Set) -> str:
-    return "takes new samples" if of_set.writable else "takes no new samples"
+    if of_set.writable:
+        return "takes new samples"
+    return "takes no new samples" + (f": {_text(of_set.reason)}" if of_set.reason else "")
 
 
 def _used(disk: _Disk) -> float:

@@ -1,13 +1,13 @@
 """Samples that a job takes from one set to others, in the order in which they lie on its disks."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 
 from stor.digest import Digest
-from stor.disk.loading import Loaded, Loading
+from stor.disk.loading import Loaded
 from stor.disk.walk import Batch, WalkedSample, walk
 from stor.errors import Damaged, NoRoom, StorError, Unavailable
 from stor.jobs.kind import NotNow
+from stor.jobs.reading import BATCH_BYTES, Reading
 from stor.jobs.run import Run
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
@@ -17,8 +17,7 @@ from stor.mirror.placement import on_disk
 from stor.mirror.repair import Absent, Unmendable
 from stor.threads import Pool
 
-#: What moves together, with one sync for each step: no more waits to be written on any disk.
-BATCH_BYTES = 8 * 1024 * 1024
+#: So many move together at most, with one sync for each step.
 BATCH_SAMPLES = 256
 
 #: How many of the lowest directories are sorted in one go.
@@ -54,12 +53,14 @@ class Carrier:
         choose: Choose,
         reached: Callable[[str], None],
         cursor: str = "",
-        enough: Callable[[], bool] = lambda: False,
+        wanted: Callable[[], Awaitable[int]] | None = None,
         least: int = 1,
     ) -> None:
-        """Carry all samples from a cursor on, or until it is `enough`; `reached` is told of it.
+        """Carry all samples from a cursor on; `reached` is told of it.
 
-        Where few lie in each directory, so many at the `least` go together.
+        With `wanted` until that says 0: so many bytes are still to go. No batch is larger, and a
+        sample stays of which more than half would be too much. Where few lie in each directory, so
+        many at the `least` go together.
 
         Raises `Halted`, `NotNow`, `DiskAway`, `Busy`, `OSError`.
         """
@@ -81,12 +82,12 @@ class Carrier:
                     waiting += batch.samples
                     if len(waiting) < least:
                         continue
-                for begun in range(0, len(waiting), BATCH_SAMPLES):
-                    some = waiting[begun : begun + BATCH_SAMPLES]
-                    await self._samples(source, member, some, choose)
-                    if enough():
+                while waiting:
+                    most_bytes = None if wanted is None else await wanted()
+                    if most_bytes == 0:
                         return
-                waiting = []
+                    some, waiting = _first(waiting, source.block_bytes, most_bytes)
+                    await self._samples(source, member, some, choose)
                 if batch is None:
                     break
                 reached(f"{number}:{batch.cursor}")
@@ -108,25 +109,12 @@ class Carrier:
         done = self._count(await self._finish(source, twice))
         sizes = {Digest(one.sha): one.size for one in samples if Digest(one.sha) not in done}
         alone = [digest for digest in sizes if self._is_doubtful(source, digest)]
-        loading = Loading(member.disk, [one for one in sizes if one not in alone], BATCH_BYTES)
-        held: list[Loaded] = []
-        ended = False
-        while not ended:
-            await self._run.turn(member)
-            part_bytes, most_samples = self._run.allowance
-            free_bytes = BATCH_BYTES - sum(len(one.content) for one in held)
-            room = BATCH_SAMPLES - len(held)
-            room = room if most_samples is None else min(room, most_samples)
-            reading = partial(loading.go_on, part_bytes, free_bytes, room)
-            part = await member.work(self._pool(member.root), reading)
-            self._run.did(0, part.read_bytes)
-            held += part.samples
-            alone += [*part.large, *part.bad]
-            ended = part.ended
-            full = len(held) >= BATCH_SAMPLES or not (part.samples or part.bad or part.large)
-            if held and (full or ended):
-                await self._batch(source, held, choose)
-                held = []
+        whole = [one for one in sizes if one not in alone]
+        reading = Reading(self._run, member, self._pool(member.root), whole, BATCH_SAMPLES)
+        while (batch := await reading.next()) is not None:
+            alone += [*batch.large, *batch.bad]
+            if batch.samples:
+                await self._batch(source, batch.samples, choose)
         for digest in alone:
             await self._alone(source, digest, sizes[digest], choose)
 
@@ -216,3 +204,21 @@ class Carrier:
     def _trouble(self, about: str, reason: str) -> None:
         self._job.not_mended += 1
         self._job.trouble(about, reason)
+
+
+def _first(
+    samples: list[WalkedSample], block_bytes: int, most_bytes: int | None
+) -> tuple[list[WalkedSample], list[WalkedSample]]:
+    """What of some samples goes next, and those that come later."""
+    if most_bytes is None:
+        return samples[:BATCH_SAMPLES], samples[BATCH_SAMPLES:]
+    first: list[WalkedSample] = []
+    taken = 0
+    for number, one in enumerate(samples):
+        size = on_disk(one.size, block_bytes)
+        if first and (taken + size > most_bytes or len(first) == BATCH_SAMPLES):
+            return first, samples[number:]
+        if size < 2 * most_bytes:
+            first.append(one)
+            taken += size
+    return first, []

@@ -26,6 +26,12 @@ PLANNED_SAMPLES_PER_SECOND = 200
 #: By so many samples of a set, the first in the order of their names, all of it is weighed.
 WEIGHED_SAMPLES = 100_000
 
+#: What is said of a set whose drain is over.
+_SAID = {
+    State.DONE: "it was drained and can be taken out of storage_pairs",
+    State.FAILED: "its drain has failed: see stor jobs",
+}
+
 #: How many files are named that stay although they are no samples.
 _NAMED = 100
 
@@ -207,13 +213,14 @@ class Drains(Kind):
     def _close(self) -> None:
         """Have the sets that are drained get no new samples, and all others."""
         closed = {
-            root
+            root: f"{_SAID.get(job.state, 'it is being drained')} (job {job.id})"
             for job in self._jobs.of(self)
             if job.state is not State.CANCELLED
             for root in job.scope.roots
         }
         for mirror in self._mirrors.mirrors:
-            mirror.draining = not closed.isdisjoint(roots_of(mirror))
+            reasons = [closed[root] for root in roots_of(mirror) if root in closed]
+            mirror.draining = reasons[0] if reasons else None
 
 
 def roots_of(mirror: Mirror) -> tuple[str, ...]:

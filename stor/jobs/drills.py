@@ -1,6 +1,7 @@
 """The jobs that see once a day whether damage is mended: a copy of a sample of Stor's own."""
 
 import json
+import os
 import random
 from collections.abc import Mapping
 from functools import partial
@@ -13,7 +14,7 @@ from twisted.python.failure import Failure
 
 from stor.content import Content
 from stor.digest import Digest
-from stor.disk.drilling import clear_quarantine, damage
+from stor.disk.disk import QUARANTINE_DIRECTORY, Disk, write_all
 from stor.disk.journal import Kind as RecordKind
 from stor.disk.leaving import Leaving
 from stor.errors import Damaged, StorError
@@ -159,7 +160,7 @@ class Drills(Kind):
         chosen = self._rng.choice(mirror.members)
         pool = self._jobs.pool(chosen.root)
         await run.turn(chosen)
-        await chosen.work(pool, damage, chosen.disk, digest, content)
+        await chosen.work(pool, _damage, chosen.disk, digest, content)
         for _ in range(_MOST_READS):
             if await self._read(mirror, digest) != content:
                 raise Impossible(f"{chosen.root}: a damaged copy was served")
@@ -172,7 +173,7 @@ class Drills(Kind):
             if run.clock.seconds() >= until:
                 raise Impossible(f"{chosen.root}: a damaged copy was not mended")
             await deferLater(run.clock, 1.0)
-        if not await chosen.work(pool, clear_quarantine, chosen.disk, digest):
+        if not await chosen.work(pool, _clear_quarantine, chosen.disk, digest):
             raise Impossible(f"{chosen.root}: a damaged copy was not put into quarantine")
 
     async def _store(
@@ -235,7 +236,7 @@ class Drills(Kind):
                 for member, its in leaving.items():
                     pool = self._jobs.pool(member.root)
                     await member.work(pool, on_disk, member, its.remove)
-                    await member.work(pool, clear_quarantine, member.disk, digest)
+                    await member.work(pool, _clear_quarantine, member.disk, digest)
                 self._mirrors.repairs.left(digest, mirror)
             except Exception:
                 failure = Failure()
@@ -261,3 +262,36 @@ def _content(mirror: Mirror) -> bytes:
     markers = [member.health.marker for member in mirror.members]
     uuids = sorted(marker.uuid for marker in markers if marker is not None)
     return b"A sample of Stor's own, for its daily drill.\n" + json.dumps(uuids).encode()
+
+
+def _damage(disk: Disk, digest: Digest, content: bytes) -> None:
+    """In a thread of the disk: have other bytes than `content` in place of a copy, as many.
+
+    Raises `DiskAway`, `OSError`.
+    """
+    with disk.entered() as root_fd:
+        disk.files.unlink(digest.disk_path, root_fd)
+        fd = disk.files.create(digest.disk_path, root_fd)
+        try:
+            write_all(disk.files, fd, bytes(byte ^ 1 for byte in content))
+        finally:
+            disk.files.close(fd)
+
+
+def _clear_quarantine(disk: Disk, digest: Digest) -> int:
+    """In a thread of the disk: remove a sample's bad copies from the quarantine; how many.
+
+    Raises `DiskAway`, `OSError`.
+    """
+    name, removed = os.path.basename(digest.disk_path), 0
+    with disk.entered() as root_fd:
+        fd = disk.files.open_directory(QUARANTINE_DIRECTORY, root_fd)
+        try:
+            found = [entry for entry in disk.files.list(fd) if entry.startswith(f"{name}.")]
+        finally:
+            disk.files.close(fd)
+        for entry in found:
+            disk.files.unlink(f"{QUARANTINE_DIRECTORY}/{entry}", root_fd)
+            removed += not entry.endswith(".reason")
+    disk.quarantined_total -= removed
+    return removed

@@ -139,6 +139,8 @@ class Job:
     #: Samples that are whole again, and those that are not.
     mended: int = 0
     not_mended: int = 0
+    #: Samples that were taken off a set, as another one has them, too.
+    duplicates: int = 0
     troubles: list[Trouble] = attrs.field(factory=list)
     rate: Rate = attrs.field(factory=Rate)
     period_seconds: float | None = None
@@ -150,6 +152,7 @@ class Job:
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> "Job":
         """Read what `encode` made. Raises `KeyError`, `TypeError`, `ValueError`."""
+        value = {"duplicates": 0, **value}  # a Stor before it took them off has not counted them
         job = cls(
             int(value["id"]),
             str(value["kind"]),
@@ -210,6 +213,7 @@ class Job:
             missing=self.missing,
             mended=self.mended,
             not_mended=self.not_mended,
+            duplicates=self.duplicates,
             bytes_per_second_limit=self.rate.bytes_per_second,
             samples_per_second_limit=self.rate.samples_per_second,
             began=self.began,
@@ -241,6 +245,7 @@ _KEPT: dict[str, tuple[type, ...]] = {
     "missing": (int,),
     "mended": (int,),
     "not_mended": (int,),
+    "duplicates": (int,),
     "period_seconds": (float, int, type(None)),
     "ended": (float, int, type(None)),
 }

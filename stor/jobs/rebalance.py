@@ -97,16 +97,13 @@ class Rebalances(Kind):
         def reached(cursor: str) -> None:
             run.reached(job.cursor, min(1.0, job.bytes_done / all_bytes) if all_bytes else 0.0)
 
-        gap = 1.0
         while all_bytes:
             source, target = extremes(self._levels())
-            before_gap, gap = gap, source.fill - target.fill
-            # Where a set is so small that a batch is much of it, nothing more is gained.
-            if gap <= EVEN or gap >= before_gap:
+            if source.fill - target.fill <= EVEN:
                 break
             before = job.samples_done
             pair = _Pair(self._mirrors, self._levels, source.mirror, target.mirror)
-            await carrier.carry(source.mirror, pair.choose, reached, enough=pair.is_enough)
+            await carrier.carry(source.mirror, pair.choose, reached, wanted=pair.wanted)
             await self._renew()
             if job.samples_done == before:
                 break  # what is left there cannot be moved, or is none of Stor's
@@ -152,17 +149,21 @@ class _Pair:
             raise NotNow(f"{self._target}: has no room beyond its reserve")
         return self._target
 
-    def is_enough(self) -> bool:
-        """Whether another pair is to go on, or none. What is free is known a batch later."""
-        for member in (*self._source.members, *self._target.members):
-            member.renew_room().addErrback(lambda _: None)
-        levels = {one.mirror: one.fill for one in self._levels()}
+    async def wanted(self) -> int:
+        """How many bytes are to go from one to the other; 0: another pair is to go on, or none."""
+        members = (*self._source.members, *self._target.members)
+        await settle([member.renew_room() for member in members])
+        levels = {one.mirror: one for one in self._levels()}
         if self._source not in levels or self._target not in levels:
-            return True
+            return 0
         high, low = levels[self._source], levels[self._target]
+        fills = [one.fill for one in levels.values()]
         # Not at once when another is the fullest: each time its disk is gone over anew.
-        others = max(levels.values()) - high, low - min(levels.values())
-        return high - low <= EVEN or max(others) > EVEN / 2
+        others = max(fills) - high.fill, low.fill - min(fills)
+        gap = high.fill - low.fill
+        if gap <= EVEN or max(others) > EVEN / 2:
+            return 0
+        return max(1, round(gap / (1 / high.total + 1 / low.total)))
 
 
 def extremes(levels: Sequence[_Level]) -> tuple[_Level, _Level]:

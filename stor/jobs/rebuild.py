@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import groupby
 from typing import TypeVar, TypeVarTuple
 
@@ -13,12 +12,13 @@ from twisted.logger import Logger
 from stor.digest import Digest
 from stor.disk.disk import DiskAway
 from stor.disk.identity import KnownDisks
-from stor.disk.loading import Loaded, Loading
+from stor.disk.loading import Loaded
 from stor.disk.walk import Unreadable, first_directories, leaves_of, names_in
 from stor.errors import Damaged, Unavailable
 from stor.jobs.job import Job
 from stor.jobs.kind import NotNow
-from stor.jobs.refill import BATCH_BYTES, BATCH_SAMPLES, Refill
+from stor.jobs.reading import Reading
+from stor.jobs.refill import BATCH_SAMPLES, Refill
 from stor.jobs.run import Run
 from stor.jobs.scrub import BATCH_DIRECTORIES, REGION_BATCHES
 from stor.mirror.member import Member
@@ -265,36 +265,25 @@ class Rebuild:
             if not await self._repairs.has_left(one.digest, self._mirror)
         }
         targets = {digest: lacking for digest, lacking in every.items() if lacking}
-        loading = Loading(giver.disk, targets, BATCH_BYTES)
-        held: list[Loaded] = []
-        alone: list[Digest] = []
+        reading = Reading(self._run, giver, self._pool(giver.root), targets, BATCH_SAMPLES)
         done, total = progress
-        ended = not targets
-        while not ended:
-            await self._run.turn(giver)
-            part_bytes, most_samples = self._run.allowance
-            free_bytes = BATCH_BYTES - sum(len(one.content) for one in held)
-            free = BATCH_SAMPLES - len(held)
-            room = free if most_samples is None else min(free, most_samples)
-            reading = partial(loading.go_on, part_bytes, free_bytes, room)
-            part = await giver.work(self._pool(giver.root), reading)
-            self._run.did(len(part.samples), part.read_bytes)
-            held += part.samples
-            alone += part.bad
-            ended = part.ended
-            full = len(held) >= BATCH_SAMPLES or not (part.samples or part.bad or part.large)
-            if held and (full or ended):
-                alone += await self._put(held, targets)
-                done += len(held)
-                held = []
-                self._run.reached(str(cursor), self._share + self._whole * done / total)
-            for digest in part.large:
+
+        def came(samples: int) -> None:
+            nonlocal done
+            done += samples
+            self._run.reached(str(cursor), self._share + self._whole * done / total)
+
+        while targets and (batch := await reading.next()) is not None:
+            alone = list(batch.bad)
+            if batch.samples:
+                self._run.did(len(batch.samples), 0)
+                alone += await self._put(batch.samples, targets)
+                came(len(batch.samples))
+            for digest in batch.large:
                 alone += await self._put_large(giver, digest, targets[digest])
-                done += 1
-                self._run.reached(str(cursor), self._share + self._whole * done / total)
+                came(1)
             for digest in alone:
                 await self._mend(digest, targets[digest])
-            alone = []
             self._say()
 
     def _targets(self, lacking: Iterable[Member]) -> set[Member]:
@@ -364,9 +353,10 @@ class Rebuild:
 
     async def _made_whole(self, digest: Digest) -> set[Member]:
         try:
-            return await self._repairs.make_whole(digest, self._mirror)
+            whole = await self._repairs.make_whole(digest, self._mirror)
         except Absent:  # which a disk has listed: it may not have been itself for a moment
-            return await self._repairs.make_whole(digest, self._mirror)
+            whole = await self._repairs.make_whole(digest, self._mirror)
+        return set(whole.good)
 
     async def _finish(self, disks: str) -> None:
         mirror, job = self._mirror, self._job

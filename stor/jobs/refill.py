@@ -11,6 +11,7 @@ from stor.disk.journal import Kind
 from stor.disk.loading import Loaded, Streaming
 from stor.disk.staged_batch import StagedBatch
 from stor.disk.verification import PART_BYTES
+from stor.jobs.reading import BATCH_BYTES
 from stor.jobs.run import Run
 from stor.mirror.group_commit import KNOWN_TYPES, reports_errors
 from stor.mirror.learning import LearningNames
@@ -20,8 +21,7 @@ from stor.mirror.registration import Registration
 from stor.mirror.repair import Repairs
 from stor.threads import Busy, Pool, settle
 
-#: So much, and so many samples, are on their way to a disk at most before they are synced.
-BATCH_BYTES = 8 * 1024 * 1024
+#: So many samples are on their way to a disk at most before they are synced.
 BATCH_SAMPLES = 1000
 
 

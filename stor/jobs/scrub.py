@@ -1,11 +1,11 @@
 """Reading every copy of a disk, and putting right what is wrong: names first, then bytes."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
@@ -81,8 +81,11 @@ class Scrub:
     Where the disk and its twins are complete, their names are compared first. A copy that is bad,
     unreadable or missing is put back from a good one; a good one that the index does not know, it
     is told of. Every sample that was there all the time is
-    read at least once, however often the work is halted and begun again at its cursor.
+    read at least once, however often the work is halted and begun again at its cursor. What another
+    mirror has whole, too, is taken off this one.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -146,11 +149,9 @@ class Scrub:
         if all(isinstance(error, Gone) for error in wrong) and len(wrong) == len(asked):
             return False
         for error in wrong:
-            self._run.found(missing=isinstance(error, Gone))
-        if wrong:
-            await self._mend(digest)
-        else:
-            await self._take_in(digest, 0, since)
+            await self._mend(digest, missing=isinstance(error, Gone))
+        if not wrong:
+            await self._take_in({digest: 0}, since)
         return True
 
     def _twins(self) -> list[Member]:
@@ -235,8 +236,7 @@ class Scrub:
             await self._compare(names, [leaf for _, leaf in leaves])
         for sha, error in unreadable.items():
             self._weigh(member, Verdict(WalkedSample(sha, 0, 0), error))
-            self._run.found(missing=False)
-            await self._mend(Digest(sha))
+            await self._mend(Digest(sha), missing=False)
         # Directories that came or went make it another batch, which is read from its beginning.
         skipped = cursor.sample if cursor.end == end else -1
         todo = [sample for sample in samples if sample.inode > skipped]
@@ -244,35 +244,53 @@ class Scrub:
 
         async def heard(verdicts: Sequence[Verdict]) -> None:
             nonlocal done
+            good = [one.sample for one in verdicts if one.error is None]
+            await self._take_in({Digest(one.sha): one.size for one in good}, since)
             for verdict in verdicts:
                 digest, gone = Digest(verdict.sample.sha), isinstance(verdict.error, Gone)
                 if gone and await self._repairs.has_left(digest, self._mirror):
                     pass  # meanwhile
                 elif verdict.error is not None:
-                    self._run.found(missing=gone)
-                    await self._mend(digest)
-                else:
-                    await self._take_in(digest, verdict.sample.size, since)
+                    await self._mend(digest, missing=gone)
                 done += 1
                 here = attrs.evolve(cursor, end=end, sample=verdict.sample.inode)
                 self._run.reached(str(here), share + whole * done / len(samples))
 
         await self._read(member, todo, heard)
 
-    async def _take_in(self, digest: Digest, length: int, since: int) -> None:
-        """There is a good copy. The disks were looked at after the number `since` was the next."""
-        learning, mirror = self._learning, self._mirror
-        known = learning is None or mirror in learning.find(digest).holders
-        if learning is not None and not known and not await self._has_left(digest, length):
-            learning.was_wrong(digest, mirror, since)
+    async def _take_in(self, good: Mapping[Digest, int], since: int) -> None:
+        """There are good copies. The disks were looked at after the number `since` was the next."""
+        if self._learning is None:
+            return
+        gone = await self._are_elsewhere(good)
+        for digest in good.keys() - gone:
+            known = self._mirror in self._learning.find(digest).holders
+            if not known and not await self._repairs.has_left(digest, self._mirror):
+                self._learning.was_wrong(digest, self._mirror, since)
 
-    async def _has_left(self, digest: Digest, length: int) -> bool:
-        """Whether the sample has moved to another mirror: then its copies here are removed."""
-        if not await self._repairs.has_left(digest, self._mirror):
-            return False
-        with suppress(Unavailable):  # by the next scrub, then
-            await self._moves.finish(self._mirror, {digest: length})
-        return True
+    async def _are_elsewhere(self, sizes: Mapping[Digest, int]) -> Collection[Digest]:
+        """Which of some samples another mirror has whole: their copies here are removed.
+
+        Such a copy was put here while the other mirror was away, by hand, or by a disk that was
+        away when the sample moved and had forgotten that by the time it was back.
+        """
+        if self._learning is None:
+            return ()
+        find = self._learning.find
+        twice = {
+            digest: size
+            for digest, size in sizes.items()
+            if any(one is not self._mirror for one in find(digest).holders)
+        }
+        try:
+            outcome = await self._moves.finish(self._mirror, twice)
+        except Unavailable as error:  # by the next scrub, then
+            self.log.warn("{mirror}: {error}", mirror=self._mirror, error=str(error))
+            return ()
+        self._job.duplicates += len(outcome.moved)
+        for digest, reason in outcome.kept.items():
+            self._job.trouble(str(digest), reason)
+        return {*outcome.moved, *outcome.kept}
 
     async def _compare(self, own: set[bytes], leaves: Sequence[str]) -> None:
         """Have put back what one disk has in these directories and another lacks."""
@@ -284,11 +302,10 @@ class Scrub:
                 names[twin] = {sha for sha in found[0] if self._is_meant(sha)}
         for sha in sorted(set().union(*names.values())):
             lacking = [member for member, has in names.items() if sha not in has]
-            if lacking and await self._has_left(Digest(sha), 0):
+            if lacking and await self._are_elsewhere({Digest(sha): 0}):
                 continue
             if lacking and await self._is_missing(Digest(sha), lacking):
-                self._run.found(missing=True)
-                await self._mend(Digest(sha))
+                await self._mend(Digest(sha), missing=True)
 
     async def _is_missing(self, digest: Digest, members: Iterable[Member]) -> bool:
         """Whether one of these disks still lacks a sample: it may just have been stored."""
@@ -333,22 +350,28 @@ class Scrub:
             if not member.health.sound:
                 raise NotNow(member.fault or f"{member.root} is not to be read")
 
-    async def _mend(self, digest: Digest) -> None:
-        """Make a sample whole, on each disk of its mirror."""
-        good: set[Member] = set()
+    async def _mend(self, digest: Digest, *, missing: bool) -> None:
+        """Make a sample whole, on each disk of its mirror, of which a copy is missing or bad."""
+        good: frozenset[Member] = frozenset()
         reason = "it has no good copy there"
+        meanwhile = False
         try:
-            good = await self._repairs.make_whole(digest, self._mirror)
+            whole = await self._repairs.make_whole(digest, self._mirror)
+            good = whole.good
+            # A missing one that is there by now: the scrub of another disk has counted it.
+            meanwhile = missing and not whole.put_back
         except Absent:
             return  # somebody has removed it, or an upload that was given up
         except StorError as error:
             reason = str(error)
         lacking = [member.root for member in self._mirror.members if member not in good]
+        if lacking or not meanwhile:
+            self._run.found(missing=missing)
         if lacking:
             self._job.not_mended += 1
             self._job.trouble(str(digest), f"{', '.join(lacking)}: {reason}")
             self._repairs.report(digest, self._mirror)
-        else:
+        elif not meanwhile:
             self._run.mended()
 
     def _walk(self, member: Member, function: Callable[[*Args], T], *args: *Args) -> Deferred[T]:

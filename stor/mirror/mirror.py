@@ -55,8 +55,8 @@ class Mirror:
         self.reserved = reserved or Reserved()
         #: How many uploads are being written here.
         self.writes = 0
-        #: Whether its samples go to other mirrors, so that it gets no new ones.
-        self.draining = False
+        #: Why it gets no new samples, if they go to other mirrors.
+        self.draining: str | None = None
 
     def follow(self, *, own_file_systems: bool) -> None:
         """Go on as another configuration says."""

@@ -112,7 +112,7 @@ class Moves:
     async def _is_whole_elsewhere(self, source: Mirror, digest: Digest) -> bool:
         for mirror in self._elsewhere(source, digest):
             try:
-                good = await self._mirrors.repairs.make_whole(digest, mirror)
+                good = (await self._mirrors.repairs.make_whole(digest, mirror)).good
             except StorError as error:
                 self.log.warn("{digest}: {error}", digest=str(digest), error=str(error))
                 continue
@@ -166,15 +166,29 @@ class Moves:
         writes: Mapping[Digest, MirrorWrite],
         fill: Callable[[Digest, MirrorWrite], Coroutine[Any, Any, None]],
     ) -> Outcome:
-        """Write samples, and have those change mirrors of which that has gone well."""
-        try:
-            refused = await _each(writes, fill)
-            staged = {digest: w for digest, w in writes.items() if digest not in refused}
-            sizes = {digest: w.written_bytes for digest, w in staged.items()}
-            outcome = await self._take_turns(source, sizes, staged)
-            return attrs.evolve(outcome, refused={**refused, **outcome.refused})
-        finally:
-            await settle([Deferred.fromCoroutine(w.discard()) for w in writes.values()])
+        """Write samples, and have those change mirrors of which that has gone well.
+
+        In the end nothing of the others is left.
+        """
+        ended: list[Failure | Outcome] = await settle(
+            [Deferred.fromCoroutine(self._write(source, writes, fill))]
+        )
+        await settle([Deferred.fromCoroutine(w.discard()) for w in writes.values()])
+        if isinstance(ended[0], Failure):
+            ended[0].raiseException()
+        return ended[0]
+
+    async def _write(
+        self,
+        source: Mirror,
+        writes: Mapping[Digest, MirrorWrite],
+        fill: Callable[[Digest, MirrorWrite], Coroutine[Any, Any, None]],
+    ) -> Outcome:
+        refused = await _each(writes, fill)
+        staged = {digest: w for digest, w in writes.items() if digest not in refused}
+        sizes = {digest: w.written_bytes for digest, w in staged.items()}
+        outcome = await self._take_turns(source, sizes, staged)
+        return attrs.evolve(outcome, refused={**refused, **outcome.refused})
 
     async def _take_turns(
         self, source: Mirror, sizes: Mapping[Digest, int], writes: Mapping[Digest, MirrorWrite]
@@ -211,7 +225,7 @@ class Moves:
                 if outbox is not None and outbox.waits(digest):
                     await outbox.add(digest, write.mirror)
                 contests[digest].stored, _ = await write.commit()
-            except BaseException:
+            except Exception:
                 await write.discard()  # before anybody else looks at what has a name
                 raise
 

@@ -100,6 +100,14 @@ class Examination:
 
 
 @attrs.frozen
+class Whole:
+    """The disks with a good copy of a sample, and those of them on which it was just put back."""
+
+    good: frozenset[Member]
+    put_back: frozenset[Member] = frozenset()
+
+
+@attrs.frozen
 class Risk:
     """A sample with fewer good copies than its mirror has disks; `good` where that is known."""
 
@@ -226,14 +234,14 @@ class Repairs:
 
         Raises like `make_whole`, and `Unavailable` when a disk that could have one did not say.
         """
-        good = await self.make_whole(digest, mirror)
+        good = (await self.make_whole(digest, mirror)).good
         silent = [m.root for m in mirror.members if m.writable and m not in good]
         if silent:
             self.report(digest, mirror)
             raise Unavailable(f"whether it has a good copy was not said by {', '.join(silent)}")
         return [f"{m.root}/{digest.disk_path}" for m in mirror.members if m in good]
 
-    async def make_whole(self, digest: Digest, mirror: Mirror) -> set[Member]:
+    async def make_whole(self, digest: Digest, mirror: Mirror) -> Whole:
         """Put a good copy on every disk of `mirror` that can be written: the disks that have one.
 
         Whoever needs it on a certain disk looks whether that is among them. Raises `Absent` when
@@ -248,12 +256,12 @@ class Repairs:
             try:
                 if found.absent and await self.has_left(digest, mirror):
                     raise Left(f"{digest} has moved from {mirror} to another set")
-                good = await self._mend(digest, mirror, found)
+                whole = await self._mend(digest, mirror, found)
             except StorError as error:
                 self._weigh(digest, mirror, set(found.good), error)
                 raise
-            self._weigh(digest, mirror, good)
-            return good
+            self._weigh(digest, mirror, whole.good)
+            return whole
         finally:
             self._mending.discard((digest, mirror))
             release()
@@ -274,7 +282,11 @@ class Repairs:
         return any(said is True for said in await settle(asking))
 
     def _weigh(
-        self, digest: Digest, mirror: Mirror, good: set[Member], error: StorError | None = None
+        self,
+        digest: Digest,
+        mirror: Mirror,
+        good: Collection[Member],
+        error: StorError | None = None,
     ) -> None:
         """Know whether a sample has fewer good copies than it should."""
         lacking = [member for member in mirror.members if member not in good]
@@ -341,7 +353,7 @@ class Repairs:
                 done.add(member)
         return done
 
-    async def _mend(self, digest: Digest, mirror: Mirror, found: Examination) -> set[Member]:
+    async def _mend(self, digest: Digest, mirror: Mirror, found: Examination) -> Whole:
         if len(found.absent) == len(mirror.members):
             raise Absent(f"{mirror} does not hold {digest}")
         lacking = [member for member in found.lacking if member.writable]
@@ -368,7 +380,7 @@ class Repairs:
             if digest not in mirror.members[0].drilled:
                 self.mended_total += 1
                 self._say_repaired(digest, lacking, found)
-        return {*found.good, *lacking}
+        return Whole(frozenset({*found.good, *lacking}), frozenset(lacking))
 
     def _say_repaired(self, digest: Digest, restored: list[Member], found: Examination) -> None:
         for member in restored:
@@ -485,7 +497,7 @@ class Repairs:
             key = (digest, mirror)
             since = 0 if self._names is None else self._names.next_number
             try:
-                good = await self.make_whole(digest, mirror)
+                good = (await self.make_whole(digest, mirror)).good
             except Left:
                 if self._names is not None:
                     self._names.left(digest, mirror, 0)
