@@ -169,3 +169,31 @@ def test_a_call_that_makes_no_sense_is_told_in_one_line(capsys, monkeypatch, typ
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"stor: {said}")
     assert line.endswith("--help")
+
+
+@pytest.mark.parametrize(
+    "name",
+    "status jobs scrub drain rebalance rescan pause resume cancel rate at-risk explain adopt "
+    "check-config".split(),
+)
+def test_the_help_of_each_command_shows_an_example_and_that_it_speaks_json(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert f"Example: stor {name}" in " ".join(said.split())
+    assert "--json" in said
+
+
+def test_json_of_a_good_one_and_of_a_faulty_one(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    pairs = [["/srv/a", "/srv/b"]]
+    path.write_text(json.dumps({"storage_pairs": pairs, "basic_auth": "user:long enough"}))
+    assert main(["check-config", "--json", str(path)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["faults"], said["understood"]["set 1"]) == ([], "/srv/a, /srv/b")
+    path.write_text(json.dumps({"storage_pairs": pairs}))
+    assert main(["check-config", "--json", str(path)]) == 1
+    printed = capsys.readouterr()
+    (fault,) = json.loads(printed.out)["faults"]
+    assert printed.err == f"stor: {fault}\n"

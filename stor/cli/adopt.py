@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from stor.cli.configured import CONFIG_OPTION, require_roots
+from stor.cli.configured import CONFIG_OPTION, add_command, by_root, require_roots
 from stor.config import Config, ConfigError
 from stor.disk.disk import Disk, DiskAway
 from stor.disk.identity import (
@@ -24,11 +24,17 @@ from stor.state import StateDirectory
 
 def add(commands: Any) -> None:
     """Add the command to a parser's."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "adopt",
-        help="give replaced disks their places",
-        description="Let the disk that is mounted at ROOT take the place of the one that was "
-        "there. A running Stor takes it into use within 15 s and copies to it what it lacks.",
+        "give replaced disks their places",
+        "stor adopt --config /etc/stor/config.json /srv/stor/disk2",
+        _run,
+        by_root,
+    )
+    parser.description = (
+        "Let the disk that is mounted at ROOT take the place of the one that was "
+        "there. A running Stor takes it into use within 15 s and copies to it what it lacks."
     )
     parser.add_argument("--config", **CONFIG_OPTION)
     parser.add_argument(
@@ -39,7 +45,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "roots", nargs="+", metavar="ROOT", help="a storage root of the configuration"
     )
-    parser.set_defaults(configured=_run)
 
 
 def _run(config: Config, given: Any) -> str:

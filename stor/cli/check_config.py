@@ -3,20 +3,26 @@
 from collections.abc import Iterator
 from typing import Any
 
+from stor.cli.configured import add_command
 from stor.config import Config
 from stor.quantities import size
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser's."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check-config",
-        help="say whether a configuration can be used",
-        description="Read a configuration, list every fault and what makes no sense, and say how "
-        "it is understood; the disks are not looked at.",
+        "say whether a configuration can be used",
+        "stor check-config /etc/stor/config.json",
+        lambda config, given: check(config),
+        _told,
+    )
+    parser.description = (
+        "Read a configuration, list every fault and what makes no sense, and say how it is "
+        "understood; the disks are not looked at."
     )
     parser.add_argument("config", nargs="?", metavar="FILE")
-    parser.set_defaults(configured=lambda config, given: check(config))
 
 
 def check(config: Config) -> str:
@@ -25,6 +31,12 @@ def check(config: Config) -> str:
     summary = f"The configuration can be used (sets: {len(config.sets)}, disks: {roots})"
     warnings = [f"warning: {warning}" for warning in config.warnings]
     return "\n".join([*warnings, summary, *(f"  {line}" for line in _understood(config))])
+
+
+def _told(config: Config, said: str) -> dict[str, Any]:
+    """For JSON: what deserves attention, and the configuration in words."""
+    words = dict(line.split(": ", 1) for line in _understood(config))
+    return {"faults": [], "warnings": list(config.warnings), "understood": words}
 
 
 def _understood(config: Config) -> Iterator[str]:

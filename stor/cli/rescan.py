@@ -42,7 +42,7 @@ def _run(stor: Stor, given: Any, parser: Any = None) -> int:
     except NotRunning:
         if not (given.config or os.environ.get("CONFIG_FILE")):
             raise
-        given.configured = _by_configuration
+        given.configured, given.told = _by_configuration, configured.by_root
         return configured.run(parser, given)
     return tell(stor, jobs, wait=given.wait, as_json=given.json)
 
