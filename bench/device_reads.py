@@ -53,11 +53,13 @@ class LoopDisk:
 
     @classmethod
     @contextlib.contextmanager
-    def mounted(cls, image: Path, point: Path, file_system: str = "ext4") -> "Iterator[LoopDisk]":
+    def mounted(
+        cls, image: Path, point: Path, file_system: str = "ext4", disk_bytes: int = DISK_BYTES
+    ) -> "Iterator[LoopDisk]":
         """Make one, an `ext4` or an `xfs`, for a while. Raises `Failed`."""
         point.mkdir(parents=True)
         with image.open("wb") as file:
-            file.truncate(DISK_BYTES)
+            file.truncate(disk_bytes)
         with contextlib.ExitStack() as cleaning:
             cleaning.callback(image.unlink)
             device = _run("losetup", "--find", "--show", str(image)).strip()

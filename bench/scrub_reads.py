@@ -40,6 +40,9 @@ SAMPLES_A_DIRECTORY = 6
 #: Reads that are no further apart need no seek worth the name.
 NEAR_BYTES = 1024 * 1024
 
+#: ext4 has an inode for every 16 KiB. Sparse: next to nothing is written.
+DISK_BYTES = 8 * 2**30
+
 _FS_IOC_FIEMAP = 0xC020660B
 _FIEMAP = struct.Struct("=QQLLLL")
 _EXTENT = struct.Struct("=QQQ32x")
@@ -157,7 +160,7 @@ def main() -> int:
         for kind in ("ext4", "xfs"):
             with temporary_directory(options.directory) as directory:
                 image, point = directory / "image", directory / "disk"
-                with LoopDisk.mounted(image, point, kind) as loop:
+                with LoopDisk.mounted(image, point, kind, DISK_BYTES) as loop:
                     fill(loop.point, options.samples, options.a_directory)
                     found.append(scrub(kind, loop, options.samples))
     except (Failed, OSError) as error:
