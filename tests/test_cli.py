@@ -173,8 +173,22 @@ def test_a_call_that_makes_no_sense_is_told_in_one_line(capsys, monkeypatch, typ
 
 @pytest.mark.parametrize(
     "name",
-    "status jobs scrub drain rebalance rescan pause resume cancel rate at-risk explain adopt "
-    "check-config".split(),
+    [
+        "status",
+        "jobs",
+        "scrub",
+        "drain",
+        "rebalance",
+        "rescan",
+        "pause",
+        "resume",
+        "cancel",
+        "rate",
+        "at-risk",
+        "explain",
+        "adopt",
+        "check-config",
+    ],
 )
 def test_the_help_of_each_command_shows_an_example_and_that_it_speaks_json(name, capsys):
     with pytest.raises(SystemExit) as ended:
