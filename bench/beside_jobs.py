@@ -51,6 +51,10 @@ class Host:
         paths = [disk / body.digest.disk_path for one in self.server.sets for disk in one]
         return [path for path in paths if path.exists()]
 
+    def fullest(self) -> list[Path]:
+        """The disks of the set with most samples."""
+        return max(self.server.sets, key=lambda one: sum(1 for _ in one[0].glob("??/??/??/*")))
+
     def running(self) -> list[Any]:
         """The jobs that are not over."""
         return [job for job in self.operator.get("jobs") if job["state"] not in _OVER]
@@ -76,13 +80,13 @@ def drain(host: Host) -> None:
     for job in host.operator.get("jobs"):
         if job["kind"] == "drain" and job["state"] == "done":
             host.operator.post("cancel", job=job["id"])
-    held = {str(one[0]): sum(1 for _ in one[0].glob("??/??/??/*")) for one in host.server.sets}
-    host.operator.post("drain", roots=[max(held, key=lambda root: held[root])])
+    host.operator.post("drain", roots=[str(host.fullest()[0])])
 
 
 def rebuild(host: Host) -> None:
     """A disk is replaced by a blank one."""
-    disk = host.server.sets[0][1]
+    known = {job["id"] for job in host.operator.get("jobs")}
+    disk = host.fullest()[1]
     shutil.rmtree(disk)
     disk.mkdir()
     while True:  # until it is known that the old one is away
@@ -92,7 +96,11 @@ def rebuild(host: Host) -> None:
         if not ended.returncode:
             break
         time.sleep(1)
-    while not host.running():
+    while not [
+        job
+        for job in host.operator.get("jobs")
+        if job["kind"] == "rebuild" and job["id"] not in known
+    ]:
         time.sleep(0.02)
 
 
@@ -155,7 +163,7 @@ def compared(host: Host, seconds: float, rounds: int) -> str:
 
 def eta(host: Host, seconds: float) -> str:
     """What a scrub at a rate tells of its end, and what came."""
-    root = host.server.sets[0][0]
+    root = host.fullest()[0]
     held = sum(path.stat().st_size for path in root.glob("??/??/??/*"))
     (job,) = host.operator.post(
         "scrub", roots=[str(root)], rate={"bytes_per_second": held / seconds}

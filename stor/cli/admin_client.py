@@ -21,7 +21,7 @@ _SECONDS = 30.0
 
 
 #: What jobs of a kind do with samples; others read copies.
-_DID = {"drain": "samples moved", "rebalance": "samples moved"}
+_DID = {"drain": "samples moved", "rebalance": "samples moved", "walk": "samples found"}
 
 
 class Failed(Exception):
@@ -145,11 +145,12 @@ def job_line(job: Any) -> str:
         if job["eta_seconds"] is not None:
             parts.append(f"{duration(job['eta_seconds'])} left")
     did = _DID.get(job["kind"], "copies read")
-    parts.append(f"{size(job['bytes_done'])} in {job['samples_done']:,} {did}")
+    read = "" if job["kind"] == "walk" else f"{size(job['bytes_done'])} in "
+    parts.append(f"{read}{job['samples_done']:,} {did}")
     if job["bad"] or job["missing"]:
         parts.append(f"{job['bad']} bad, {job['missing']} missing, {job['mended']} mended")
     if job["not_mended"]:
-        left = "NOT moved" if job["kind"] in _DID else "NOT mended"
+        left = "NOT moved" if did == "samples moved" else "NOT mended"
         parts.append(f"{job['not_mended']} {left}")
     if job["duplicates"]:
         parts.append(f"{job['duplicates']} removed that another set has, too")
