@@ -1,6 +1,7 @@
 """The daily drill: a copy is damaged, served right, mended and cleared away; or that is said."""
 
 import errno
+import json
 
 import pytest
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -69,6 +70,21 @@ def test_each_set_with_two_copies_is_tried_once_a_day_and_nothing_stays(quick_pa
     assert KeptJobs(jobs.encode()).begin(rig).kinds["drill"].outcomes.keys() == set(
         rig.mirrors.mirrors[::2]
     )
+
+
+def test_what_was_tried_by_a_clock_that_was_years_ahead_is_tried_again(quick_path):
+    rig, jobs, _ = stor(quick_path, (2,))
+    jobs.resume()
+    pass_seconds(rig, 30)
+    value = json.loads(jobs.encode())
+    value["drills"] = {key: [at + 1e9, fault] for key, (at, fault) in value["drills"].items()}
+    kept = KeptJobs(json.dumps(value).encode())
+    jobs = kept.begin(rig, drill_seconds=PERIOD_SECONDS)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    pass_seconds(rig, 30)
+    (outcome,) = kept.work.drills.outcomes.values()
+    assert outcome.at <= rig.wall_seconds()
 
 
 def test_a_set_that_does_not_mend_is_an_error_a_warning_and_a_figure(quick_path):

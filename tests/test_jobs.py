@@ -228,6 +228,22 @@ def test_a_pass_over_next_to_nothing_is_not_made_over_and_over(quick_path):
     assert len(views(again)) == 2 * len(rig.roots)
 
 
+def test_a_pass_goes_on_that_began_by_a_clock_that_was_years_ahead(rig):
+    jobs = KeptJobs().begin(rig, scrub_days=14)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    value = json.loads(jobs.encode())
+    for one in value["jobs"]:
+        one["began"] += 3650 * DAY
+    value["scrubbed"] = {root(rig): rig.wall_seconds() + 3650 * DAY}
+    jobs = KeptJobs(json.dumps(value).encode()).begin(rig, scrub_days=14)
+    assert min(jobs.kinds["scrub"].ages_seconds.values()) >= 0
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    pass_seconds(rig, 7 * DAY, 600)
+    assert all(0.3 < one["done"] < 1 for one in views(jobs)[:2])
+
+
 def test_a_pass_that_is_given_up_begins_again_when_its_time_comes(rig):
     jobs = KeptJobs().begin(rig, scrub_days=1)
     pass_seconds(rig, SETTLE_SECONDS, 60)

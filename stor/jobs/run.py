@@ -162,7 +162,10 @@ class Run:
         period = self.job.period_seconds
         if period is None:
             return 0.0
-        return self.job.share * period - (self._wall_seconds() - self.job.began)
+        due, now = self.job.share * period, self._wall_seconds()
+        if self.job.began > now:  # by a clock that was wrong then
+            self.job.began = now - due
+        return due - (now - self.job.began)
 
     def _look_halted(self) -> None:
         if self._halted:

@@ -86,7 +86,7 @@ class Scrubs(Kind):
         now = self._jobs.wall_seconds()
         known = {member.root for member in self._mirrors.members}
         return {
-            root: now - self.scrubbed.get(root, since)
+            root: max(0.0, now - self.scrubbed.get(root, since))
             for root, since in self._since.items()
             if root in known
         }
