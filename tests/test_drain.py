@@ -1,5 +1,6 @@
 """Sets are drained, and evened out, while they are used; whatever comes in between."""
 
+import itertools
 import os
 import random
 from functools import partial
@@ -378,6 +379,29 @@ def test_a_rebalance_brings_the_fill_of_sets_together(quick_path):
         assert rig.get(content).body == content
     assert not result_of(jobs.kinds["rebalance"].plan())
     assert job.id == told["id"]
+
+
+def test_a_rebalance_of_sets_that_hold_less_than_a_batch_ends_at_two_percent(quick_path):
+    Sized.sizes, Sized.least = (800_000, 800_000), {}
+    rig = begin(quick_path, kind=Sized, reserve_bytes=1000)
+    many = (sample(3000, n) for n in itertools.count())
+    # They lie below one directory, so that a walk comes upon all of them at once.
+    alike = (content for content in many if str(digest_of(content)).startswith("77"))
+    contents = [*itertools.islice(alike, 100), sample(200_000)]
+    fill(rig, contents)
+    rig.probe()
+    jobs = KeptJobs().begin(rig)
+    result_of(jobs.kinds["rebalance"].ask())
+    run(rig, jobs)
+    assert view(jobs)["state"] == "done"
+    used = [0, 0]
+    for path in rig.samples():
+        if path.parts[-5] == "disk0":
+            used[int(path.parts[-6][-1])] += -(-path.stat().st_size // 4096) * 4096
+    assert abs(used[0] - used[1]) <= 0.02 * 800_000
+    assert sum(used) == 100 * 4096 + 49 * 4096
+    for content in contents:
+        assert rig.get(content).body == content
 
 
 def test_what_is_about_as_full_is_left_alone(rig):

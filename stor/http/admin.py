@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException
 
 from stor import __version__
 from stor.digest import Digest, MalformedDigest
@@ -164,6 +165,14 @@ class Admin:
         order = _order(request, job=int, rate=dict)
         job = self._jobs.set_rate(order["job"], _rate(order.get("rate", {})))
         return self._views([job])[0]
+
+    @app.handle_errors(HTTPException)
+    def unknown(self, request: Request, failure: Failure) -> bytes:
+        """What is no command, or is asked for in another way."""
+        request.setHeader(b"Content-Type", b"application/json")
+        request.setResponseCode(failure.value.code)
+        path = request.path.decode("latin-1")
+        return _encoded({"error": f"{path}: no command of this name is asked for like that"})
 
     def _views(self, jobs: list[Job]) -> list[dict[str, Any]]:
         numbers = {job.id for job in jobs}

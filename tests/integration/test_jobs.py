@@ -6,9 +6,12 @@ import random
 import stat
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
+from stor.cli.admin_client import Failed
+from stor.cli.admin_client import Stor as Admin
 from tests.integration.process import Stor, environment, poll, sample_path, sha_of
 
 COMMAND = "import sys; from stor.cli.main import main; sys.exit(main())"
@@ -181,3 +184,10 @@ def test_a_stor_that_does_not_run_is_one_line(stor):
         assert (ended, output) == (1, "")
         assert errors.startswith(f"stor: {path}: no Stor listens there: start it, or name ")
         assert errors.count("\n") == 1
+
+
+def test_what_is_no_command_is_answered_in_json(stor):
+    admin = Admin(str(stor.directory / "admin.sock"))
+    for ask in (partial(admin.get, "nothing"), partial(admin.post, "jobs"), partial(admin.get, "")):
+        with pytest.raises(Failed, match="no command of this name is asked for like that"):
+            ask()
