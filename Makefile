@@ -36,7 +36,7 @@ check: lint
 	  || $(call AGAIN,,--ignore=tests/integration)
 
 test: check $(SWIFT_VENV)/installed
-	@./.ci/packages curl git bindfs mkfs.ext4 openssl faketime memcached haproxy chromium \
+	@./.ci/packages curl git bindfs mkfs.ext4 mkfs.xfs openssl faketime memcached haproxy chromium \
 	  wget aria2c http promtool ceph ceph-authtool ceph-mon ceph-osd monmaptool radosgw
 	$(SIDE_BY_SIDE) tests/integration || $(call AGAIN,,tests/integration)
 	STOR_TEST_WORKERS=3 $(SIDE_BY_SIDE) $(WITH_WORKERS) \

@@ -8,9 +8,10 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import Request
+from twisted.web.http import NOT_FOUND, Request
+from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from stor import __version__
 from stor.digest import Digest, MalformedDigest
@@ -166,11 +167,11 @@ class Admin:
         job = self._jobs.set_rate(order["job"], _rate(order.get("rate", {})))
         return self._views([job])[0]
 
-    @app.handle_errors(HTTPException)
-    def unknown(self, request: Request, failure: Failure) -> bytes:
+    @app.handle_errors(NotFound, MethodNotAllowed)
+    def unknown(self, request: IRequest, failure: Failure) -> bytes:
         """What is no command, or is asked for in another way."""
         request.setHeader(b"Content-Type", b"application/json")
-        request.setResponseCode(failure.value.code)
+        request.setResponseCode(NOT_FOUND)
         path = request.path.decode("latin-1")
         return _encoded({"error": f"{path}: no command of this name is asked for like that"})
 
