@@ -210,6 +210,22 @@ def test_a_copy_that_cannot_be_read_is_put_back(quick_path, size):
     assert_whole(rig, contents)
 
 
+def test_two_scrubs_of_a_set_at_once_count_a_missing_copy_once(quick_path):
+    rig = stor(quick_path)
+    contents = fill(rig, (70, 80, 90))
+    rig.copies(contents[1])[0].unlink()
+    pool = HeldPool()
+    jobs = KeptJobs().begin(rig, pool=pool)
+    scrub(jobs)
+    for _ in range(200):
+        pool.release()
+        rig.clock.advance(0.1)
+    seen = views(jobs)
+    assert [one["state"] for one in seen] == ["done"] * 2
+    assert (total(seen, "missing"), total(seen, "mended")) == (1, 1)
+    assert_whole(rig, contents)
+
+
 def test_what_is_bad_on_all_disks_is_told_and_stays_at_risk_until_it_is_posted_again(quick_path):
     rig = stor(quick_path)
     contents = fill(rig, (5000,), seeds=range(3))
