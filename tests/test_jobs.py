@@ -242,6 +242,11 @@ def test_a_pass_goes_on_that_began_by_a_clock_that_was_years_ahead(rig):
     jobs.resume()
     pass_seconds(rig, 7 * DAY, 600)
     assert all(0.3 < one["done"] < 1 for one in views(jobs)[:2])
+    value["jobs"] = []
+    jobs = KeptJobs(json.dumps(value).encode()).begin(rig, scrub_days=14)
+    pass_seconds(rig, SETTLE_SECONDS, 60)
+    jobs.resume()
+    assert [one["about"] for one in views(jobs)] == [root(rig), root(rig, 1)]
 
 
 def test_a_pass_that_is_given_up_begins_again_when_its_time_comes(rig):

@@ -123,7 +123,9 @@ class Scrubs(Kind):
             root, job = member.root, last.get(member.root)
             # Of a pass that is no longer remembered it is known when it ended.
             begun = self.scrubbed.get(root, -self._period_seconds) if job is None else job.began
-            over = (job is None or job.state.over) and now >= begun + self._period_seconds
+            # What began in the future did so by a clock that was wrong then.
+            lately = 0 <= now - begun < self._period_seconds
+            over = (job is None or job.state.over) and not lately
             if over and member.complete and member.health.sound:
                 self._jobs.add(self, Scope((root,)), self._period_seconds)
 
