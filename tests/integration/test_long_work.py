@@ -32,6 +32,9 @@ SMALL, LARGE = (3000, 6) if SOAK else (500, 3)
 #: How long a job may take until its end, once it may work as fast as it can.
 END_SECONDS = 180
 
+#: The more often the writer ends, the longer its parent waits before it starts another.
+WRITER_SECONDS = 120
+
 #: What is no file of a sample, and may be on a disk.
 _OWN = (".stor", "lost+found")
 
@@ -82,7 +85,7 @@ class World:
         def again():
             return self.stor.children.get("stor-writer") not in (None, pid)
 
-        poll(again, START_SECONDS, "another writer")
+        poll(again, WRITER_SECONDS, "another writer")
 
     def ask(self, name, **order):
         """What the socket for operators says, once somebody answers there."""
@@ -297,7 +300,7 @@ def lost(world, disk):
     poll(lambda: world.state(disk) == "offline", 60, "a disk that is known to be away")
     told = world.ask("at-risk")
     assert [str(disk) in one["roots"] for one in told["sets"]] == [True]
-    assert told["sets"][0]["reason"].startswith(f"{disk}: not mounted")
+    assert f"{disk}: not mounted" in told["sets"][0]["reason"]
     yield
     disk.mount()
     poll(lambda: world.state(disk) == "online", 60, "a disk that is back")
@@ -374,6 +377,29 @@ def test_trouble_in_the_middle_of_a_drain(world, trouble, of_set):
         assert (ended["state"], ended["errors"]) == ("done", [])
         poll(lambda: not world.ask("status")["at_risk"], 90, "no sample at risk")
         assert not world.on(0)
+    assert not world.clients.untold()
+    world.audit()
+
+
+@pytest.mark.parametrize("disk", [0, 1])
+@pytest.mark.parametrize("begin", [rebuild, rebalance])
+def test_a_disk_is_lost_in_the_middle(world, begin, disk):
+    """One of the set that is filled anew, or gives; reads go on, and all ends right."""
+    world.fill(world.samples(small=100, large=1))
+    with world.clients.working():
+        numbers = {job["id"] for job in begin(world)}
+        wanted = world.roots(1) if begin is rebuild else world.roots(world.fullest())
+        (lose,) = [one for pair in world.disks for one in pair if str(one) == wanted[disk]]
+        with lost(world, lose):
+            before = world.clients.reads
+            poll(lambda: world.clients.reads > before + 50, 60, "reads meanwhile")
+        for number in numbers:
+            with contextlib.suppress(Failed):  # it is over
+                world.ask("rate", job=number, rate={})
+        world.complete()
+        poll(lambda: is_over(world.some(numbers)), END_SECONDS, "the end")
+        assert {job["state"] for job in world.some(numbers)} == {"done"}
+        poll(lambda: not world.ask("status")["at_risk"], 90, "no sample at risk")
     assert not world.clients.untold()
     world.audit()
 
