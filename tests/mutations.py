@@ -544,6 +544,20 @@ CHECKS = (
         ),
     ),
     Mutation(
+        "two scrubs count a missing copy once",
+        "stor/jobs/scrub.py",
+        "missing and not whole.put_back",
+        "False",
+        ("tests/test_scrub.py::test_two_scrubs_of_a_set_at_once_count_a_missing_copy_once",),
+    ),
+    Mutation(
+        "a rebalance moves no more than is still to go",
+        "stor/jobs/carry.py",
+        "taken + size > most_bytes or ",
+        "",
+        (f"{_DRAIN}::test_a_rebalance_of_sets_that_hold_less_than_a_batch_ends_at_two_percent",),
+    ),
+    Mutation(
         "a set that is drained gets nothing new",
         "stor/mirror/mirror.py",
         "        return not self.draining and all(",

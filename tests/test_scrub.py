@@ -14,7 +14,7 @@ from stor.disk.copy import SUMS_ATTRIBUTE
 from stor.disk.syscalls import Syscalls
 from stor.disk.verification import PART_BYTES
 from tests.conformance import MIB, QuickFiles, descriptors, sample
-from tests.support.http import no_bug_logged
+from tests.support.http import HeldPools, no_bug_logged
 from tests.support.jobs import KeptJobs, scrub, view, views
 from tests.support.pools import HeldPool
 from tests.support.rig import FaultyRig, digest_of
@@ -211,14 +211,19 @@ def test_a_copy_that_cannot_be_read_is_put_back(quick_path, size):
 
 
 def test_two_scrubs_of_a_set_at_once_count_a_missing_copy_once(quick_path):
-    rig = stor(quick_path)
-    contents = fill(rig, (70, 80, 90))
+    contents = fill(stor(quick_path), (70, 80, 90))
+    workers = HeldPools()
+    three = lambda label: (workers(), workers(), workers())  # noqa: E731
+    rig = FaultyRig(quick_path, (2,), kind=QuickFiles, workers=three)
+    rig.probe()
+    for _ in range(20):
+        workers.release()
+        rig.clock.advance(0.1)
     rig.copies(contents[1])[0].unlink()
-    pool = HeldPool()
-    jobs = KeptJobs().begin(rig, pool=pool)
+    jobs = KeptJobs().begin(rig, pool=workers())
     scrub(jobs)
-    for _ in range(200):
-        pool.release()
+    for _ in range(600):  # what one does waits for what the other does
+        workers.step()
         rig.clock.advance(0.1)
     seen = views(jobs)
     assert [one["state"] for one in seen] == ["done"] * 2
