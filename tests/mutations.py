@@ -1171,6 +1171,13 @@ HANDOVER = (
         ),
     ),
     Mutation(
+        "what is known of heads is counted in bytes",
+        "stor/http/fast_path.py",
+        "            self._blocks_bytes += len(block)\n",
+        "            self._blocks_bytes += 1\n",
+        ("tests/test_hot.py::test_what_is_known_of_heads_is_bounded",),
+    ),
+    Mutation(
         "answers that are not sent yet when a connection leaves",
         "stor/http/channel.py",
         "elif self._socket.connected and (self._unsent_bytes or not self._direct):",
