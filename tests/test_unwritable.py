@@ -294,3 +294,5 @@ def test_a_disk_that_was_full_at_its_first_look_is_probed_before_a_sample_goes_t
     rig.heal()
     assert rig.put(b"content").status == 201
     assert rig.get(b"content").body == b"content"
+    (mirror,) = rig.mirrors.mirrors
+    assert (mirror.reserved.total(), mirror.writes) == ((0, 0), 0)

@@ -221,6 +221,8 @@ class Mirrors:
         write = self._place(digest, length, excluded, make)
         # One that was full when it was first looked at has no journal yet.
         if write is None or any(map(_lacks_journal, write.mirror.members)):
+            if write is not None:
+                await write.discard()  # what it has reserved is free again
             members = [member for member in self.members if member.writable]
             await settle([member.renew_room() for member in members])
             await settle([member.probe() for member in filter(_lacks_journal, members)])
