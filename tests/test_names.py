@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from stor.cli.main import main
 from stor.disk.journal import Kind
 from stor.mirror.mirror import Mirror
-from tests.conformance import QuickFiles
+from tests.conformance import QuickFiles, sample
 from tests.support.host import LABELS, Host, member
 from tests.support.rig import digest_of
 from tests.test_adopt import configuration
@@ -63,13 +63,14 @@ def test_a_stor_that_starts_again_learns_what_was_stored_before(host):
     assert ask(rig, ABSENT) == b"-"
 
 
-def test_what_is_stored_afterwards_is_known_at_once_and_what_fails_is_not(host):
-    rig = learnt(started(host))
-    assert ask(rig, digest_of(b"new")) == b"-"
-    assert rig.put(b"new").status == 201
-    assert ask(rig, digest_of(b"new")) == b"+"
-    assert rig.put(b"wrong", digest_of(b"another")).status == 412
-    assert ask(rig, digest_of(b"another")) == b"-"
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_what_is_stored_afterwards_is_known_at_once_and_what_fails_is_not(host, size):
+    rig, new, another = learnt(started(host)), sample(size), sample(size + 1)
+    assert ask(rig, digest_of(new)) == b"-"
+    assert rig.put(new).status == 201
+    assert ask(rig, digest_of(new)) == b"+"
+    assert rig.put(new, digest_of(another)).status == 412
+    assert ask(rig, digest_of(another)) == b"-"
 
 
 def test_a_set_that_a_reload_adds_is_not_known_at_once_and_one_that_it_takes_out_is_gone(host):

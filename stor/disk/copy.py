@@ -142,8 +142,7 @@ class OpenCopy:
                     f"{self.copy.path}: content does not have the SHA-256 of its name",
                     self.copy.mark,
                 )
-            # The hash may be that of bytes some of which another copy has given.
-            if self.verified and self._summer.size == self.copy.size:
+            if self.verified:
                 self.is_right(self._summer.finish(self.digest))
         return data
 
@@ -196,9 +195,10 @@ class OpenCopy:
         return True
 
     def is_right(self, sums: BlockSums) -> None:
-        """All of the file was read since it had `mark`, and has these sums: keep them with it.
+        """What was read of the file since it had `mark` is right, and has these sums: keep them.
 
-        What was changed meanwhile is nothing that is known.
+        Not those of a part: another copy may have given the rest. What was changed meanwhile is
+        nothing that is known.
         """
         mark = Mark.of(self.files.fstat(self._opened()))
         if mark != self.mark or mark.size != sums.size:

@@ -21,6 +21,9 @@ from stor.threads import settle
 ENOUGH = 0.05
 EVEN = 0.02
 
+#: So many times what was planned is moved at most.
+MOST = 2
+
 #: A plan is made in so many steps for each set.
 _STEPS = 1000
 
@@ -97,7 +100,8 @@ class Rebalances(Kind):
         def reached(cursor: str) -> None:
             run.reached(job.cursor, min(1.0, job.bytes_done / all_bytes) if all_bytes else 0.0)
 
-        while all_bytes:
+        # Clients fill sets, too: what they do is not evened out for ever.
+        while job.bytes_done < MOST * all_bytes:
             source, target = extremes(self._levels())
             if source.fill - target.fill <= EVEN:
                 break
