@@ -103,18 +103,28 @@ class SteppingPool(HeldPool):
 class HangingPool:
     """Does the work at once, in a thread; a job that calls `hang` stays there until `wake`.
 
-    One thread runs at a time, so that the order is the same every time.
+    One thread runs at a time, so that the order is the same every time. It waits for the next job
+    when one is done; there are more only while jobs hang.
     """
 
     _of_thread = local()
 
     def __init__(self):
-        self._reports = SimpleQueue()
+        self._jobs, self._reports = SimpleQueue(), SimpleQueue()
+        self._idle = 0
         self._hanging = deque()
+
+    def __del__(self):
+        for _ in range(self._idle):
+            self._jobs.put(None)
 
     def run(self, function, *args):
         waiter = Deferred()
-        Thread(target=self._work, args=(waiter, function, args), daemon=True).start()
+        if self._idle:
+            self._idle -= 1
+        else:
+            Thread(target=self._work, args=(self._jobs, self._reports), daemon=True).start()
+        self._jobs.put((function, args))
         self._take_report(waiter)
         return waiter
 
@@ -124,7 +134,7 @@ class HangingPool:
     def hang(cls):
         """Go on only when the test says so. Called in a job's thread."""
         go_on = SimpleQueue()
-        cls._of_thread.worker._reports.put((None, go_on))
+        cls._of_thread.reports.put((None, go_on))
         go_on.get()
 
     def wake(self):
@@ -137,17 +147,23 @@ class HangingPool:
     def stop(self):
         """Nothing to end."""
 
-    def _work(self, waiter, function, args):
-        self._of_thread.worker = self
-        try:
-            outcome = function(*args)
-        except BaseException:
-            outcome = Failure()
-        self._reports.put((waiter, outcome))
+    @classmethod
+    def _work(cls, jobs, reports):
+        """Knows no pool, which would never be given up then."""
+        cls._of_thread.reports = reports
+        while (job := jobs.get()) is not None:
+            function, args = job
+            try:
+                outcome = function(*args)
+            except BaseException:
+                outcome = Failure()
+            reports.put((True, outcome))
+            del job, function, args, outcome
 
     def _take_report(self, waiter):
         ended, outcome = self._reports.get()
-        if ended is None:
-            self._hanging.append((waiter, outcome))
-        else:
+        if ended:
+            self._idle += 1
             waiter.callback(outcome)
+        else:
+            self._hanging.append((waiter, outcome))
