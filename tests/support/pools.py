@@ -1,6 +1,7 @@
 """Thread pools that a test controls."""
 
 from collections import deque
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread, local
 
@@ -53,6 +54,45 @@ class HeldPool:
         """Nothing to end."""
 
 
+class _Threads:
+    """Threads that wait for the next job when one is done."""
+
+    def __init__(self):
+        self._jobs = SimpleQueue()
+        self._resting = 0
+
+    def __del__(self):
+        for _ in range(self._resting):
+            self._jobs.put(None)
+
+    def begin(self, job):
+        """Have `job` called, in a thread that rests if there is one."""
+        if self._resting:
+            self._resting -= 1
+        else:
+            Thread(target=self._work, args=(self._jobs,), daemon=True).start()
+        self._jobs.put(job)
+
+    def ended(self):
+        """A job is done: its thread rests."""
+        self._resting += 1
+
+    @staticmethod
+    def _work(jobs):
+        while (job := jobs.get()) is not None:
+            job()
+            del job
+
+
+def _report(reports, function, args):
+    """Call a function and report its outcome."""
+    try:
+        outcome = function(*args)
+    except BaseException:
+        outcome = Failure()
+    reports.put((True, outcome))
+
+
 class SteppingPool(HeldPool):
     """Keeps every job until the test releases it, and again wherever a job calls `pause`.
 
@@ -61,13 +101,13 @@ class SteppingPool(HeldPool):
 
     def __init__(self):
         super().__init__()
+        self._threads = _Threads()
         self._reports = SimpleQueue()
         self._own = local()
 
     def run(self, function, *args):
         waiter, go_on = Deferred(), SimpleQueue()
-        Thread(target=self._work, args=(go_on, function, args), daemon=True).start()
-        self.held.append((waiter, go_on))
+        self.held.append((waiter, go_on, partial(self._work, go_on, function, args)))
         return waiter
 
     finish = run
@@ -80,51 +120,41 @@ class SteppingPool(HeldPool):
     def release(self, jobs=None):
         """Let the oldest `jobs` go on; by default all there are, to their ends."""
         while self.held and jobs != 0:
-            waiter, go_on = self.held.popleft()
-            go_on.put(None)
+            waiter, go_on, new = self.held.popleft()
+            if new is None:
+                go_on.put(None)
+            else:
+                self._threads.begin(new)
             ended, outcome = self._reports.get()
             if ended:
+                self._threads.ended()
                 waiter.callback(outcome)
             else:
-                self.held.append((waiter, go_on))
+                self.held.append((waiter, go_on, None))
             if jobs is not None:
                 jobs -= 1
 
     def _work(self, go_on, function, args):
         self._own.go_on = go_on
-        go_on.get()
-        try:
-            outcome = function(*args)
-        except BaseException:
-            outcome = Failure()
-        self._reports.put((True, outcome))
+        _report(self._reports, function, args)
 
 
 class HangingPool:
     """Does the work at once, in a thread; a job that calls `hang` stays there until `wake`.
 
-    One thread runs at a time, so that the order is the same every time. It waits for the next job
-    when one is done; there are more only while jobs hang.
+    One thread runs at a time, so that the order is the same every time.
     """
 
     _of_thread = local()
 
     def __init__(self):
-        self._jobs, self._reports = SimpleQueue(), SimpleQueue()
-        self._idle = 0
+        self._threads = _Threads()
+        self._reports = SimpleQueue()
         self._hanging = deque()
-
-    def __del__(self):
-        for _ in range(self._idle):
-            self._jobs.put(None)
 
     def run(self, function, *args):
         waiter = Deferred()
-        if self._idle:
-            self._idle -= 1
-        else:
-            Thread(target=self._work, args=(self._jobs, self._reports), daemon=True).start()
-        self._jobs.put((function, args))
+        self._threads.begin(partial(self._work, self._reports, function, args))
         self._take_report(waiter)
         return waiter
 
@@ -134,7 +164,7 @@ class HangingPool:
     def hang(cls):
         """Go on only when the test says so. Called in a job's thread."""
         go_on = SimpleQueue()
-        cls._of_thread.reports.put((None, go_on))
+        cls._of_thread.reports.put((False, go_on))
         go_on.get()
 
     def wake(self):
@@ -148,22 +178,14 @@ class HangingPool:
         """Nothing to end."""
 
     @classmethod
-    def _work(cls, jobs, reports):
-        """Knows no pool, which would never be given up then."""
+    def _work(cls, reports, function, args):
         cls._of_thread.reports = reports
-        while (job := jobs.get()) is not None:
-            function, args = job
-            try:
-                outcome = function(*args)
-            except BaseException:
-                outcome = Failure()
-            reports.put((True, outcome))
-            del job, function, args, outcome
+        _report(reports, function, args)
 
     def _take_report(self, waiter):
         ended, outcome = self._reports.get()
         if ended:
-            self._idle += 1
+            self._threads.ended()
             waiter.callback(outcome)
         else:
             self._hanging.append((waiter, outcome))
