@@ -2,8 +2,7 @@
 
 import inspect
 import os
-
-import attrs
+from typing import NamedTuple
 
 from stor.disk.syscalls import Syscalls
 
@@ -22,8 +21,7 @@ _OPENING = (
 )
 
 
-@attrs.frozen
-class Call:
+class Call(NamedTuple):
     """One system call; `path` is what its descriptor or path argument names below the root."""
 
     name: str
@@ -48,9 +46,9 @@ class RecordingFiles(Syscalls):
         """For subclasses: runs before the call is made; may raise, or return other arguments."""
 
     def _path(self, name, args):
-        named = [argument for argument in args if isinstance(argument, str)]
-        if named:
-            return named[-1]
+        for argument in reversed(args):
+            if isinstance(argument, str):
+                return argument
         return self._paths.get(args[0]) if args else None
 
     def _record(self, name, args, result):
@@ -132,9 +130,10 @@ class FaultyFiles(RecordingFiles):
         self.failed = self.failed_args = self.failed_after = None
 
     def _before(self, name, args):
-        error = self._always.get(name, self._always.get("*")) or self._file_error(name, args)
-        if error is not None:
-            self._raise(name, args, error)
+        if self._always or self._files:
+            error = self._always.get(name, self._always.get("*")) or self._file_error(name, args)
+            if error is not None:
+                self._raise(name, args, error)
         if self._countdown is None:
             return None
         self._countdown -= 1
