@@ -1,6 +1,7 @@
 """Long work of every kind on real file systems, under load, killed at random moments."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -258,6 +259,18 @@ def drill(world):
     return world.jobs("drill")[-3:]
 
 
+#: Processes that answer: one, or one more that reads.
+ALONE, WITH_A_READER = 1, 2
+
+KINDS = drain, scrub, rescan, first_walk, rebuild, rebalance, drill
+
+
+def shown(value):
+    """What a test's name says of a parameter."""
+    names = {ALONE: "alone", WITH_A_READER: "with a reader"}
+    return value.__name__ if callable(value) else names[value]
+
+
 def is_over(jobs):
     return all(job["state"] in ("done", "failed", "cancelled") for job in jobs)
 
@@ -281,7 +294,13 @@ def killed_in_the_middle(world, begin, figures):
     figures[f"kill -9 in the middle of a {begin.__name__}, workers {world.workers}"] += kills
 
 
-@pytest.mark.parametrize("begin", [drain, scrub, rescan, first_walk, rebuild, rebalance, drill])
+#: What is killed, and how many processes answer: all of it only in the long form.
+KILLED = [*((kind, ALONE) for kind in KINDS), (drain, WITH_A_READER), (rebuild, WITH_A_READER)]
+if SOAK:
+    KILLED = [*itertools.product(KINDS, (ALONE, WITH_A_READER))]
+
+
+@pytest.mark.parametrize(("begin", "world"), KILLED, indirect=["world"], ids=shown)
 def test_killed(world, begin, figures):
     world.fill(world.samples())
     with world.clients.working():
@@ -355,11 +374,18 @@ def torn(world, disk):
     yield
 
 
-@pytest.mark.parametrize("of_set", [0, 2], ids=["of the set", "of another"])
-@pytest.mark.parametrize("trouble", [lost, read_only, full, paused, torn])
+#: The trouble, the set that has it (the first is drained), and how many processes answer.
+OF_ALL = [(paused, 0, ALONE), (torn, 0, ALONE)]
+OF_A_DISK = [
+    *((lost, 0, ALONE), (lost, 2, WITH_A_READER)),
+    *((read_only, 0, WITH_A_READER), (full, 2, ALONE)),
+]
+if SOAK:
+    OF_A_DISK = [*itertools.product((lost, read_only, full), (0, 2), (ALONE, WITH_A_READER))]
+
+
+@pytest.mark.parametrize(("trouble", "of_set", "world"), OF_A_DISK + OF_ALL, indirect=["world"])
 def test_trouble_in_the_middle_of_a_drain(world, trouble, of_set):
-    if trouble in (paused, torn) and (of_set or world.workers > 1):
-        pytest.skip("it has no disk, and one process")
     world.only_set(0)
     world.fill([world.rng.randbytes(20_000) for _ in range(200)])
     world.only_set(None)
@@ -383,8 +409,13 @@ def test_trouble_in_the_middle_of_a_drain(world, trouble, of_set):
     world.audit()
 
 
-@pytest.mark.parametrize("disk", [0, 1])
-@pytest.mark.parametrize("begin", [rebuild, rebalance])
+#: Of what, which disk of the set, and how many processes answer.
+LOST = [(rebuild, 0, WITH_A_READER), (rebalance, 1, ALONE)]
+if SOAK:
+    LOST = [*itertools.product((rebuild, rebalance), (0, 1), (ALONE, WITH_A_READER))]
+
+
+@pytest.mark.parametrize(("begin", "disk", "world"), LOST, indirect=["world"])
 def test_a_disk_is_lost_in_the_middle(world, begin, disk):
     """One of the set that is filled anew, or gives; reads go on, and all ends right."""
     world.fill(world.samples(small=100, large=1))
