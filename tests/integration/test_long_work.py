@@ -202,7 +202,10 @@ def rescan(world):
 
 
 def first_walk(world):
-    """All disks as an older Stor has left them, which knows of no index."""
+    """All disks as an older Stor has left them, which knows of no index.
+
+    What takes no longer than some seconds is no job: then it may be anywhere, or over.
+    """
     world.stor.kill()
     for pair in world.disks:
         for disk in pair:
@@ -210,7 +213,10 @@ def first_walk(world):
     shutil.rmtree(world.keys["state_directory"])
     world.clients.forget_what_landed()
     world.stor.start()
-    return poll(lambda: world.jobs("walk"), 60, "a walk")
+    until = time.monotonic() + world.rng.uniform(0, 3)
+    while not (jobs := world.jobs("walk")) and time.monotonic() < until:
+        time.sleep(0.02)
+    return jobs
 
 
 def rebuild(world):
@@ -280,6 +286,9 @@ def killed_in_the_middle(world, begin, figures):
     kills = 0
     while kills < KILLS:
         numbers = {job["id"] for job in begin(world)}
+        if not numbers:
+            world.kill()
+            kills += 1
         while kills < KILLS and not is_over(world.some(numbers)):
             time.sleep(world.rng.uniform(0, 0.5))
             world.kill()
