@@ -47,7 +47,7 @@ Args = TypeVarTuple("Args")
 
 SAMPLES = 10_000
 SAMPLE_BYTES = 4096
-#: One after the other takes long: only so many.
+#: Fewer samples for the slow way, one at a time.
 ALONE = 200
 SYNC_SECONDS = 0.010
 

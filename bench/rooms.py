@@ -39,7 +39,7 @@ REPEATS = 6
 #: A request is over when Stor has made no call for this long: its log line comes last.
 QUIET_SECONDS = 0.1
 
-#: With so many clients at once, uploads are measured as groups; each stores so many samples.
+#: Clients that upload at once, to measure groups, and the samples that each stores.
 CLIENTS = 16
 SAMPLES_EACH = 10
 

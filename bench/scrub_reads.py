@@ -61,7 +61,7 @@ class Found:
 
 
 def fill(point: Path, samples: int, a_directory: int) -> None:
-    """Store samples in random order, so many in each of the lowest directories."""
+    """Store samples in random order, a fixed number in each of the lowest directories."""
     rng, directories = random.Random(1), samples // a_directory
     for _ in range(samples):
         content = rng.randbytes(SAMPLE_BYTES)

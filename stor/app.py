@@ -11,12 +11,11 @@ from stor.config import Config
 from stor.http.access import Observer
 from stor.http.accounts import Accounts
 from stor.http.api import Api, Budgets
-from stor.http.auth import Attempts, Authenticator
+from stor.http.auth import Attempts, Authenticator, Rules
 from stor.http.explanation import Explanation
 from stor.http.fast_path import FastPath
 from stor.http.proxies import Proxies
 from stor.http.request import Serving
-from stor.http.rules import Rules
 from stor.http.status import Overview
 from stor.http.upload import SmallBodies, Uploads
 from stor.location import S3 as S3_PLACE

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from stor.http.elsewhere import HAND_OVER_SECONDS, Given
+from stor.http.connections import HAND_OVER_SECONDS, Given
 from stor.http.request import needs_writer
 from tests.conformance import sample
 from tests.support.http import AUTHORIZED, chunked, cuts

@@ -54,7 +54,7 @@ class SmallCopies:
         """Name some samples, write others, and bring all that to stable storage.
 
         One round at a time. Raises `DiskAway`, `OSError`: then nothing counts that it has done.
-        Whatever fails is to be given up.
+        The caller gives up whatever fails.
         """
         if names is None or not names.written:
             raise DiskAway(f"{self._disk.root}: its journal is not open")

@@ -21,6 +21,7 @@ from stor.digest import Digest, is_digest
 from stor.errors import NotFound
 from stor.hot import HotContent, HotSample
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
+from stor.http.auth import Rules
 from stor.http.batch import Ahead, BatchAnswer
 from stor.http.bulk import (
     BadRequest,
@@ -45,7 +46,6 @@ from stor.http.feed import Following, LandedAnswer
 from stor.http.page import Asked, page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.resumable import UPLOADING, Resumable
-from stor.http.rules import Rules
 from stor.http.site import shield
 from stor.http.status import Overview, picture
 from stor.http.upload import HOW_TO_STORE, Upload, Uploads

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address, ip_network
 
+import attrs
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -15,6 +16,9 @@ from twisted.internet.task import deferLater
 from stor.errors import Unauthorized, Unavailable
 from stor.http.accounts import Accounts
 from stor.threads import Shared
+
+#: How many bodies are taken at once.
+MAX_UPLOADS = 1000
 
 #: This many wrong passwords of one address are answered at once: people mistype.
 FREE_FAILURES = 3
@@ -196,3 +200,20 @@ def _network(address: str) -> str:
         return str(found)
     # A socket of both kinds has IPv4 in this form (RFC 4291, 2.5.5.2).
     return str(found.ipv4_mapped or ip_network((int(found), 64), strict=False))
+
+
+@attrs.frozen
+class Rules:
+    """Who may ask for what, and how much may be stored.
+
+    `read_auth`: samples are for those alone who may store them. `public_listing`: everybody may
+    list the samples, which tells strangers what there is. `status_auth`: the pages are for users
+    alone, and what names a disk with them.
+    """
+
+    authenticator: Authenticator
+    max_upload_bytes: int | None = None
+    max_uploads: int = MAX_UPLOADS
+    read_auth: bool = False
+    public_listing: bool = False
+    status_auth: bool = False

@@ -26,10 +26,10 @@ from zope.interface import implementer
 
 from stor.http.access import Served
 from stor.http.answer import SERVER, Answer
-from stor.http.connections import Connections
-from stor.http.elsewhere import (
+from stor.http.connections import (
     HAND_OVER_RETRY_SECONDS,
     HAND_OVER_SECONDS,
+    Connections,
     Given,
     Handed,
 )

@@ -13,8 +13,8 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.errors import Mismatch, Superseded, TooLarge, Unavailable
 from stor.http.answer import Answer
+from stor.http.auth import Rules
 from stor.http.request import StorRequest
-from stor.http.rules import Rules
 from stor.http.upload import BATCH_BYTES, ClientGone, Flow, Head, Upload, Uploads
 from stor.store import KEPT_SECONDS, FoundUpload, PartialPut, Partials, Store, UploadTurn
 

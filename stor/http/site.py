@@ -12,7 +12,7 @@ from twisted.web.server import Request, Site
 from stor.http.access import Observer, RequestIds
 from stor.http.answer import Answer, answer_to
 from stor.http.channel import TURNED_AWAY_SECONDS, StorChannel
-from stor.http.elsewhere import Elsewhere
+from stor.http.connections import Elsewhere
 from stor.http.pace import LAST_REQUEST_SECONDS, Buffers, Wait
 from stor.http.request import Serving, StorRequest
 from stor.shared import Count

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from stor.digest import Digest, MalformedDigest
 from stor.errors import Mismatch, TooLarge, Unavailable
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to, causes_of
-from stor.http.rules import Rules
+from stor.http.auth import Rules
 from stor.store import Put, Store
 from stor.threads import Pool, settle
 
@@ -120,7 +120,7 @@ class Uploads:
             self.active -= 1
 
     def count(self, uploads: int, size: int) -> None:
-        """So many more, or fewer, are being taken, with so many bytes in memory."""
+        """Add to the uploads under way, and to their bytes in memory; both may be negative."""
         self.active += uploads
         self.in_progress += uploads
         self.buffered_bytes += size
@@ -145,7 +145,7 @@ class SmallBodies:
         """Store a whole small body as the sample `raw`, where nothing stands in its way: the user.
 
         `ended` is told where it is, or `None` when nothing of it is left. Where this returns
-        `None`, and for what has failed, an `Upload` finds out what is to be said.
+        `None`, and for what has failed, an `Upload` finds the answer.
         """
         size, uploads, rules = len(content), self._uploads, self._rules
         if uploads.active >= rules.max_uploads or uploads.full or uploads.stopping:

@@ -58,9 +58,9 @@ class Carrier:
     ) -> None:
         """Carry all samples from a cursor on; `reached` is told of it.
 
-        With `wanted` until that says 0: so many bytes are still to go. No batch is larger, and a
-        sample stays of which more than half would be too much. Where few lie in each directory, so
-        many at the `least` go together.
+        `wanted` says how many bytes are still to move, and 0 ends the work. No batch is larger than
+        that, and a sample stays if more than half of it would be too much. At `least` this many
+        samples go together where each directory holds few.
 
         Raises `Halted`, `NotNow`, `DiskAway`, `Busy`, `OSError`.
         """

@@ -1,5 +1,6 @@
 """Small samples being written to every disk of a mirror, all that wait together."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -27,16 +28,16 @@ _MOST_A_ROUND = 256
 _TOLD_A_TURN = 16
 
 
-class SmallWrite(Small):
+class SmallWrite(Small, ABC):
     """A small sample on its way, and who waits for it."""
 
+    @abstractmethod
     def stored(self) -> None:
         """Every copy has its name, durably."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, *, named: bool) -> None:
         """Nothing of it is left, but on a disk that hangs; `named`: that may show its name, too."""
-        raise NotImplementedError
 
 
 class _Lane:

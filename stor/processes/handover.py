@@ -18,7 +18,7 @@ from zope.interface import implementer
 from stor.digest import Digest
 from stor.disk.copy import MadeSums
 from stor.http.channel import StorChannel
-from stor.http.elsewhere import Given, Handed
+from stor.http.connections import Given, Handed
 from stor.http.request import needs_writer
 from stor.http.site import StorSite
 

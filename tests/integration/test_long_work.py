@@ -374,7 +374,7 @@ def paused(world, disk):
 
 @contextlib.contextmanager
 def torn(world, disk):
-    """What was kept of the jobs is damaged: it is said, and the job is to be asked for anew."""
+    """The jobs file is damaged: Stor says so, and the operator asks for the job again."""
     world.stor.kill()
     path = Path(world.keys["state_directory"]) / "jobs.json"
     path.write_bytes(path.read_bytes()[:-20])

@@ -20,13 +20,12 @@ from stor.explain import Explainer
 from stor.gauges import ConnectionGauges, DiskGauges, JobGauges, LogGauges, Reloads, WorkGauges
 from stor.http.access import together
 from stor.http.api import Api, Budgets
-from stor.http.auth import Attempts, Authenticator
+from stor.http.auth import Attempts, Authenticator, Rules
 from stor.http.explanation import Explanation
 from stor.http.fast_path import FastPath
 from stor.http.proxies import Proxies
 from stor.http.rates import Rates
 from stor.http.request import Serving
-from stor.http.rules import Rules
 from stor.http.site import StorSite
 from stor.http.status import Overview
 from stor.http.upload import TOTAL_BUFFER_BYTES, SmallBodies, Uploads
