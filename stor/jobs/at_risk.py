@@ -35,10 +35,11 @@ class AtRisk:
             for mirror in self._mirrors.mirrors
             for risk in self._mirrors.repairs.risks(mirror)
         ]
+        compared = self._compared()
         sets = [
             {
                 "roots": [member.root for member in mirror.members],
-                "samples": self._lacking(mirror),
+                "samples": self._lacking(mirror, compared),
                 "reason": "; ".join(map(_shortage, filter(_is_short, mirror.members))),
             }
             for mirror in self._mirrors.mirrors
@@ -75,22 +76,22 @@ class AtRisk:
     @property
     def total(self) -> int:
         """How many they are: all of a set where a disk is away."""
+        compared = self._compared()
         return sum(
-            max(self._lacking(mirror), len(self._mirrors.repairs.risks(mirror)))
+            max(self._lacking(mirror, compared), len(self._mirrors.repairs.risks(mirror)))
             for mirror in self._mirrors.mirrors
         )
 
-    def _lacking(self, mirror: Mirror) -> int:
+    def _lacking(self, mirror: Mirror, compared: Mapping[str, float]) -> int:
         """How many samples lack a copy as a disk is away, or was not compared yet; at most."""
         names = self._mirrors.names
         short = [member for member in mirror.members if _is_short(member)]
         if names is None or not short:
             return 0
-        known = self._compared()
-        compared = [
-            known.get(member.root, 0.0) if member.health.readable else 0.0 for member in short
+        shares = [
+            compared.get(member.root, 0.0) if member.health.readable else 0.0 for member in short
         ]
-        return round(names.samples(mirror) * (1 - min(compared)))
+        return round(names.samples(mirror) * (1 - min(shares)))
 
 
 def _is_short(member: Member) -> bool:

@@ -54,10 +54,11 @@ class Rebuilds(Kind):
     @property
     def compared(self) -> Mapping[str, float]:
         """How much of each disk that is not complete has been compared, from 0 to 1."""
+        jobs = self._by_roots()
         return {
-            member.root: job.share
+            member.root: jobs[roots].share
             for mirror in self._mirrors.mirrors
-            if (job := self._of(mirror)) is not None
+            if (roots := _roots(mirror)) in jobs
             for member in mirror.members
             if not member.complete
         }
@@ -71,8 +72,10 @@ class Rebuilds(Kind):
     @property
     def warnings(self) -> list[str]:
         """The disks that are not complete, and what becomes of that; a line each."""
+        jobs = self._by_roots()
         return [
-            f"{member.root}: not complete, it may lack samples of its set: {self._outlook(mirror)}"
+            f"{member.root}: not complete, it may lack samples of its set: "
+            f"{self._outlook(mirror, jobs.get(_roots(mirror)))}"
             for mirror in self._mirrors.mirrors
             for member in mirror.members
             if member.health.readable and not member.complete
@@ -156,10 +159,9 @@ class Rebuilds(Kind):
         mirrors = self._mirrors.mirrors
         return next((mirror for mirror in mirrors if _roots(mirror) == job.scope.roots), None)
 
-    def _of(self, mirror: Mirror) -> Job | None:
-        """The job that compares a mirror's disks, if there is one."""
-        jobs = [job for job in self._jobs.of(self) if not _ended(job)]
-        return next((job for job in jobs if job.scope.roots == _roots(mirror)), None)
+    def _by_roots(self) -> dict[tuple[str, ...], Job]:
+        """The jobs that compare the disks of sets, or will, by those disks."""
+        return {job.scope.roots: job for job in self._jobs.of(self) if not _ended(job)}
 
     def _missing(self, mirror: Mirror) -> str | None:
         """What a comparison waits for, if for anything."""
@@ -174,8 +176,7 @@ class Rebuilds(Kind):
             return f"that goes on when {', '.join(unmarked or held)} can be written"
         return None
 
-    def _outlook(self, mirror: Mirror) -> str:
-        job = self._of(mirror)
+    def _outlook(self, mirror: Mirror, job: Job | None) -> str:
         if job is not None and job.state is State.RUNNING:
             return f"{job.share:.0%} compared"
         if job is not None and job.state is State.PAUSED:
