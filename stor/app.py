@@ -22,9 +22,9 @@ from stor.location import S3 as S3_PLACE
 from stor.location import Locations, mirror_place
 from stor.memcached import Memcached, connected
 from stor.metrics import Metrics
+from stor.s3.body import http_client
 from stor.s3.bucket import Bucket
 from stor.s3.client import S3Client
-from stor.s3.http import http_client
 from stor.s3.incoming import S3Puts
 from stor.s3.queue import CopyQueue
 from stor.s3.spool import Spool

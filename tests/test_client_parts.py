@@ -1,7 +1,7 @@
 """How far a large body has come, over all requests that bring parts of it."""
 
 from stor.client.api import Bytes
-from stor.client.parts import Parts
+from stor.client.transfer import Parts
 from tests.conformance import MIB
 
 

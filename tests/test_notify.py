@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from stor.notify import Notifier
+from stor.service import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

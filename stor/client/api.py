@@ -26,8 +26,7 @@ from stor.client.listing import (
     index_page,
     is_cursor,
 )
-from stor.client.parts import PARTS_BYTES, Parts
-from stor.client.transfer import Body, Receiver, Sending, Sink, Watch
+from stor.client.transfer import PARTS_BYTES, Body, Parts, Receiver, Sending, Sink, Watch
 from stor.digest import Digest
 
 T = TypeVar("T")
