@@ -935,8 +935,8 @@ CHECKS = (
     Mutation(
         "proof with every disk of the set",
         "stor/disk/identity.py",
-        "if all(self._uuids.get(other) in marker.complete for other in self._set_of[root])",
-        "if marker.complete",
+        "marker is not None and uuids <= set(marker.complete)",
+        "marker is not None and bool(marker.complete)",
         ("tests/test_completeness.py::test_a_proof_does_not_hold_with_another_disk_in_the_set",),
     ),
     Mutation(

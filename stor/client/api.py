@@ -57,7 +57,7 @@ _FOR_NOW = (408, 429, 502, 503, 504)
 #: What an older Stor says, which does not know `POST /missing` and `POST /batch`.
 _NOT_KNOWN = (404, 405, 412)
 
-#: An upload is not what it was when it was asked about: somebody else has gone on with it.
+#: An upload is not what it was when it was asked about: somebody else has resumed it.
 _UPLOAD_CHANGED = (400, 404, 410)
 
 STORED, MISSING, UNKNOWN = b"+", b"-", b"?"
@@ -264,8 +264,8 @@ class Client(Samples):
     async def send(self, digest: Digest, body: Body) -> bool:
         """Store a body under its name; whether it is new. Raises what `body` does.
 
-        A large one that is cut off goes on where it was, if the server can do that; as long as it
-        gets on, it is tried again.
+        A large one that is cut off is resumed, if the server can do that, and tried again as long
+        as more of it arrives.
         """
         if body.size <= PARTS_BYTES:
             return await self._until_done(lambda: self._send(digest, body))

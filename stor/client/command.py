@@ -137,7 +137,7 @@ _EPILOG = (
     "User and password are in the URL, or `user` and `password` in ~/.config/stor/client.json, "
     "or in ~/.netrc. "
     "Exit status: 0 all is done; 1 some failed or were passed over, each named on standard error; "
-    "2 a wrong call; 128 + N ended by signal N. Called again, it goes on where it was ended."
+    "2 a wrong call; 128 + N ended by signal N. Called again, it goes on from there."
 )
 
 

@@ -226,7 +226,7 @@ class Receiver(TwistedProtocol):
             self.done.callback(None) if end.check(ResponseDone) else self.done.errback(end)
 
 
-#: What is larger goes on where it was cut off; to send less again costs less than to ask.
+#: What is larger is resumed where it was cut off; to send less again costs less than to ask.
 PARTS_BYTES = 8 * 1024 * 1024
 
 

@@ -20,7 +20,7 @@ from stor.errors import Damaged
 #: mkdir and link. The first attempt makes no directory that is known to be there.
 _LINK_ATTEMPTS = 4
 
-#: With so much written the kernel is told to begin to bring it to the disk.
+#: The kernel is told to begin writing to the disk whenever this much has been added.
 _SEND_BYTES = 8 * 1024 * 1024
 
 #: A file system that allocates no room in advance.
@@ -80,8 +80,8 @@ class StagedCopy:
     def write(self, chunks: Iterable[bytes]) -> None:
         """Append `chunks`. Raises `OSError`.
 
-        What is written is on its way to the disk before there is so much of it that the sync in the
-        end, or that of others on the same disk, would take long.
+        The kernel writes it to the disk meanwhile, so that neither the sync at the end nor those of
+        others on the same disk take long.
         """
         for chunk in chunks:
             write_all(self.disk.files, self._fd, chunk)

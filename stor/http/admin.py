@@ -159,7 +159,7 @@ class Admin:
 
     @app.route("/rate", methods=("POST",))
     def rate(self, request: Request) -> Deferred[bytes]:
-        """Let a job read so much a second at most."""
+        """Limit how much a job reads a second."""
         return self._run(request, self._set_rate(request))
 
     async def _set_rate(self, request: Request) -> Any:

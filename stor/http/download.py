@@ -10,8 +10,7 @@ from zope.interface import implementer
 
 from stor.zero_copy import SplicePipe, SplicePipes
 
-#: Where the bytes do not come to memory, one visit to the disk sends so much, if the client takes
-#: it.
+#: The most that one visit to the disk sends where the bytes do not come to memory.
 PASS_BYTES = 4 * 1024 * 1024
 
 #: How long a client may take for the next piece before it is cut off: 1 KiB a second.

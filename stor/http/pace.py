@@ -12,7 +12,7 @@ LAST_REQUEST_SECONDS = 0.5
 #: The headers of a request are complete this long after its first byte.
 HEAD_SECONDS = 30.0
 
-#: A body brings at least so much in every window, while it is being read: 273 bytes a second. A
+#: The least that a body brings in every window while it is being read: 273 bytes a second. A
 #: client that sends one byte now and then keeps a connection, an upload and a reservation for ever.
 WINDOW_SECONDS = 60.0
 WINDOW_BYTES = 16 * 1024

@@ -38,7 +38,7 @@ _MOST_IN_ONE_COLUMN = 8
 #: With more disks than this, those that have nothing of a sample, and need not, are counted.
 _MOST_PLACES = 12
 
-#: From so much on a disk's bar has the next colour.
+#: The colour of a disk's bar, by how full the disk is at least.
 _FILLS = ((0.95, "f3"), (0.9, "f2"), (0.75, "f1"), (0.0, "f0"))
 
 #: What a disk is worst, in the order in which sets are shown.

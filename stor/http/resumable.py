@@ -1,6 +1,6 @@
 """A resumable upload: draft-ietf-httpbis-resumable-upload-11.
 
-Its resource has no id: the sample's sha names it, so that any client goes on where another stopped.
+Its resource has no id: the sample's sha names it, so that any client resumes what another began.
 """
 
 import re
@@ -24,7 +24,7 @@ PARTIAL_UPLOAD = "application/partial-upload"
 #: When a request that another has ended may be made again.
 _AGAIN_SECONDS = 5
 
-#: With so many parts hashed of an upload that is complete, a client is told that it goes on.
+#: A client whose upload is complete hears from Stor whenever this many parts are hashed.
 _SIGNS_OF_LIFE = 32
 
 #: What can be done with an upload that is under way.
@@ -295,7 +295,7 @@ class ResumableUpload(Upload):
             return self._take()
 
     def _judge(self, put: PartialPut, size: int, length: int | None) -> None:
-        """Whether so many more bytes can be right. Raises `Refused`, `TooLarge`."""
+        """Check that `size` more bytes can be right. Raises `Refused`, `TooLarge`."""
         put.useful = False
         if length is not None and put.offset + size > length:
             raise Refused(_inconsistent())

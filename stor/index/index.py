@@ -167,7 +167,7 @@ class Index:
 
 
 class IndexWriter(Index):
-    """The index in the process that writes. A new one goes on where the last one ended.
+    """The index in the process that writes. A new one takes over where the last one ended.
 
     How a table comes to be: `plan`; it is made (`stor.index.merge`); `install`; `settle` until it
     returns true. Or it was kept: `load`, in any thread, and `install`.

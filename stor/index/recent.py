@@ -159,7 +159,7 @@ class Recent:
     Records are only ever appended, each with a checksum, and count once the number of them is
     written, which is last. So a reader that finds this number unchanged knows all. The records
     that a table was made from are dropped once every living reader has confirmed that table. The
-    memory outlives its processes: the next writer goes on where the last one ended.
+    memory outlives its processes: the next writer takes over where the last one ended.
     """
 
     def __init__(self, fd: int, reader: int | None = None) -> None:

@@ -137,7 +137,7 @@ class Contents:
 
     @property
     def worn(self) -> bool:
-        """Whether so much of the keys is unknown that the table had better be made from the disks.
+        """Whether too much of the keys is unknown: the table is better made anew from the disks.
 
         Until then one of some millions of names that are not there seems to be.
         """

@@ -26,7 +26,7 @@ _BATCH_DIRECTORIES = 1024
 #: How often a sample is tried again once its copies were mended.
 _ATTEMPTS = 2
 
-#: Where samples may go that take so many bytes, and are so many. Raises `NotNow`.
+#: Chooses where samples may go, by their bytes and their number. Raises `NotNow`.
 Choose = Callable[[int, int], Mirror]
 
 

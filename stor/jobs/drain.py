@@ -23,7 +23,7 @@ from stor.quantities import size
 PLANNED_BYTES_PER_SECOND = 100_000_000
 PLANNED_SAMPLES_PER_SECOND = 200
 
-#: By so many samples of a set, the first in the order of their names, all of it is weighed.
+#: The size of a set is estimated from its first samples by name, this many.
 WEIGHED_SAMPLES = 100_000
 
 #: What is said of a set whose drain is over.
@@ -248,7 +248,7 @@ async def weigh(mirrors: Mirrors, mirror: Mirror) -> tuple[int, int]:
 
 
 def planned(mirror: Mirror, samples: int, taken: int, rate: Rate | None) -> dict[str, Any]:
-    """What moving so much from a set takes."""
+    """What it takes to move samples from a set: these, of `taken` bytes."""
     pace = PLANNED_BYTES_PER_SECOND
     seconds = max(taken / pace, samples / PLANNED_SAMPLES_PER_SECOND)
     if rate is not None:

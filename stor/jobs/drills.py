@@ -36,7 +36,7 @@ PERIOD_SECONDS = 86400.0
 #: How long the repair of the copy may take.
 MEND_SECONDS = 60.0
 
-#: Each read takes any of the copies: so many do not all miss the bad one.
+#: Each read picks any of the copies: this many are all but sure to meet the bad one.
 _MOST_READS = 200
 
 

@@ -239,7 +239,7 @@ class Jobs:
         return self._change(number, State.CANCELLED)
 
     def set_rate(self, number: int, rate: Rate) -> Job:
-        """Let a job read so much a second at most. Raises `Refused`."""
+        """Limit how much a job reads a second. Raises `Refused`."""
         job = self._known(number)
         if job.state.over:
             raise Refused(f"job {number} is {job.state.value}")

@@ -24,7 +24,7 @@ EVEN = 0.02
 #: So many times what was planned is moved at most.
 MOST = 2
 
-#: A plan is made in so many steps for each set.
+#: The steps of a plan, for each set.
 _STEPS = 1000
 
 

@@ -151,7 +151,7 @@ class Run:
         self._counts.mended += 1
 
     def reached(self, cursor: str, share: float) -> None:
-        """All before `cursor` is done: so much of the whole, from 0 to 1."""
+        """All before `cursor` is done, which is this share of the whole, from 0 to 1."""
         job, now = self.job, self.clock.seconds()
         job.cursor, job.share, job.moved = cursor, share, now
         job.speed.note(now, job.share, job.bytes_done)

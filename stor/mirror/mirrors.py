@@ -299,7 +299,7 @@ class Mirrors:
         )
 
     def choose(self, length: int, samples: int, excluded: Collection[Mirror]) -> Mirror | None:
-        """Where samples may go that take so much together; `None` when there is no room now.
+        """Where samples may go that take `length` together; `None` when there is no room now.
 
         Raises `NoRoom`, `Unavailable`: see `Chooser.choose`.
         """
@@ -307,7 +307,7 @@ class Mirrors:
         return mirror if mirror is not None and self.fits(mirror, length, samples) else None
 
     def fits(self, mirror: Mirror, length: int, samples: int) -> bool:
-        """Whether samples that take so much together leave the reserves of a mirror untouched."""
+        """Whether samples that take `length` together leave the reserves of a mirror untouched."""
         room = mirror.candidate()
         return room.fits(length, self._reserve_bytes) and room.names(samples)
 

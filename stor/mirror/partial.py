@@ -47,8 +47,8 @@ KEPT_SECONDS = 24 * 3600.0
 #: How often it is looked what is kept, and what of that no longer; soon after an upload has ended.
 EXPIRY_SECONDS = 600.0
 
-#: After so many bytes they are synced on every disk: no more is lost with the power than what came
-#: after the sync before the last.
+#: How often the bytes are synced on every disk: a loss of power takes no more than what came after
+#: the sync before the last.
 SYNC_BYTES = 16 * 1024 * 1024
 
 #: What is read and hashed anew in one go, and as long as bytes come, for each piece of them.
@@ -109,7 +109,7 @@ class PartialWrite(MirrorWrite):
         summer: BlockSummer,
         resumed_bytes: int | None = None,
     ) -> None:
-        """With `resumed_bytes` it goes on behind that much of what the disks have."""
+        """With `resumed_bytes` it goes on after the first bytes, this many, that the disks have."""
         progress = Progress(resumed_bytes or 0, length, boot)
         make = PartialCopy.create if resumed_bytes is None else PartialCopy.resume
 
@@ -230,7 +230,7 @@ class Partials:
         return best
 
     async def hold(self, found: Found) -> Found:
-        """Have the disks keep just that much, durably, before a client is told of it.
+        """Have the disks keep what was found, durably and no more, before a client is told of it.
 
         Raises `Unavailable`.
         """

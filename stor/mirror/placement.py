@@ -47,7 +47,7 @@ class Candidate:
         )
 
     def names(self, samples: int) -> bool:
-        """Whether so many samples leave the reserve of inodes untouched."""
+        """Whether this many samples leave the reserve of inodes untouched."""
         return self.free_inodes >= RESERVE_INODES + samples * _INODES_PER_SAMPLE
 
 
@@ -86,7 +86,7 @@ def choose(
 
 
 def has_plenty(candidates: Iterable[Candidate], reserve_bytes: int) -> bool:
-    """Whether any of them has so much to spare that one is drawn."""
+    """Whether any of them has enough to spare for one to be drawn."""
     return any(c.spare_bytes(reserve_bytes) >= PLENTY_BYTES for c in candidates)
 
 

@@ -13,7 +13,7 @@ from stor.s3.body import Body
 from stor.s3.client import S3Failed
 from stor.zero_copy import SplicePipe
 
-#: One read gives at most so much; a read may give less than was asked for.
+#: The most that one read gives; a read may give less than was asked for.
 _PIECE_BYTES = 64 * 1024
 
 #: A block up to this size is held in memory until its sum is known to be right.
