@@ -39,6 +39,9 @@ REPEATS = 6
 #: A request is over when Stor has made no call for this long: its log line comes last.
 QUIET_SECONDS = 0.1
 
+#: Samples that are fetched before: enough that each disk is read.
+OTHERS = 32
+
 #: Clients that upload at once, to measure groups, and the samples that each stores.
 CLIENTS = 16
 SAMPLES_EACH = 10
@@ -160,6 +163,7 @@ def count(directory: Path, repeats: int = REPEATS) -> dict[str, Calls]:
     found: dict[str, Calls] = {}
     server = CountedStor(directory, Cores.one_each(), sets=2, workers=1)
     small, large = (list(islice(Bodies(size), repeats)) for size in (4 * KIB, 3 * MIB))
+    others = list(islice(Bodies(4 * KIB), OTHERS))
 
     def measure(kind: str, requests: Sequence[Callable[[], None]]) -> None:
         found[kind] = Calls.least([server.calls(request) for request in requests])
@@ -177,11 +181,15 @@ def count(directory: Path, repeats: int = REPEATS) -> dict[str, Calls]:
         together = [server.calls(post_together) for _ in range(2)]
         found[f"{CLIENTS} clients"] = together[-1].share(CLIENTS * SAMPLES_EACH)
         measure("POST stored", [partial(client.post, body, 200) for body in small])
+        for body in others:
+            client.post(body)
         client.close()
-        # A new process has none of the samples in memory.
+        # A new process has none of the samples in memory. With others it looks at each disk once.
         server.stop()
         server.start()
         client = StorClient(server.base)
+        for body in others:
+            client.get(body.digest)
         measure("GET cold", [partial(client.get, body.digest) for body in small])
         measure("GET hot", [partial(client.get, small[-1].digest)] * repeats)
         measure("404", [partial(client.get, any_digest(), 404) for _ in range(repeats)])

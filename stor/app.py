@@ -96,7 +96,8 @@ class App:
         )
         proxies = Proxies(chosen.trusted_proxies)
         bodies = SmallBodies(self.store, parts.uploads, rules)
-        fast_path = FastPath(api, time.time, parts.served, bodies, proxies)
+        readable = None if chosen.read_auth else self.store
+        fast_path = FastPath(readable, time.time, parts.served, bodies, proxies)
         #: What the site is to answer with.
         self.serving = Serving(api.resource(), api, fast_path, proxies, chosen.max_connections)
 

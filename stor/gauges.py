@@ -351,7 +351,7 @@ class WorkGauges:
         yield counter("stor_hot_misses", "Samples that were not.", hot.misses)
         yield gauge("stor_hot_samples", "Samples in memory.", len(hot))
         yield gauge("stor_hot_bytes", "What they take.", hot.used_bytes)
-        cached = self._disks.cached.found_total
+        cached = self._mirrors.cached_total
         yield counter("stor_page_cache_hits", "Samples that the kernel had in memory.", cached)
 
     def _of_s3(self) -> Iterator[Family]:

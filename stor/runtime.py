@@ -27,10 +27,9 @@ from stor.disk.syscalls import Syscalls
 from stor.fleet import Disks, Fleet, Writer, adapt
 from stor.gauges import DiskGauges, JobGauges, WorkGauges
 from stor.growth import GROWTH_FILE, Growth
-from stor.http.access import AccessLog, Afterwards, together
+from stor.http.access import AccessLog, Afterwards, Rates, together
 from stor.http.api import Budgets
 from stor.http.auth import Attempts
-from stor.http.rates import Rates
 from stor.http.request import Serving
 from stor.http.status import Overview, Snapshot, free_of
 from stor.http.upload import Uploads

@@ -1,6 +1,7 @@
 """The tiers as one store: all that the web wing knows of where samples are."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,15 +11,13 @@ from twisted.internet.defer import Deferred
 from stor import location
 from stor.content import Content
 from stor.digest import Digest
-from stor.disk.page_cache import CachedCopy
+from stor.disk import page_cache
 from stor.errors import NotFound, StorError, Unavailable
-from stor.hot import HotContent, HotSample, HotSamples
 from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
 from stor.mirror import partial as uploads_in_parts
 from stor.mirror import turns
-from stor.mirror.cached import CachedCopies
 from stor.mirror.disk_order import DiskOrder
 from stor.mirror.landed import Page
 from stor.mirror.learning import LearningNames
@@ -47,6 +46,11 @@ FoundUpload = uploads_in_parts.Found
 Partials = uploads_in_parts.Partials
 PartialPut = uploads_in_parts.PartialPut
 UploadTurn = turns.UploadTurn
+# And with samples in memory.
+CachedCopy = page_cache.CachedCopy
+
+#: What a sample that is kept in memory takes there beside its content.
+_HOT_OVERHEAD_BYTES = 1000
 
 
 class Put(Protocol):
@@ -82,6 +86,76 @@ class Found:
     size: int
     modified_ns: int
     storage: str
+
+
+class HotContent:
+    """A whole sample in memory as a `stor.content.Content`: all of it is `whole`."""
+
+    def __init__(self, copy: CachedCopy) -> None:
+        """`copy` has been read."""
+        self.digest = copy.digest
+        self.place = copy.place
+        self.storage = copy.storage
+        self.size = copy.size
+        self.modified_ns = copy.modified_ns
+        self.whole: bytes | None = bytes(copy.content or b"")
+
+    def take_part(self, end: int) -> None:
+        """See `Content.take_part`."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """See `Content.read`."""
+        return (self.whole or b"")[offset : offset + length]
+
+    def close(self) -> None:
+        """See `Content.close`."""
+
+
+class HotSamples:
+    """Small verified samples that were asked for lately, up to some bytes of them.
+
+    Those asked for longest ago go first. What has a sample's SHA-256 can never change, so nothing
+    here is ever out of date.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._samples: OrderedDict[bytes, CachedCopy] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __contains__(self, raw: object) -> bool:
+        return raw in self._samples
+
+    def get(self, raw: bytes, *, missed: bool = True) -> CachedCopy | None:
+        """The sample with this digest (`Digest.raw`), if it is here; `missed` counts if not."""
+        sample = self._samples.get(raw)
+        if sample is None:
+            self.misses += missed
+            return None
+        self.hits += 1
+        self._samples.move_to_end(raw)
+        return sample
+
+    def add(self, sample: CachedCopy) -> None:
+        """Keep a sample that was read whole and verified, in the place of others if need be."""
+        raw, taken = sample.digest.raw, sample.size + _HOT_OVERHEAD_BYTES
+        if taken > self.limit_bytes or raw in self._samples:
+            return
+        self._samples[raw] = sample
+        self.used_bytes += taken
+        self.shrink(self.limit_bytes)
+
+    def shrink(self, limit_bytes: int) -> None:
+        """Keep no more than this from now on."""
+        self.limit_bytes = limit_bytes
+        while self.used_bytes > limit_bytes:
+            _, sample = self._samples.popitem(last=False)
+            self.used_bytes -= sample.size + _HOT_OVERHEAD_BYTES
 
 
 class Feed:
@@ -134,8 +208,7 @@ class DiskTier:
         self.mirrors = mirrors
         self.ready = ready
         self.wall_seconds = wall_seconds
-        #: What the kernel has in memory, and small samples that were asked for lately.
-        self.cached = CachedCopies(mirrors)
+        #: What is kept in memory beside what the kernel has there.
         self.hot = HotSamples(0)
         self.puts = DiskPuts(mirrors, ready)
         self.partials = Partials(mirrors, self.puts, ready, wall_seconds, boot)
@@ -181,7 +254,6 @@ class Store:
         """`work` goes on beside requests; `notices` are further lines for the warnings."""
         self._disks = disks
         self._mirrors = disks.mirrors
-        self._cached = disks.cached
         self._ready = disks.ready
         self._wall_seconds = disks.wall_seconds
         self._metrics = metrics
@@ -189,31 +261,37 @@ class Store:
         self._notices = notices
         self.hot = disks.hot
         self.tiers = tiers or Tiers()
+        self._order = tuple(self.tiers.order)
         self._bucket = self.tiers.bucket
         self._locations = self.tiers.locations
         self._puts = self.tiers.puts or disks.puts
         self._place_of = {mirror: place for place, mirror in self.tiers.places.items()}
 
-    def at_once(
-        self, raw: bytes, *, read: bool, keep: bool = True
-    ) -> HotSample | Found | NotFound | None:
+    def at_once(self, raw: bytes, *, read: bool, keep: bool = True) -> CachedCopy | NotFound | None:
         """What is known of a sample (`Digest.raw`) without waiting, with its content if `read`.
 
         Then it is kept in memory for others, unless they are not likely to `keep` asking for it.
         `None` when `find` or `open` has to be asked, of which one says the same. Neither S3 nor the
         servers of the location cache are asked, nor told.
         """
-        hot = self.hot.get(raw, missed=False)
-        if hot is not None:
-            return hot
-        order = self.tiers.order
-        if not order or order[0] != "disk":
+        hot = self.hot
+        if hot.used_bytes:
+            sample = hot.get(raw, missed=False)
+            if sample is not None:
+                return sample
+        if self._order[:1] != ("disk",):
             return None
         digest = Digest(raw)
-        found = self._cached.find(digest, read=read)
+        found = self._mirrors.at_once(digest, read=read)
         if isinstance(found, CachedCopy):
-            return self._found_at_once(found, read=read, keep=keep)
-        if found is None or (self._bucket is not None and "s3" in order):
+            if read and found.content is None:
+                return None
+            self._metrics.lookup(1, 0.0)
+            hot.misses += 1
+            if read and keep and hot.limit_bytes:
+                hot.add(found)
+            return found
+        if found is None or (self._bucket is not None and "s3" in self._order):
             return None
         self._metrics.lookup(0, 0.0)
         self._mirrors.denied(digest)
@@ -224,28 +302,11 @@ class Store:
         found = None if digest.raw in self.hot else self.at_once(digest.raw, read=False)
         if isinstance(found, NotFound):
             raise found
-        return found if isinstance(found, Found) else None
+        return None if found is None else Found(found.size, found.modified_ns, found.storage)
 
-    def _found_at_once(
-        self, found: CachedCopy, *, read: bool, keep: bool
-    ) -> HotSample | Found | None:
-        if read and found.content is None:
-            return None
-        self._metrics.lookup(1, 0.0)
-        self.hot.misses += 1
-        if found.content is None:
-            return Found(found.size, found.modified_ns, found.storage)
-        sample = HotSample(
-            found.digest, found.content, found.modified_ns, found.path, found.storage
-        )
-        if keep and self.hot.limit_bytes:
-            self.hot.add(sample)
-        return sample
-
-    def at_once_in_passing(self, raw: bytes) -> HotSample | NotFound | None:
+    def at_once_in_passing(self, raw: bytes) -> CachedCopy | NotFound | None:
         """Like `at_once`, of one of many samples that are each asked for once: to be read."""
-        found = self.at_once(raw, read=True, keep=False)
-        return None if isinstance(found, Found) else found
+        return self.at_once(raw, read=True, keep=False)
 
     async def in_disk_order(self, raw: bytes) -> bytes:
         """The same samples (`Digest.raw`, one after the other) in an order that disks like."""
@@ -263,7 +324,7 @@ class Store:
         """The sample's size and time, without reading it. Raises like `open`."""
         hot = self.hot.get(digest.raw)
         if hot is not None:
-            return Found(len(hot.content), hot.modified_ns, hot.storage)
+            return Found(hot.size, hot.modified_ns, hot.storage)
         await self._ready
         hint = await self._where(digest)
         lookup = self._lookup(digest, hint, part=True)
@@ -294,7 +355,14 @@ class Store:
         self._seen(digest, lookup)
         if source.whole is not None:
             self.hot.add(
-                HotSample(digest, source.whole, source.modified_ns, source.place, source.storage)
+                CachedCopy(
+                    digest,
+                    source.place,
+                    source.storage,
+                    len(source.whole),
+                    source.modified_ns,
+                    source.whole,
+                )
             )
         return await _ready_content(Content(digest, source, lookup, self._mirrors.clock))
 

@@ -648,13 +648,13 @@ CHECKS = (
     Mutation(
         "what is in memory is the disk's",
         "stor/disk/page_cache.py",
-        "        self._check_device(status.st_dev)\n",
+        "            self._check_device(status.st_dev)\n",
         "",
         (f"{_CACHED}::TestReading::test_another_file_system_is_not_the_disk",),
     ),
     Mutation(
         "sets that are not wholly known are asked before a 404",
-        "stor/mirror/cached.py",
+        "stor/mirror/mirrors.py",
         'return None if known.unsure else NotFound(("disk",))',
         'return NotFound(("disk",))',
         (f"{_CACHED}::TestWhatNobodyHas::test_a_set_that_is_not_wholly_known_is_asked",),
@@ -1168,6 +1168,16 @@ HANDOVER = (
         (
             "tests/test_http_draining.py::"
             "test_a_request_behind_an_answer_that_did_not_say_the_connection_ends_is_answered",
+        ),
+    ),
+    Mutation(
+        "plain requests put off the time-out",
+        "stor/http/channel.py",
+        "self._answered_seconds = self.site.clock.seconds()",
+        "pass",
+        (
+            "tests/test_http_slow_clients.py::TestSlowSenders::"
+            "test_silence_is_counted_from_the_last_answer_however_plain_its_request",
         ),
     ),
     Mutation(

@@ -6,9 +6,10 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 
+from stor.errors import NotFound
 from stor.http.access import Afterwards, RequestIds, Served, word
 from stor.http.channel import LINGER_SECONDS
-from stor.http.fast_path import AtOnce, FastPath
+from stor.http.fast_path import FastPath
 from stor.http.pace import HEAD_SECONDS, WINDOW_SECONDS
 from stor.http.proxies import Proxies, network_of
 from tests.support.network import Connection
@@ -108,8 +109,8 @@ def test_a_name_that_came_with_a_request_is_kept(rig, name):
 class Nobody:
     """The index of a Stor that knows that it has nothing."""
 
-    def at_once(self, raw, *, body):
-        return AtOnce(404, b"\r\n")
+    def at_once(self, raw, *, read):
+        return NotFound(("disk",))
 
 
 @pytest.mark.parametrize(

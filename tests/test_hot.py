@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stor.digest import Digest
-from stor.hot import HotSample, HotSamples
+from stor.disk.page_cache import CachedCopy
 from stor.http.answer import SERVER
+from stor.store import HotSamples
 from tests.conformance import sample
 from tests.support.files import MemoryFiles
 from tests.support.http import Disks, no_bug_logged
@@ -42,7 +43,7 @@ def get(connection, target, *headers, method="GET", version="HTTP/1.1"):
 
 
 def hot_sample(content):
-    return HotSample(Digest.of(content), content, 0, PLACE, "/mnt/a")
+    return CachedCopy(Digest.of(content), PLACE, "/mnt/a", len(content), 0, content)
 
 
 class TestBounds:

@@ -50,6 +50,23 @@ class TestSlowSenders:
         connection.wait(60)
         assert connection.closed
 
+    def test_silence_is_counted_from_the_last_answer_however_plain_its_request(self, tmp_path):
+        """The time-out is not set anew at each plain request, and ends the connection in time."""
+        rig = Rig(tmp_path, sets=(2,), cache_bytes=1_000_000)
+        rig.put(SMALL)
+        rig.get(SMALL)
+        connection = rig.connect()
+        allowed = rig.site.timeOut
+        for pause in (0, allowed * 0.6, allowed * 0.6):
+            connection.wait(pause)
+            connection.send(get(SMALL))
+        assert [response.body for response in connection.responses()] == [SMALL] * 3
+        connection.wait(allowed * 0.9)
+        assert not connection.closed
+        connection.wait(allowed * 0.1)
+        connection.wait(0.001)
+        assert connection.closed
+
     @pytest.mark.parametrize("pieces", [[b"\r\n"], [b"\r", b"\n"]], ids=["whole", "cut"])
     @pytest.mark.parametrize("before", ["nothing", "get", "upload"])
     def test_a_line_end_between_requests_is_no_beginning_of_one(self, rig, before, pieces):

@@ -69,7 +69,6 @@ ORDER = [
     "index.index",
     "mirror.placement",
     "mirror.health",
-    "mirror.corrupt",
     "mirror.group_commit",
     "mirror.pools",
     "mirror.member",
@@ -88,7 +87,6 @@ ORDER = [
     "mirror.search",
     "mirror.outbox",
     "mirror.mirrors",
-    "mirror.cached",
     "mirror.small_writes",
     "mirror.put",
     "mirror.move",
@@ -105,7 +103,6 @@ ORDER = [
     "s3.incoming",
     "memcached",
     "location",
-    "hot",
     "lookup",
     "store",
     "summary",
@@ -133,7 +130,6 @@ ORDER = [
     "http.explanation",
     "http.access",
     "http.proxies",
-    "http.rates",
     "http.accounts",
     "http.auth",
     "http.conditions",
@@ -204,7 +200,7 @@ ORDER = [
 ]
 
 #: The rooms of `mirror/` that only decide: like `disk/` and `index/` they know no Twisted.
-BLOCKING_MIRROR = ("mirror.health", "mirror.placement", "mirror.corrupt")
+BLOCKING_MIRROR = ("mirror.health", "mirror.placement")
 
 WINGS = ("disk", "index", "mirror", "s3", "http")
 

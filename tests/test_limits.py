@@ -8,7 +8,8 @@ import pytest
 from stor.config import parse
 from stor.descriptors import needed, raise_limit, shortage
 from stor.http.channel import TURNED_AWAY_SECONDS
-from stor.http.site import MAX_ENDING
+from stor.http.site import MAX_ENDING, StorSite
+from stor.shared import Count, Number
 from tests.support.http import (
     assert_nothing_kept,
     assert_one_line,
@@ -16,6 +17,7 @@ from tests.support.http import (
     no_bug_logged,
     upload_head,
 )
+from tests.support.network import Connection
 from tests.support.rig import Rig, digest_of, request_bytes
 
 CONTENTS = [b"sample %d" % n for n in range(5)]
@@ -165,6 +167,20 @@ class TestConnections:
             connection = asked(rig, name)
             response = connection.responses()[0]
             assert (response.headers.get("connection") == "close") == closes
+            assert connection.closed == closes
+            connection.close()
+
+    def test_connections_of_other_processes_crowd_it_as_well(self, rig):
+        words = memoryview(bytearray(16)).cast("q")
+        own, others = (Count([Number(words, n) for n in range(2)], place) for place in range(2))
+        site = StorSite(
+            attrs.evolve(rig.site.serving, max_connections=20), rig.clock, connections=own
+        )
+        for elsewhere, closes in ((0, False), (17, True), (3, False)):
+            others.mine = elsewhere
+            site.see_others()
+            connection = Connection(site, rig.clock)
+            connection.send(request_bytes("GET", "/"))
             assert connection.closed == closes
             connection.close()
 

@@ -167,7 +167,7 @@ class TestReading:
         path = write(disk.root, content)
         digest = digest_of(content)
         copy = disk.page_cache.read(digest)
-        assert (copy.content, copy.size, copy.path) == (content, len(content), str(path))
+        assert (copy.content, copy.size, copy.place) == (content, len(content), str(path))
         looked = disk.page_cache.look(digest)
         assert looked.content is None
         assert (looked.size, looked.modified_ns) == (copy.size, path.stat().st_mtime_ns)
@@ -439,11 +439,11 @@ class TestWhatIsWrong:
 
     def test_what_was_in_memory_is_counted(self, rig):
         for method, further in (("GET", 1), ("HEAD", 1), ("DELETE", 0)):
-            before = rig.disk_tier.cached.found_total
+            before = rig.mirrors.cached_total
             rig.get(SMALL, method=method)
-            assert rig.disk_tier.cached.found_total == before + further
+            assert rig.mirrors.cached_total == before + further
         exported = Exported(rig.request("GET", "/metrics").text)
-        assert exported.value("stor_page_cache_hits_total") == rig.disk_tier.cached.found_total
+        assert exported.value("stor_page_cache_hits_total") == rig.mirrors.cached_total
 
     @pytest.mark.parametrize("make", ["missing", "wrong", "short", "longer"])
     def test_a_bad_copy_is_passed_over_and_put_back(self, rig, make):

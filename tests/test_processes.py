@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 
 from stor.config import Config
 from stor.gauges import ConnectionGauges
+from stor.http.access import PerSecond
 from stor.http.page import Moment
-from stor.http.rates import PerSecond
 from stor.http.status import Snapshot
 from stor.processes import child, parent
 from stor.processes.handover import MESSAGE_BYTES, Line, pair

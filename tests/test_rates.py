@@ -3,8 +3,7 @@
 import pytest
 from twisted.internet.task import Clock
 
-from stor.http.access import Served
-from stor.http.rates import PerSecond, Rates
+from stor.http.access import PerSecond, Rates, Served
 
 NOTHING = PerSecond(0, 0, 0, 0)
 

@@ -159,6 +159,7 @@ class Disk:
     def forbid(self, device: int | None) -> None:
         """From now on `device` means "not mounted"; with `None` none does."""
         self._forbidden_device = device
+        self.page_cache.device = None
 
     def identify(self, device: int) -> None:
         """From now on the disk is the file system with this `st_dev` and no other."""

@@ -5,11 +5,12 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from stat import S_ISREG
 
 import attrs
 
 from stor.digest import Digest
-from stor.disk.syscalls import Syscalls, is_regular
+from stor.disk.syscalls import Syscalls
 from stor.disk.verified import Mark, VerifiedSmall
 from stor.errors import Damaged
 
@@ -31,17 +32,18 @@ _REFUSALS = (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG, errno.EOPNOTS
 
 @attrs.define(eq=False)
 class CachedCopy:
-    """A copy as the kernel has it in memory; `storage` is the root of its disk.
+    """A copy in memory, the kernel's or Stor's; `storage` is the root of its disk, or `s3`.
 
-    `content`, where it was read, is verified.
+    `content`, where it was read, is verified. `head` is for whoever answers with the copy to keep.
     """
 
     digest: Digest
-    path: str
+    place: str
     storage: str
     size: int
     modified_ns: int
     content: bytes | bytearray | None = None
+    head: bytes | None = None
 
 
 class PageCache:
@@ -62,6 +64,8 @@ class PageCache:
         self._root = root
         self._files = files
         self._check_device = check_device
+        #: The file system that was found to be the disk's, `None`: to be checked.
+        self.device: int | None = None
         #: Whether reading without waiting is possible here, `None` while nobody has tried.
         self.offered: bool | None = None
         #: Why it is not, if so.
@@ -70,7 +74,7 @@ class PageCache:
 
     def forget(self) -> None:
         """Another disk is there."""
-        self.offered = self.refusal = None
+        self.offered = self.refusal = self.device = None
 
     def learn(self, path: str, status: os.stat_result) -> None:
         """Try what reading takes on a file that was just looked at. May wait for the disk.
@@ -130,7 +134,8 @@ class PageCache:
         except BlockingIOError:
             return None
         try:
-            return self._copy(digest, path, self._status(path, fd))
+            status = self._status(path, fd)
+            return CachedCopy(digest, path, self._root, status.st_size, status.st_mtime_ns)
         finally:
             self._files.close(fd)
 
@@ -143,17 +148,21 @@ class PageCache:
             fd = self._files.open_cached(path)
             try:
                 status = self._status(path, fd)
-                copy = self._copy(digest, path, status)
-                if copy.size > READ_BYTES:
+                size = status.st_size
+                copy = CachedCopy(digest, path, self._root, size, status.st_mtime_ns)
+                if size > READ_BYTES:
                     return copy
-                content = self._content(fd, copy.size)
-                large = copy.size >= _HASHED_BYTES
+                # Not by trying: Linux would begin to read what is missing.
+                if size and not self._is_cached(fd, size):
+                    return None
+                content = self._files.read_cached(fd, size, 0)
+                large = size >= _HASHED_BYTES
                 proven = large and self._is_proven(digest, status, fd)
             finally:
                 self._files.close(fd)
         except BlockingIOError:
             return None
-        if content is None:
+        if len(content) != size:  # a part has left memory meanwhile
             return None
         if not proven:
             if hashlib.sha256(content).digest() != digest.raw:
@@ -168,23 +177,14 @@ class PageCache:
         mark = Mark.of(status)
         return self._verified.knows(digest, mark) and Mark.of(self._files.fstat(fd)) == mark
 
-    def _content(self, fd: int, size: int) -> bytes | bytearray | None:
-        """All of a file, `None` when a part is not in memory."""
-        # Not by trying: Linux would begin to read what is missing.
-        if size and not self._is_cached(fd, size):
-            return None
-        content = self._files.read_cached(fd, size, 0)
-        return content if len(content) == size else None
-
     def _status(self, path: str, fd: int) -> os.stat_result:
         status = self._files.fstat(fd)
-        if not is_regular(status):
+        if not S_ISREG(status.st_mode):
             raise Damaged(f"{path}: not a regular file")
-        self._check_device(status.st_dev)
+        if status.st_dev != self.device:
+            self._check_device(status.st_dev)
+            self.device = status.st_dev
         return status
-
-    def _copy(self, digest: Digest, path: str, status: os.stat_result) -> CachedCopy:
-        return CachedCopy(digest, path, self._root, status.st_size, status.st_mtime_ns)
 
 
 def _said(call: str, error: OSError) -> str:

@@ -8,6 +8,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
+import attrs
 from twisted.logger import Logger
 
 from stor.paths import printable
@@ -123,6 +124,74 @@ class Afterwards:
         waiting, self._waiting = self._waiting, []
         for served in waiting:
             self._observer(served)
+
+
+#: Rates are those of the last minute, in steps of a few seconds.
+RATE_SECONDS = 60
+_RATE_STEP_SECONDS = 5
+
+
+@attrs.define
+class Step:
+    """What a few seconds have brought."""
+
+    gets: int = 0
+    posts: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+@attrs.frozen
+class PerSecond:
+    """Rates a second over the last minute; requests for samples alone."""
+
+    gets: float
+    posts: float
+    sent_bytes: float
+    received_bytes: float
+
+
+class Rates:
+    """Counts requests for samples by the time when they were over."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        """`seconds` is the clock."""
+        self._seconds = seconds
+        self._begun = seconds()
+        self._steps: dict[int, Step] = {}
+
+    def served(self, served: Served) -> None:
+        """A request is over."""
+        if served.route != "sample":
+            return
+        number = int(self._seconds()) // _RATE_STEP_SECONDS
+        step = self._steps.get(number)
+        if step is None:
+            self._steps[number] = step = Step()
+            self._forget(number)
+        if served.method in ("GET", "HEAD"):
+            step.gets += 1
+        else:
+            step.posts += 1
+        step.sent_bytes += served.sent_bytes
+        step.received_bytes += served.received_bytes
+
+    def now(self) -> PerSecond:
+        """The rates, at this moment."""
+        now = self._seconds()
+        self._forget(int(now) // _RATE_STEP_SECONDS)
+        steps = self._steps.values()
+        seconds = min(max(now - self._begun, 1.0), float(RATE_SECONDS))
+        return PerSecond(
+            sum(step.gets for step in steps) / seconds,
+            sum(step.posts for step in steps) / seconds,
+            sum(step.sent_bytes for step in steps) / seconds,
+            sum(step.received_bytes for step in steps) / seconds,
+        )
+
+    def _forget(self, number: int) -> None:
+        oldest = number - RATE_SECONDS // _RATE_STEP_SECONDS
+        self._steps = {n: step for n, step in self._steps.items() if n > oldest}
 
 
 #: Whose lines those of requests are.

@@ -24,6 +24,22 @@ from stor.threads import Busy
 
 SERVER = f"Stor/{__version__}".encode()
 
+#: What is true of a sample whichever part of it is sent, and of what is sent.
+SAMPLE_HEADERS = {
+    "ETag": '"%(sha)s"',
+    "Last-Modified": "%(modified)s",
+    "Cache-Control": "%(scope)s, max-age=31536000, immutable",
+}
+CONTENT_HEADERS = {
+    **SAMPLE_HEADERS,
+    "Content-Type": "application/octet-stream",
+    "Content-Length": "%(length)d",
+    "Accept-Ranges": "bytes",
+    "X-Content-Type-Options": "nosniff",
+    # RFC 9530: of the whole sample, also when a part of it is sent.
+    "Repr-Digest": "sha-256=:%(base64)s:",
+}
+
 #: A smaller body is one or two packets in any case.
 _WORTH_PACKING_BYTES = 2000
 
@@ -163,3 +179,9 @@ def _answer_to(error: BaseException | None) -> Answer | None:
         seconds = error.retry_after_seconds if isinstance(error, Unavailable) else 1
         return Answer.line(status, str(error), retry_after=str(seconds))
     return Answer.line(status, str(error))
+
+
+def head_of(headers: Mapping[str, str]) -> bytes:
+    """The lines of a response's head, with the empty one behind them."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{lines}\r\n".encode("ascii")

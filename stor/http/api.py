@@ -18,9 +18,13 @@ from twisted.web.resource import IResource
 from stor import __version__
 from stor.content import Content
 from stor.digest import Digest, is_digest
-from stor.errors import NotFound
-from stor.hot import HotContent, HotSample
-from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
+from stor.http.answer import (
+    CONTENT_HEADERS,
+    INTERNAL_ERROR,
+    SAMPLE_HEADERS,
+    Answer,
+    answer_to,
+)
 from stor.http.auth import Rules
 from stor.http.batch import Ahead, BatchAnswer
 from stor.http.bulk import (
@@ -41,7 +45,6 @@ from stor.http.conditions import (
 )
 from stor.http.download import Sender
 from stor.http.explanation import Explanation
-from stor.http.fast_path import AtOnce
 from stor.http.feed import Following, LandedAnswer
 from stor.http.page import Asked, page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
@@ -51,7 +54,7 @@ from stor.http.status import Overview, picture
 from stor.http.upload import HOW_TO_STORE, Upload, Uploads
 from stor.paths import printable
 from stor.prometheus import CONTENT_TYPE
-from stor.store import Found, Store
+from stor.store import HotContent, Store
 from stor.zero_copy import SplicePipes
 
 _READING = ("GET", "HEAD")
@@ -65,23 +68,6 @@ _LOOK_SECONDS = 1.0
 
 #: What is true of an answer only now.
 _NOT_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-#: What is true of a sample whichever part of it is sent, and of what is sent.
-_SAMPLE_HEADERS = {
-    "ETag": '"%(sha)s"',
-    "Last-Modified": "%(modified)s",
-    "Cache-Control": "%(scope)s, max-age=31536000, immutable",
-}
-_CONTENT_HEADERS = {
-    **_SAMPLE_HEADERS,
-    "Content-Type": "application/octet-stream",
-    "Content-Length": "%(length)d",
-    "Accept-Ranges": "bytes",
-    "X-Content-Type-Options": "nosniff",
-    # RFC 9530: of the whole sample, also when a part of it is sent.
-    "Repr-Digest": "sha-256=:%(base64)s:",
-}
 
 
 @attrs.frozen
@@ -385,13 +371,13 @@ class Api:
             code = conditions.evaluate(now, self._wall_seconds())
             if code == 304:
                 fields = self._fields(digest, found.modified_ns, found.size)
-                headers = _headers(_SAMPLE_HEADERS, fields)
+                headers = _headers(SAMPLE_HEADERS, fields)
                 return request.apply(Answer(304, b"", headers=headers))
             if code == 412:
                 return request.apply(Answer.line(412, "precondition failed: the sample is another"))
             if request.method == b"HEAD":
                 fields = self._fields(digest, found.modified_ns, found.size)
-                request.set_head(200, _headers(_CONTENT_HEADERS, fields))
+                request.set_head(200, _headers(CONTENT_HEADERS, fields))
                 return b""
         part = request.getHeader(b"range") is not None
         content = await self._store.open(digest, part=part)
@@ -410,26 +396,6 @@ class Api:
         authorization = request.getHeader(b"authorization")
         await self._rules.authenticator.check(authorization, request.address, request.tried)
 
-    def at_once(self, raw: bytes, *, body: bool) -> AtOnce | None:
-        """See `stor.http.fast_path.Samples`."""
-        if self._rules.read_auth:
-            return None
-        found = self._store.at_once(raw, read=body)
-        if isinstance(found, HotSample):
-            answer: AtOnce | None = found.answer
-            if answer is None:
-                head = self._whole_head(found.digest, found.modified_ns, len(found.content))
-                answer = AtOnce(200, head, found.content, found.storage)
-                found.answer = answer
-            return answer
-        if isinstance(found, Found):
-            head = self._whole_head(Digest(raw), found.modified_ns, found.size)
-            return AtOnce(200, head, storage=found.storage)
-        return None if found is None else _NOT_FOUND
-
-    def _whole_head(self, digest: Digest, modified_ns: int, size: int) -> bytes:
-        return (_HEAD % self._fields(digest, modified_ns, size)).encode("ascii")
-
     async def _send(self, request: StorRequest, content: Content[Any] | HotContent) -> bytes:
         now = self._validators(content.digest, content.modified_ns)
         wanted, if_range = request.getHeader(b"range"), request.getHeader(b"if-range")
@@ -441,7 +407,7 @@ class Api:
             return request.apply(Answer.line(416, line, content_range=f"bytes */{content.size}"))
         begin, end = part or (0, content.size)
         fields = self._fields(content.digest, content.modified_ns, end - begin)
-        headers = _headers(_CONTENT_HEADERS, fields)
+        headers = _headers(CONTENT_HEADERS, fields)
         if part is not None:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{content.size}"
         if request.gone:
@@ -480,22 +446,6 @@ class Api:
 
 def _headers(form: Mapping[str, str], fields: Mapping[str, object]) -> dict[str, str]:
     return {name: value % fields for name, value in form.items()}
-
-
-def _head(headers: Mapping[str, str]) -> str:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
-
-
-_HEAD = _head(_CONTENT_HEADERS)
-
-
-def _not_found() -> AtOnce:
-    answer = answer_to(NotFound(("disk",))) or INTERNAL_ERROR
-    head = _head(answer.fields).encode("ascii")
-    return AtOnce(answer.status, head, answer.body, causes=answer.causes)
-
-
-_NOT_FOUND = _not_found()
 
 
 def _run(answering: Coroutine[Any, Any, bytes]) -> Deferred[bytes]:

@@ -56,9 +56,9 @@ class Sample(Protocol):
 
 
 class Whole(Protocol):
-    """A sample that is whole in memory, and right: `stor.hot.HotSample`."""
+    """A sample that is whole in memory, and right: `stor.disk.page_cache.CachedCopy`, read."""
 
-    content: bytes | bytearray
+    content: bytes | bytearray | None
     modified_ns: int
 
 
@@ -194,9 +194,10 @@ class BatchAnswer(Made):
                 self._missing.say(MISSING)
                 continue
             self._missing.say(STORED)
-            size = len(found.content)
+            content = found.content or b""
+            size = len(content)
             head, padding = header(sha.hex(), size, found.modified_ns), _padding(size)
-            parts += (head, found.content, padding)
+            parts += (head, content, padding)
             taken += len(head) + size + len(padding)
         return taken
 

@@ -4,7 +4,6 @@ Twisted says 100 Continue before anybody is asked, and closes a connection with 
 it, which makes the kernel send a reset that can overtake the answer.
 """
 
-from contextlib import suppress
 from http import HTTPStatus
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
@@ -72,6 +71,9 @@ INTAKE_BYTES = 96 * 1024
 #: What TLS may keep of an answer beside the socket's buffer (Twisted's _AggregateSmallWrites).
 _TLS_BYTES = 64_000
 
+_LATE = Answer.line(408, f"too slow: headers are expected within {HEAD_SECONDS:g} s")
+_SLOW = Answer.line(408, f"too slow: {WINDOW_BYTES} bytes are expected every {WINDOW_SECONDS:g} s")
+
 
 @implementer(IHalfCloseableProtocol)
 class StorChannel(Parser):
@@ -97,6 +99,7 @@ class StorChannel(Parser):
         self._known_peer: str | None = None
         self._unread: bytearray | None = None
         self._leaving_since = 0.0
+        self._answered_seconds = 0.0  # the last plain request: no time-out is reset for it
 
     def connectionMade(self) -> None:  # noqa: N802
         """Take part in the site's count of connections."""
@@ -232,11 +235,11 @@ class StorChannel(Parser):
         if self._unread is not None:
             self._unread += data
             return
-        if self._rests and self._take_plain(data):
+        if self._take_plain(data):
             return
         self.feed(data)
         if self.in_head and self._pace.head_is_late():
-            self.refuse(_late(f"headers are expected within {HEAD_SECONDS:g} s"))
+            self.refuse(_LATE)
             return
         self.resetTimeout()
         self.parse()
@@ -244,6 +247,10 @@ class StorChannel(Parser):
     def _take_plain(self, data: bytes) -> bool:
         """Answer or store what `data` asks for, if that is one of the plainest requests."""
         path: Any = self.site.serving.fast_path
+        busy = self.requests or self._unparsed or self._waitingForTransport or not self.line_mode
+        ends = self._half_closed or self.turned_away or self.site.draining or self.site.crowded
+        if busy or ends or path is None or not self.persistent:
+            return False
         if data.startswith(b"P"):
             self._storing = upload = path.store(data, self.peer, self)
             if upload is None:
@@ -252,10 +259,11 @@ class StorChannel(Parser):
             self._handlingRequest = True
             self.site.wait(self, None)
             return True
-        answer = None if self.giver is not None else path.answer(data, self.peer, SERVER)
+        peer = self._known_peer or self.peer
+        answer = None if self.giver is not None else path.answer(data, peer, SERVER)
         if answer is None:
             return False
-        self.resetTimeout()
+        self._answered_seconds = self.site.clock.seconds()
         self._send_now(answer)
         return True
 
@@ -356,16 +364,6 @@ class StorChannel(Parser):
         if self._linger_end is not None and self._linger_end.active():
             self._linger_end.reset(seconds)
 
-    @property
-    def _rests(self) -> bool:
-        """Whether the next byte begins a request, whose answer can go out at once."""
-        return (
-            self.site.serving.fast_path is not None
-            and not (self.requests or self.ahead_bytes or self._half_closed or self.turned_away)
-            and not (self._waitingForTransport or self.site.draining or self.site.crowded)
-            and bool(self.persistent and self.line_mode)
-        )
-
     def lineReceived(self, line: bytes) -> None:  # noqa: N802
         """Take the request line or a header line."""
         if self.lingering:
@@ -382,7 +380,7 @@ class StorChannel(Parser):
         if self.lingering:
             return
         if not self._handlingRequest and self._pace.body_is_slow(len(data)):
-            self.refuse(_late(f"{WINDOW_BYTES} bytes are expected every {WINDOW_SECONDS:g} s"))
+            self.refuse(_SLOW)
             return
         super().rawDataReceived(data)
 
@@ -494,7 +492,12 @@ class StorChannel(Parser):
 
     def timeoutConnection(self) -> None:  # noqa: N802
         """Nothing has come for too long."""
-        if self._storing is not None:
+        allowed = self.timeOut or 0.0
+        left = self._answered_seconds + allowed - self.site.clock.seconds()
+        if left > 0:
+            self.setTimeout(left)
+            self.timeOut = allowed  # again, from the next byte on
+        elif self._storing is not None:
             self.setTimeout(self.site.timeOut)  # it has all come, and the disks take long
         elif self.lingering:
             self.transport.abortConnection()
@@ -513,12 +516,15 @@ class StorChannel(Parser):
         transport = self.transport
         sent = 0
         if self._direct and not (transport.dataBuffer or transport._tempDataBuffer):
-            # What fails here the ordinary way meets again, and knows what to do about.
-            with suppress(OSError):
+            try:
                 sent = transport.socket.sendmsg(answer)
+            except OSError:
+                sent = 0  # the ordinary way meets it again, and knows what to do about it
         if sent < sum(map(len, answer)):
             transport.write(b"".join(answer)[sent:])
             self.await_room()
+        elif self in self.site.at_rest:
+            self.site.at_rest.move_to_end(self)
         else:
             self.site.wait(self, Wait.REQUEST)
 
@@ -591,7 +597,3 @@ class StorChannel(Parser):
         self._linger_end = self.callLater(seconds, self.transport.abortConnection)
         self._pace.begin_window()
         self._settle()
-
-
-def _late(expected: str) -> Answer:
-    return Answer.line(408, f"too slow: {expected}")

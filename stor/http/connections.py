@@ -1,6 +1,7 @@
 """What a connection knows of all others, and of who answers."""
 
 import enum
+from collections import OrderedDict
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -69,6 +70,11 @@ class Connections(Protocol):
     #: Who answers what this process does not, if there is anybody.
     elsewhere: Elsewhere[Any] | None
 
+    #: Whether connections have to end with their answers, to make room for others.
+    crowded: bool
+    #: The connections whose next byte begins a request, those that have waited longest first.
+    at_rest: OrderedDict[Any, None]
+
     #: The memory that all connections hold.
     buffers: Buffers
     request_ids: RequestIds
@@ -77,10 +83,6 @@ class Connections(Protocol):
 
     def admit(self, channel: Any) -> None:
         """Take a new connection into account; it or another may be one too many."""
-
-    @property
-    def crowded(self) -> bool:
-        """Whether connections have to end with their answers, to make room for others."""
 
     def wait(self, channel: Any, what: Wait | None) -> None:
         """Take note of what a connection waits for; `None`: a request is under way."""

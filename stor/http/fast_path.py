@@ -9,16 +9,26 @@ All else goes the ordinary way, and gets the same answer there.
 
 import json
 import re
+from binascii import b2a_base64
 from collections.abc import Callable, Container
 from http import HTTPStatus
 from typing import Any, Protocol
 
-import attrs
 from twisted.web.http import datetimeToString
 
+from stor.errors import NotFound
 from stor.http.access import Observer, RequestIds, Served, word
-from stor.http.answer import SERVER, storage_of
+from stor.http.answer import (
+    CONTENT_HEADERS,
+    INTERNAL_ERROR,
+    SERVER,
+    answer_to,
+    head_of,
+    storage_of,
+)
+from stor.http.conditions import http_date
 from stor.http.proxies import Proxies
+from stor.store import CachedCopy
 
 _LINE = re.compile(rb"(GET|HEAD) /([0-9a-fA-F]{64}) HTTP/1\.1\r\n")
 
@@ -44,6 +54,10 @@ _HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e][\x20-\x7e]*)?")
 
 _LENGTH = re.compile(rb"[0-9]{1,5}")
 
+_SAMPLE_HEAD = head_of(CONTENT_HEADERS)
+_NOT_FOUND = answer_to(NotFound(("disk",))) or INTERNAL_ERROR
+_NOT_FOUND_HEAD = head_of(_NOT_FOUND.fields)
+
 #: Stands in a block with X-Request-ID, in the forms that clients and proxies give it.
 _IN_NAMED = b"equest-"
 
@@ -52,28 +66,11 @@ _IN_NAMED = b"equest-"
 _KNOWN_BYTES = 256 * 1024
 
 
-@attrs.define(eq=False)
-class AtOnce:
-    """What a plain GET is answered where nothing has to wait; a HEAD gets no `body`.
-
-    `head` is what stands after its Date; the rest as in `stor.http.access.Served`.
-    """
-
-    status: int
-    head: bytes
-    body: bytes | bytearray = b""
-    storage: str | None = None
-    causes: tuple[str, ...] = ()
-
-
 class Samples(Protocol):
     """Who knows samples."""
 
-    def at_once(self, raw: bytes, *, body: bool) -> AtOnce | None:
-        """The answer for a sample (`Digest.raw`), `None` when it has to wait.
-
-        There may be none in it that was not asked for with `body`.
-        """
+    def at_once(self, raw: bytes, *, read: bool) -> CachedCopy | NotFound | None:
+        """See `stor.store.Store.at_once`."""
 
 
 class Bodies(Protocol):
@@ -158,15 +155,16 @@ class FastPath:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Samples | None,
         wall_seconds: Callable[[], float],
         served: Observer,
         bodies: Bodies | None = None,
         proxies: Proxies | None = None,
     ) -> None:
-        """`wall_seconds` is the wall clock, for Date; `served` is told of what was answered.
+        """`samples` are those that anybody may read, `None` where reading takes a password.
 
-        `proxies` are those whose word is taken for who the client is.
+        `wall_seconds` is the wall clock, for Date; `served` is told of what was answered. `proxies`
+        are those whose word is taken for who the client is.
         """
         self._bodies = bodies
         self._lengths: dict[bytes, int | None] = {}
@@ -175,7 +173,6 @@ class FastPath:
         self._request_ids = RequestIds()
         self._samples = samples
         self._wall_seconds = wall_seconds
-        self._served = served
         self._blocks: dict[bytes, bool] = {}
         self._blocks_bytes = 0
         self._dated_second = -1
@@ -186,25 +183,50 @@ class FastPath:
 
         In pieces, so that the content is copied by nobody but the kernel.
         """
+        # Every request for a sample passes here, most of them no other way: each call counts.
         match = _LINE.match(data)
-        if match is None:
+        if match is None or self._samples is None:
             return None
         block = data[match.end() :]
-        if not self._is_plain(block):
+        if not (self._blocks.get(block) or self._is_plain(block)):
             return None
         method, name = match[1].decode("ascii"), match[2].decode("ascii")
-        getting = method == "GET"
-        found = self._samples.at_once(bytes.fromhex(name), body=getting)
+        found = self._samples.at_once(bytes.fromhex(name), read=method == "GET")
         if found is None:
             return None
-        body = found.body if getting else b""
-        if self._proxies.trust(peer):
+        second = int(self._wall_seconds())
+        body: bytes | bytearray = b""
+        if isinstance(found, NotFound):
+            status, storage, causes, head = 404, None, _NOT_FOUND.causes, _NOT_FOUND_HEAD
+            if method == "GET":
+                body = _NOT_FOUND.body
+        else:
+            status, storage, causes = 200, found.storage, ()
+            head = found.head or self._head(found, second)
+            if method == "GET":
+                body = found.content or b""
+        if self._proxies.any and self._proxies.trust(peer):
             peer = self._proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
-        number = self._number(block)
-        of_sample = ("done", "sample", found.storage, found.causes, "-", "-", number)
-        self._served(Served(peer, method, f"/{name}", found.status, len(body), 0, 0.0, *of_sample))
-        begin = self._begin(found.status, server)
-        return b"%bX-Request-Id: %b\r\n%b" % (begin, number.encode(), found.head), body
+        number = self._number(block) if _IN_NAMED in block else self._request_ids.next()
+        of_sample = ("done", "sample", storage, causes, "-", "-", number)
+        self.tell(Served(peer, method, f"/{name}", status, len(body), 0, 0.0, *of_sample))
+        begin = self._begins.get(status) if second == self._dated_second else None
+        if begin is None:
+            begin = self._begin(status, server, second)
+        return b"%bX-Request-Id: %b\r\n%b" % (begin, number.encode(), head), body
+
+    def _head(self, copy: CachedCopy, second: int) -> bytes:
+        """The lines about a sample; as `stor.http.api.Api` has them."""
+        raw = copy.digest.raw
+        copy.head = _SAMPLE_HEAD % {
+            b"sha": raw.hex().encode(),
+            # A time in the future would be later than Date, which RFC 9110, 8.8.2.1, rules out.
+            b"modified": http_date(min(copy.modified_ns // 10**9, second)),
+            b"scope": b"public",
+            b"length": copy.size,
+            b"base64": b2a_base64(raw, newline=False),
+        }
+        return copy.head
 
     def store(self, data: bytes, peer: str, uploader: Uploader) -> PlainUpload | None:
         """Store the sample that `data` brings as one plain request, if nothing stands in its way.
@@ -238,7 +260,7 @@ class FastPath:
 
     def created(self, body: bytes, number: str, *, persistent: bool) -> tuple[bytes, ...]:
         """The response to who has stored a sample."""
-        begin = self._begin(201, SERVER)
+        begin = self._begin(201, SERVER, int(self._wall_seconds()))
         close = b"" if persistent else b"Connection: close\r\n"
         return (
             b"%bX-Request-Id: %b\r\nContent-Type: application/json\r\n"
@@ -274,8 +296,7 @@ class FastPath:
             self._blocks_bytes += len(block)
         return plain
 
-    def _begin(self, status: int, server: bytes) -> bytes:
-        second = int(self._wall_seconds())
+    def _begin(self, status: int, server: bytes, second: int) -> bytes:
         if second != self._dated_second:
             self._dated_second = second
             self._begins.clear()

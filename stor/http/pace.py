@@ -32,6 +32,9 @@ LEAST_CHUNK_BYTES = 16 * 1024
 class Wait(enum.Enum):
     """What a connection without a request under way waits for."""
 
+    # Of each there is one: Enum's own asks for its name, in Python.
+    __hash__ = object.__hash__
+
     REQUEST = enum.auto()
     #: The rest of a head.
     HEAD = enum.auto()

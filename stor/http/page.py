@@ -14,9 +14,9 @@ import attrs
 
 from stor import __version__
 from stor.explained import conclusion, places
+from stor.http.access import PerSecond
 from stor.http.answer import Answer
 from stor.http.page_style import STYLE
-from stor.http.rates import PerSecond
 from stor.paths import printable
 from stor.quantities import duration, size
 from stor.status import DiskStatus, JobStatus, MemcachedStatus, S3Status, Status

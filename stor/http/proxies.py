@@ -42,11 +42,13 @@ class Proxies:
         given = list(trusted)
         self._unix = UNIX in given
         self._networks = [network_of(one) for one in given if one != UNIX]
+        #: Whether there are any.
+        self.any = bool(given)
         self._known: dict[str, bool] = {}
 
     def trust(self, peer: str) -> bool:
         """Whether a connection's peer is one of them."""
-        if not self._networks and not self._unix:
+        if not self.any:
             return False
         trusted = self._known.get(peer)
         if trusted is None:

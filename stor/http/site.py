@@ -1,6 +1,7 @@
 """The listening side: connections, and how they end."""
 
 import itertools
+from collections import OrderedDict
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -67,9 +68,13 @@ class StorSite(Site):
         # Those that count no more, the oldest first.
         self._ending: dict[StorChannel, None] = {}
         # What each of the others waits for, those that have waited longest first.
-        self._waiting: dict[Wait, dict[StorChannel, None]] = {what: {} for what in Wait}
+        self._waiting: dict[Wait, OrderedDict[StorChannel, None]] = {
+            what: OrderedDict() for what in Wait
+        }
+        self.at_rest = self._waiting[Wait.REQUEST]
         self._waits_for: dict[StorChannel, Wait] = {}
         self._connections = connections or Count()
+        self.crowded = False
         self.draining = False
         self._drained: Deferred[None] | None = None
 
@@ -87,6 +92,7 @@ class StorSite(Site):
     def serve(self, serving: Serving) -> None:
         """From now on requests are answered so; those that have begun end as they began."""
         self.serving = serving
+        self.see_others()
 
     def startFactory(self) -> None:  # noqa: N802
         """Do without Twisted's log file and its timer."""
@@ -174,11 +180,11 @@ class StorSite(Site):
             self._waits_for[channel] = what
             self._waiting[what][channel] = None
 
-    @property
-    def crowded(self) -> bool:
-        """Whether connections have to end with their answers, to make room for others."""
+    def see_others(self) -> None:
+        """Take into account how many connections other processes have by now."""
+        # Not at every request, as each asks whether it is crowded.
         most = self.serving.max_connections
-        return self._connections.total >= most - most // 10
+        self.crowded = self._connections.total >= most - most // 10
 
     def too_many(self) -> Answer:
         """What one that is too many is told."""
@@ -187,6 +193,7 @@ class StorSite(Site):
 
     def _count(self) -> None:
         self._connections.mine = len(self.channels) - len(self._ending)
+        self.see_others()
 
     def lost(self, channel: StorChannel) -> None:
         """A connection has ended."""

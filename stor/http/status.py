@@ -6,8 +6,8 @@ from typing import Any
 import attrs
 
 from stor.growth import Growth
+from stor.http.access import PerSecond, Rates
 from stor.http.page import Moment, usable_bytes
-from stor.http.rates import PerSecond, Rates
 from stor.http.upload import Uploads
 from stor.prometheus import Family, Figures, exposition, lasting, summed
 from stor.status import Status, as_json

@@ -351,7 +351,7 @@ def applied(events: Iterable[int], sets: tuple[int, ...]) -> tuple[int, ...]:
     """The sets that hold a name which `sets` held before these events, the newest first."""
     for event in events:
         number = event >> 1
-        others = tuple(other for other in sets if other != number)
+        others = tuple([other for other in sets if other != number])
         sets = (number, *others) if event & 1 else others
     return sets
 

@@ -1,4 +1,4 @@
-"""A disk's state, and what moves it."""
+"""A disk's state, and what moves it; which of its copies are known to be bad."""
 
 import enum
 from collections.abc import Callable, Hashable
@@ -9,6 +9,7 @@ from stor.digest import Digest
 from stor.disk.disk import Room
 from stor.disk.identity import Marker
 from stor.disk.probe import Probe
+from stor.disk.verified import Mark
 from stor.mirror.placement import shortage
 from stor.quantities import duration
 
@@ -92,6 +93,9 @@ class Health:
         #: What could not be read or written since the last success.
         self._failing: set[Hashable] = set()
         self._faults = Faults(away="not probed yet")
+        #: Whether nothing keeps the disk from being relied on for reading. No property: every
+        #: request that reads asks.
+        self.sound = False
         self._held = False
         self.since = self._unwritable_since = clock()
 
@@ -140,11 +144,6 @@ class Health:
     def readable(self) -> bool:
         """Whether the disk may be asked for samples."""
         return self._faults.away is None
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing keeps the disk from being relied on for reading."""
-        return self._faults.away is None and self._faults.suspect is None
 
     def probe_passed(self, probe: Probe) -> None:
         """A probe could use the disk, at least for reading."""
@@ -198,15 +197,19 @@ class Health:
 
     def take_over(self, picture: Picture) -> None:
         """Know what another process knows, and nothing else."""
-        self._faults = picture.faults
+        self._know(picture.faults)
         self._held, self.device, self.marker = picture.held, picture.device, picture.marker
         self.errors_total = picture.errors_total
         self._failing = set(picture.failing)
         self.since, self._unwritable_since = picture.since, picture.unwritable_since
 
+    def _know(self, faults: Faults) -> None:
+        self._faults = faults
+        self.sound = faults.away is None and faults.suspect is None
+
     def _change(self, faults: Faults, *, held: bool | None = None) -> None:
         before = self.state, self.unwritable
-        self._faults = faults
+        self._know(faults)
         self._held = self._held if held is None else held
         if self.state != before[0]:
             self.since = self._clock()
@@ -252,3 +255,26 @@ class Reports:
             how += f" again after {duration(now_seconds - self._ailing_since)}"
             self._ailing_since = None
         return News(f"{how}, {why}" if why else how, state, why, problem=False)
+
+
+class CorruptCopies(dict[Digest, Mark | None]):
+    """The files of a disk that are never served as a sample, and replaced when that is possible.
+
+    It says of a file, not of a name, that it is bad: who finds that out late, about a file that
+    has been replaced by then, says nothing of the new one.
+    """
+
+    def knows(self, digest: Digest, mark: Mark | None) -> bool:
+        """Whether the file with this mark is known to be bad; one without a mark never is."""
+        return mark is not None and self.get(digest) == mark
+
+    def add(self, digest: Digest, mark: Mark | None) -> bool:
+        """The file is bad; without its mark it is looked at again each time. Whether it is news."""
+        news = digest not in self or not (mark is None or self.knows(digest, mark))
+        if news:
+            self[digest] = mark
+        return news
+
+    def discard(self, digest: Digest) -> None:
+        """The copy is good, or another one has taken its place."""
+        self.pop(digest, None)

@@ -31,9 +31,8 @@ from stor.disk.probe import Probe, probe, sweep, try_writing
 from stor.disk.small_copies import Round
 from stor.disk.verified import Mark
 from stor.errors import Damaged
-from stor.mirror.corrupt import CorruptCopies
 from stor.mirror.group_commit import Step
-from stor.mirror.health import Health, Picture, Reports, State
+from stor.mirror.health import CorruptCopies, Health, Picture, Reports, State
 from stor.mirror.pools import DiskPools
 from stor.prometheus import DiskMeter
 from stor.threads import Busy, Pool, Unanswered, within

@@ -1,5 +1,6 @@
 """All mirrors of this host: where a sample is, and where a new one goes."""
 
+import itertools
 import random
 from collections.abc import Callable, Collection, Sequence
 
@@ -10,9 +11,11 @@ from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disk.copy import Copy
+from stor.disk.disk import DiskAway
 from stor.disk.identity import KnownDisks
 from stor.disk.journal import Kind
-from stor.errors import NoRoom, Unavailable
+from stor.disk.page_cache import CachedCopy
+from stor.errors import Damaged, NoRoom, NotFound, Unavailable
 from stor.mirror.chooser import Chooser
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import ANSWER_SECONDS, Member
@@ -69,6 +72,9 @@ class Mirrors:
         self._now_ns = now_ns
         self._rng = rng
         self._chooser = Chooser(clock, rng)
+        self._reading_turns = itertools.count()
+        #: How many samples `at_once` has found in the kernel's memory.
+        self.cached_total = 0
         self._resume_names()
 
     @property
@@ -147,6 +153,43 @@ class Mirrors:
     def known(self, digest: Digest) -> Known | None:
         """What the index says of a sample; `None` without an index."""
         return None if self._index is None else self._index.find(digest)
+
+    def at_once(self, digest: Digest, *, read: bool) -> CachedCopy | NotFound | None:
+        """A copy that the kernel has in memory, verified if `read`; or that nobody has the sample.
+
+        Asks the index and no disk, on the reactor's thread. `None`: a disk has to be asked, or
+        there is something wrong with a copy.
+        """
+        if self._index is None:
+            return None
+        known = self._index.find(digest)
+        if known.holders:
+            return self._cached_copy(known.holders[0], digest, read=read)
+        return None if known.unsure else NotFound(("disk",))
+
+    def _cached_copy(self, mirror: Mirror, digest: Digest, *, read: bool) -> CachedCopy | None:
+        # By turns, so that a copy that is missing or bad is met on any disk.
+        members = mirror.members
+        first = next(self._reading_turns) % len(members)
+        for member in members[first:] + members[:first]:
+            if not member.health.sound:
+                continue
+            if member.corrupt and digest in member.corrupt:
+                return None
+            cache = member.disk.page_cache
+            if cache.offered is None:  # its own thread has to be asked once
+                return None
+            try:
+                copy = cache.read(digest) if read else cache.look(digest)
+            except (Damaged, FileNotFoundError):
+                self._report(digest, mirror)
+                return None
+            except (DiskAway, OSError):
+                return None
+            if copy is not None:
+                self.cached_total += 1
+                return copy
+        return None
 
     def report(self, digest: Digest, mirror: Mirror) -> None:
         """A copy of a sample is missing or bad: have it looked at, and put back."""

@@ -11,6 +11,9 @@ from stor.index.recent import RecentDamaged
 from stor.index.table import TableDamaged
 from stor.mirror.mirror import Mirror
 
+#: How many combinations of sets that hold the same sample are remembered.
+_COMBINATIONS = 4096
+
 
 @attrs.frozen
 class Known:
@@ -41,6 +44,8 @@ class Names:
         #: The mirrors that are not wholly known, by the sets that are; `None`: to be found anew.
         self._complete: frozenset[int] | None = None
         self._incomplete: tuple[Mirror, ...] = ()
+        #: What is said of the samples that some sets hold: there are few such combinations.
+        self._said: dict[tuple[int, ...], Known] = {}
         #: Why the index is not used any more, if it is not.
         self.broken: str | None = None
         self.lookups_total = 0
@@ -68,11 +73,15 @@ class Names:
                 for mirror in self._mirrors
                 if self._sets.get(mirror, ("", -1))[1] not in complete
             )
-        holders = tuple([self._mirror_of[n] for n in sets if n in self._mirror_of])
-        unsure = self._incomplete
-        if unsure and holders:
-            unsure = tuple([mirror for mirror in unsure if mirror not in holders])
-        return Known(holders, unsure)
+            self._said.clear()
+        known = self._said.get(sets)
+        if known is None:
+            holders = tuple([self._mirror_of[n] for n in sets if n in self._mirror_of])
+            unsure = tuple([mirror for mirror in self._incomplete if mirror not in holders])
+            if len(self._said) >= _COMBINATIONS:
+                self._said.clear()
+            known = self._said[sets] = Known(holders, unsure)
+        return known
 
     def held(self, digest: Digest) -> bool | None:
         """Whether any mirror holds a sample; `None`: one that is not wholly known could."""

@@ -231,6 +231,8 @@ class Child:
         self._memory.alive[self._process].value = int(time.monotonic())
         if self._runtime is None:
             return
+        if self._server is not None:
+            self._server.site.see_others()
         if self._writes:
             now, storages = time.monotonic(), self._runtime.storages()
             # Told again all the same: what readers suspect by themselves ends with that.

@@ -18,13 +18,12 @@ from stor.disk.identity import KnownDisks
 from stor.disk.syscalls import Syscalls
 from stor.explain import Explainer
 from stor.gauges import ConnectionGauges, DiskGauges, JobGauges, LogGauges, Reloads, WorkGauges
-from stor.http.access import together
+from stor.http.access import Rates, together
 from stor.http.api import Api, Budgets
 from stor.http.auth import Attempts, Authenticator, Rules
 from stor.http.explanation import Explanation
 from stor.http.fast_path import FastPath
 from stor.http.proxies import Proxies
-from stor.http.rates import Rates
 from stor.http.request import Serving
 from stor.http.site import StorSite
 from stor.http.status import Overview
@@ -204,7 +203,8 @@ class Rig:
             wall_seconds=self.wall_seconds,
         )
         bodies = SmallBodies(self.store, self.uploads, self._rules)
-        fast_path = FastPath(self.api, self.wall_seconds, self._observer, bodies, proxies)
+        readable = None if self._rules.read_auth else self.store
+        fast_path = FastPath(readable, self.wall_seconds, self._observer, bodies, proxies)
         return Serving(self.api.resource(), self.api, fast_path, proxies, max_connections)
 
     def _status(self):
