@@ -37,6 +37,7 @@ setup(
         "bcrypt>=4.0",
         "boto3>=1.35",
         "crc32c>=2.7",
+        "hyperlink>=21.0",
         "klein>=24.8",
         "prometheus_client>=0.20",
         "pymemcache>=4.0",

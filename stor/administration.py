@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.logger import Logger
 from twisted.web.http import Request
 from twisted.web.resource import IResource
 from twisted.web.server import Site
@@ -43,8 +42,6 @@ class _Site(Site):
 
 class Administration:
     """Jobs and their socket, in the process that writes."""
-
-    log = Logger()
 
     def __init__(
         self,
@@ -93,7 +90,6 @@ class Administration:
             )
         except CannotListen as error:
             self.fault = f"admin_socket: {error}: the stor command cannot ask this Stor"
-            self.log.error("{fault}", fault=self.fault)
         else:
             self.fault = None
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv6Address, ip_network
 from itertools import combinations
@@ -12,7 +13,7 @@ from typing import Any
 import attrs
 
 from stor.htpasswd import Htpasswd, HtpasswdError, read_htpasswd
-from stor.paths import is_path, real_path
+from stor.paths import is_path, printable, real_path
 from stor.reader import Reader, show
 
 #: What everybody has who has read the example.
@@ -327,7 +328,18 @@ class _Reader(Reader):
             text("region", default="") or None,
             text("ca_file", default="") or None,
         )
+        if enabled and s3.ca_file is not None:
+            self._ca_file(s3.ca_file)
         return s3 if enabled else None
+
+    def _ca_file(self, path: str) -> None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except ssl.SSLError:
+            self.fault("s3_credentials.ca_file", "a file with certificates (PEM)", path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self.faults.append(f"s3_credentials.ca_file: {printable(path)}: {reason}")
 
     def _s3_endpoint(self, host: str) -> str:
         given = re.fullmatch(r"(?:(https?)://)?([^/]+)/?", host)

@@ -188,6 +188,9 @@ class StorService(Service):
             self._refuse(error.faults)
         except CannotListen as error:
             self._refuse([str(error)])
+        except Exception:
+            self._server.reloads.note(good=False)
+            raise
         else:
             self._server.reloads.note(good=True)
             for key in ("workers", "log_format", "state_directory"):

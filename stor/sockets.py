@@ -104,8 +104,7 @@ class Ports:
             if isinstance(error, CannotListenError) and _remove_leftovers(error.port):
                 outcome = self._try(endpoint)
         if isinstance(outcome, Failure):
-            reason = getattr(outcome.value, "socketError", outcome.value)
-            raise CannotListen(f"listen: {description}: {reason}")
+            raise CannotListen(f"listen: {description}: {_reason(outcome.value)}")
         return outcome
 
     def _try(self, endpoint: IStreamServerEndpoint) -> IListeningPort | Failure:
@@ -155,6 +154,19 @@ def _is_abandoned(path: bytes) -> bool:
             return probe.connect_ex(path) == errno.ECONNREFUSED
     except OSError as error:
         return error.errno == errno.ENOENT
+
+
+def _reason(error: BaseException | None) -> str:
+    """Why an endpoint is not to be had, in words for who has configured it."""
+    found = getattr(error, "socketError", error)
+    path = getattr(error, "port", None)
+    # Of a Unix socket; what keeps Twisted from its lock has no number.
+    if isinstance(path, bytes) and getattr(found, "errno", None) in (None, errno.EADDRINUSE):
+        with suppress(OSError):
+            there = os.stat(path)
+            is_socket = stat.S_ISSOCK(there.st_mode)
+            return "another process listens there" if is_socket else "what is there is no socket"
+    return getattr(found, "strerror", None) or str(found)
 
 
 def _with_backlog(description: str) -> str:

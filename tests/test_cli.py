@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -211,3 +213,29 @@ def test_json_of_a_good_one_and_of_a_faulty_one(tmp_path, capsys):
     printed = capsys.readouterr()
     (fault,) = json.loads(printed.out)["faults"]
     assert printed.err == f"stor: {fault}\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("json", [[], ["--json"]])
+def test_what_cannot_be_printed_is_told_in_one_line_and_who_has_seen_enough_is_let_go(
+    tmp_path, json, unbuffered
+):
+    path = tmp_path / "config.json"
+    path.write_text('{"storage_pairs": [["/srv/a", "/srv/b"]], "basic_auth": "user:long enough"}')
+    command = [Path(sys.executable).parent / "stor", "check-config", *json, path]
+    reading, writing = os.pipe()
+    os.close(reading)
+    for output, said in [
+        (os.open("/dev/full", os.O_WRONLY), "stor: standard output: No space left on device\n"),
+        (writing, ""),
+    ]:
+        ended = subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+        os.close(output)
+        assert (ended.returncode, ended.stderr) == (1, said)

@@ -238,6 +238,20 @@ FAULTS = [
         {"s3_credentials": {**S3_KEYS, "bucket": 1}},
         "s3_credentials.bucket: expected a text that is not empty, found 1",
     ),
+    *(
+        (
+            {
+                "s3_enabled": True,
+                "s3_credentials": {**S3_KEYS, "host": "https://h", "ca_file": path},
+            },
+            f"s3_credentials.ca_file: {fault}",
+        )
+        for path, fault in [
+            ("/does/not/exist", "/does/not/exist: No such file or directory"),
+            ("/dev/null", 'expected a file with certificates (PEM), found "/dev/null"'),
+            (__file__, f'expected a file with certificates (PEM), found "{__file__}"'),
+        ]
+    ),
     (
         {"s3_credentials": {**S3_KEYS, "hosts": "h"}},
         's3_credentials.hosts: unknown key, did you mean "host"?',

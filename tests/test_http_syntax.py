@@ -138,7 +138,36 @@ def test_host_is_named_once(rig, headers, line):
     assert_refused(rig, line + headers + b"\r\n")
 
 
-HOSTS = ["", "x", "a:b:c", "[::1", "a b", "127.0.0.1:99999", "é", "<b>", "/", "@", "a" * 8000, "*"]
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("target", ["/", f"/{SHA}", f"http://x/{SHA}"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("a b", "a\r\n b", "a:b", "a:1:2", "::1", "[::1", "[::1]x", "[]", "[a b]", "a\tb", "é"),
+        *("a/b", "http://a", "a?", "a#", "<b>", "a@b", "@", '"a"', "a\\b", "%", "%4", "%4g"),
+    ],
+)
+def test_a_host_that_is_none_is_refused(rig, target, host, version):
+    """RFC 9112, 3.2."""
+    assert_refused(rig, f"GET {target} HTTP/{version}\r\nHost: {host}\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("http://", f"http:///{SHA}", f"http://:80/{SHA}", "https://?x", f"http://u@a/{SHA}"),
+        *(f"http://a:b/{SHA}", f"http://[::1/{SHA}", f"http:/{SHA}"),
+    ],
+)
+def test_a_url_without_a_host_is_refused(rig, target):
+    """RFC 9110, 4.2.1 and 4.2.4."""
+    assert_refused(rig, f"GET {target} HTTP/1.1\r\n".encode() + HOST + b"\r\n")
+
+
+HOSTS = [
+    *("", "x", "x:", ":80", "[::1]", "[::1]:8080", "[fe80::1%25eth0]", "127.0.0.1:99999", "*"),
+    *("a_b.c", "xn--9ca", "a%41", "a,b", "a" * 8000, "a  ", "\ta"),
+]
 
 
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: host[:20] or "empty")

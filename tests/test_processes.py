@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from stor.config import Config
+from stor.config import Config, ConfigError
 from stor.gauges import ConnectionGauges
 from stor.http.access import PerSecond
 from stor.http.page import Moment
@@ -267,6 +268,7 @@ class Started:
         self._line = socket.socket(fileno=os.dup(descriptors[child.CONTROL_FD]))
         self.orders = []
         self.replies = True
+        self.fault = None
         self.alive = True
         protocol.makeConnection(self)
 
@@ -287,7 +289,7 @@ class Started:
     def reply(self, times):
         """Say that so many orders were obeyed."""
         for _ in range(times):
-            Line(self._line, Readers(), lambda *message: None).send(child.Done())
+            Line(self._line, Readers(), lambda *message: None).send(child.Done(self.fault))
             self.protocol._line.hear()
 
     def end(self, number=signal.SIGKILL):
@@ -398,6 +400,22 @@ def test_a_process_that_cannot_serve_is_ended(family):
         number.value = int(family.reactor.seconds() + parent.SERVE_SECONDS)
     family.reactor.advance(parent.SERVE_SECONDS)
     assert family.killed == [family.process(2).pid]
+
+
+def test_what_the_writer_cannot_follow_is_not_in_force(family):
+    family.work()
+    before = family.parent._memory.config
+    family.process(0).fault = "it has no memory left"
+    reloading = Deferred.fromCoroutine(family.parent.reload(attrs.evolve(before, read_auth=True)))
+    family.work()
+    with pytest.raises(ConfigError, match="the writer cannot follow it: it has no memory left"):
+        result_of(reloading)
+    assert [one.orders for one in family.there] == [["Serve"] * 2, ["Serve"], ["Serve"]]
+    assert family.parent._memory.config == before
+    family.process(0).end()
+    family.reactor.advance(0.1)
+    family.work()
+    assert family.parent._memory.config == before, "also for the one that takes its place"
 
 
 def test_a_process_that_serves_only_when_it_is_to_leave_may_finish(family):

@@ -116,9 +116,6 @@ def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     except Failed as error:
         print(printable(f"stor: {error}"), file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever reads has seen enough
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        return 1
     except KeyboardInterrupt:
         return 130
     return status

@@ -58,7 +58,6 @@ def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     try:
         config = load(path, _endpoint_fault, os.environ)
         said = given.configured(config, given)
-        print(json.dumps(given.told(config, said)) if given.json else printable(said))
     except ConfigError as error:
         if given.json:
             print(json.dumps({"faults": error.faults}))
@@ -69,6 +68,7 @@ def run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     except OSError as error:
         print(f"stor: {error.filename or path}: {error.strerror}", file=sys.stderr)
     else:
+        print(json.dumps(given.told(config, said)) if given.json else printable(said))
         return 0
     return 1
 

@@ -1,6 +1,8 @@
 """The `stor` command: for operators, and for those who store and fetch files."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -32,7 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.command in command.COMMANDS:
         return command.run(given)
-    return run_others(parser, given)
+    try:
+        status = run_others(parser, given)
+        sys.stdout.flush()
+    except OSError as error:  # of what is printed: each command tells of all others
+        if not isinstance(error, BrokenPipeError):  # whoever reads has seen enough
+            print(f"stor: standard output: {error.strerror}", file=sys.stderr)
+        # What is left in the buffer is not tried again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _add_operators(commands: Any) -> Callable[[argparse.ArgumentParser, argparse.Namespace], int]:

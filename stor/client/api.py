@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
+from hyperlink import URL
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -503,7 +504,7 @@ class Client(Samples):
         try:
             asking = self._http.request(
                 method,
-                f"{self.url}/{path}",
+                _Ascii.from_text(f"{self.url}/{path}"),
                 headers=Headers({k: [v] for k, v in {**self._headers, **(headers or {})}.items()}),
                 data=sending,
                 allow_redirects=False,
@@ -555,6 +556,14 @@ class Client(Samples):
         if type(error).__module__.startswith(("twisted.web", "twisted.internet")):
             return Again(f"{self.url}: the connection broke: {last}")
         return error
+
+
+class _Ascii(URL):
+    """A URL that is sent as it is: hyperlink would have an IPv6 address be a name."""
+
+    def to_uri(self) -> URL:
+        """See `URL`."""
+        return self
 
 
 def _reasons(error: Any) -> list[Any]:

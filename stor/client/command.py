@@ -21,7 +21,7 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
-from stor.client.api import CONNECTIONS, RETRY_SECONDS, Client, ClientError, Stopped
+from stor.client.api import CONNECTIONS, RETRY_SECONDS, Client, ClientError, GivenUp, Stopped
 from stor.client.files import Problem, lines, quoted, walk
 from stor.client.get import BadTemplate, Get, Template
 from stor.client.many import Outcome, Report
@@ -391,7 +391,12 @@ class _Run:
     def _listed(self, arguments: list[str], separator: bytes) -> Iterator[str]:
         for argument in arguments:
             if argument == "-":
-                yield from lines(sys.stdin.buffer, separator)
+                if sys.stdin is None:
+                    raise GivenUp("standard input: it is closed")
+                try:
+                    yield from lines(sys.stdin.buffer, separator)
+                except OSError as error:
+                    raise GivenUp(f"standard input: {error.strerror}") from error
             else:
                 yield argument
 

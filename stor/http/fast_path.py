@@ -27,6 +27,7 @@ from stor.http.answer import (
     storage_of,
 )
 from stor.http.conditions import http_date
+from stor.http.parser import is_host
 from stor.http.proxies import Proxies
 from stor.store import CachedCopy
 
@@ -332,7 +333,8 @@ def _plain(block: bytes, ignored: Container[bytes]) -> list[tuple[bytes, bytes]]
         if name == b"x-request-id" and _IN_NAMED not in match[1]:
             return None
         headers.append((name, value))
-    return headers if [name for name, _ in headers].count(b"host") == 1 else None
+    hosts = [value.rstrip() for name, value in headers if name == b"host"]
+    return headers if len(hosts) == 1 and is_host(hosts[0]) else None
 
 
 def _length(block: bytes) -> int | None:

@@ -4,6 +4,7 @@ Twisted parses all that it has been given in one go, each request in the middle 
 it, with a copy of the rest for each: one client with many requests at once holds up all others.
 """
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,6 +18,16 @@ CHUNKED_BYTES = 16 * 1024
 _LENGTH_DIGITS = 4000
 
 _LINE_END = b"\r\n"
+
+#: A host and perhaps a port (RFC 9110, 7.2; RFC 3986, 3.2.2). A client may name none.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Za-z:.%_~-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+)
+
+
+def is_host(value: bytes) -> bool:
+    """Whether this may stand in a Host header."""
+    return _HOST.fullmatch(value) is not None
 
 
 class Parser(HTTPChannel, ABC):

@@ -23,6 +23,7 @@ from stor.http.access import Served, word
 from stor.http.answer import INTERNAL_ERROR, SERVER, Answer
 from stor.http.fast_path import FastPath
 from stor.http.pace import Buffers
+from stor.http.parser import is_host
 from stor.http.proxies import Proxies
 from stor.http.upload import Head
 from stor.zero_copy import SplicePipe, SplicePipes
@@ -460,9 +461,11 @@ def needs_writer(line: bytes, rest: bytes) -> bool:
 def head_fault(
     method: bytes, target: bytes, hosts: Sequence[bytes], version: bytes
 ) -> Answer | None:
-    """What is said to a request that names nothing here, or more than one host."""
+    """What is said to a request that names nothing here, or not one host (RFC 9112, 3.2)."""
     if len(hosts) > 1 or (not hosts and version == b"HTTP/1.1"):
         return Answer.line(400, f"bad request: {len(hosts)} Host headers, expected one")
+    if not all(map(is_host, hosts)):
+        return Answer.line(400, "bad request: Host: expected a host, or a host and a port")
     if path_of(target) is not None:
         return None
     # RFC 9110, 9.3.6 and 9.3.7: of the whole server, and of another one.
@@ -479,6 +482,9 @@ def path_of(target: bytes) -> bytes | None:
     if path.startswith(b"/"):
         return path
     scheme, separator, rest = path.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https"):
-        return b"/" + rest.partition(b"/")[2]
+    authority, _, rest = rest.partition(b"/")
+    # RFC 9110, 4.2.1: without a host it is no http URL.
+    named = is_host(authority) and authority[:1] not in (b"", b":")
+    if separator and named and scheme.lower() in (b"http", b"https"):
+        return b"/" + rest
     return None

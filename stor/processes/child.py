@@ -151,15 +151,18 @@ class Child:
 
     async def _serve(self, order: Serve, descriptors: list[int]) -> Done:
         chosen = self._memory.config
-        if self._runtime is None or self._server is None or self._ports is None:
-            self._runtime, self._server, self._ports = await self._begin(chosen)
-        else:
-            await self._server.follow(chosen)
-            self._share_storages()
         try:
+            if self._runtime is None or self._server is None or self._ports is None:
+                self._runtime, self._server, self._ports = await self._begin(chosen)
+            else:
+                await self._server.follow(chosen)
+                self._share_storages()
             await self._ports.inherit(order.listeners, descriptors)
         except CannotListen as error:
             return Done(str(error))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
         number = self._memory.serving[self._process]
         if self._writes and not number.value:
             line = summary(self._runtime.status(), self._ports.addresses, chosen.workers)

@@ -4,7 +4,6 @@ The parent opens them and takes no connection. Each other process has the same s
 kernel gives a connection to whoever is there first: none is lost with a process that ends.
 """
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -84,14 +83,13 @@ class InheritedPorts(Ports):
         self._sockets: dict[str, tuple[int, int]] = {}
 
     async def inherit(self, listeners: Sequence[Listener], descriptors: Sequence[int]) -> None:
-        """Listen on these and no others. The descriptors are closed. Raises `CannotListen`."""
-        pairs = list(zip(listeners, descriptors, strict=True))
+        """Listen on these and no others. Raises `CannotListen`.
+
+        The descriptors stay the caller's.
+        """
+        pairs = zip(listeners, descriptors, strict=True)
         self._sockets = {one.description: (fd, one.family) for one, fd in pairs}
-        try:
-            await self.change([o.description for o in listeners if o.plain or not self._plain])
-        finally:
-            for _, fd in pairs:
-                os.close(fd)
+        await self.change([o.description for o in listeners if o.plain or not self._plain])
 
     def _listen(self, description: str) -> IListeningPort:
         fd, family = self._sockets[description]

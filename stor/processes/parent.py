@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from stor.config import Config
+from stor.config import Config, ConfigError
 from stor.disk.syscalls import Syscalls
 from stor.errors import Unavailable
 from stor.gauges import Reloads
@@ -207,7 +207,7 @@ class Parent:
 
     async def start(self) -> None:
         """Have all processes answer."""
-        self._memory.config = self._chosen
+        self._follow(self._chosen)
         for place in self._places:
             self._spawn(place)
         self._checking.start(CHECK_SECONDS, now=False)
@@ -216,13 +216,25 @@ class Parent:
         await settle([Deferred.fromCoroutine(self._serve(place)) for place in self._readers])
 
     async def reload(self, chosen: Config) -> None:
-        """Have all processes follow another configuration. Raises `CannotListen`."""
+        """Have all processes follow another configuration.
+
+        Raises `CannotListen`, `ConfigError`; then all is as before.
+        """
         await self._ports.extend(chosen.listen)
-        self._chosen = attrs.evolve(chosen, workers=len(self._places))
-        self._memory.config = self._chosen
-        await self._serve(self._writer)
+        before = self._chosen
+        self._follow(attrs.evolve(chosen, workers=len(self._places)))
+        fault = await self._serve(self._writer)
+        if fault is not None:
+            self._follow(before)
+            await self._ports.restrict(before.listen)
+            raise ConfigError([f"the writer cannot follow it: {fault}"])
         await settle([Deferred.fromCoroutine(self._serve(place)) for place in self._readers])
         await self._ports.restrict(chosen.listen)
+
+    def _follow(self, chosen: Config) -> None:
+        """What processes are told from now on, also those that are started."""
+        self._chosen = chosen
+        self._memory.config = chosen
 
     async def stop(self) -> None:
         """Take no more connections, and let what runs finish."""
@@ -262,11 +274,14 @@ class Parent:
         child.ended.addCallback(self._child_ended, place, child)
         place.child = child
 
-    async def _serve(self, place: Place) -> None:
-        """Have a process serve as is configured. One that cannot is ended. Never raises."""
+    async def _serve(self, place: Place) -> str | None:
+        """Have a process serve as is configured, or why it does not. Never raises.
+
+        One that does not serve at all is ended.
+        """
         child = place.child
         if child is None or self._stopping:
-            return
+            return None
         listeners, descriptors = self._ports.sockets(self._chosen.listen)
         (done,) = await settle([child.order(SERVE_SECONDS, Serve(listeners), descriptors)])
         fault = str(done.value) if isinstance(done, Failure) else done.fault
@@ -274,6 +289,7 @@ class Parent:
             self.log.error("The {name} does not serve: {error}", name=place.name, error=fault)
             if not self._memory.serving[place.process].value:
                 child.kill()  # and another one tries
+        return fault
 
     def _child_ended(self, how: str, place: Place, child: Child) -> None:
         place.child = None

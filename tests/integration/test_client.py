@@ -270,6 +270,28 @@ def test_missing_is_a_filter(stor):
     assert run("missing", "--json", "xyz", url=stor.url()).status == 1
 
 
+@pytest.mark.parametrize("command", [["missing"], ["put", "-"], ["get", "-"]])
+def test_a_standard_input_that_is_closed_is_one_line(stor, command):
+    process = begin(*command, url=stor.url(), preexec_fn=lambda: os.close(0))
+    ended = end(process)
+    assert (ended.status, ended.output) == (1, b"")
+    assert ended.errors == ["stor: standard input: it is closed"]
+
+
+@pytest.mark.parametrize("address", ["[::1]", "[0:0:0:0:0:0:0:1]"])
+def test_a_host_may_be_an_ipv6_address(start, tmp_path, address):
+    port = free_port()
+    stor = start(port=port, listen=[endpoint(port), f"tcp:{port}:interface=\\:\\:1"])
+    url = stor.url(credentials=CREDENTIALS).replace("127.0.0.1", address)
+    (tmp_path / "file").write_bytes(b"by IPv6")
+    sha = sha_of(b"by IPv6")
+    assert run("put", tmp_path / "file", url=url).lines == [f"{sha}  {tmp_path}/file"]
+    assert run("get", "-C", tmp_path, sha, url=url).status == 0
+    assert (tmp_path / sha).read_bytes() == b"by IPv6"
+    ended = run("put", "--retry", "0", tmp_path / "file", url=f"http://{address}:1")
+    assert ended.errors == [f"stor: http://{address}:1: connection refused; tried for 0 s"]
+
+
 class Failing(ThreadingHTTPServer):
     """A server in front of a directory of samples that fails as a test wants it to.
 

@@ -173,6 +173,21 @@ def test_prometheus_is_told_of_a_reload_that_was_refused(start, workers):
         stor.ended()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_certificates_that_are_not_there_are_refused_and_all_stays(start, tmp_path, workers):
+    stor = start(workers=workers)
+    keys = {"access_key": "a", "secret_key": "s", "host": "https://127.0.0.1:1"}
+    s3 = {"s3_enabled": True, "s3_credentials": {**keys, "ca_file": str(tmp_path / "gone.pem")}}
+    said = stor.reload(workers=workers, basic_auth="somebody:else", **s3)
+    fault = f"s3_credentials.ca_file: {tmp_path}/gone.pem: No such file or directory"
+    assert f"Not reloaded: config.json: {fault}" in said
+    assert "Traceback" not in stor.log
+    assert stor.put(b"under the old one").status == 201
+    stor.signal()
+    with pytest.raises(AssertionError, match="Not reloaded"):
+        stor.ended()
+
+
 def test_a_bad_configuration_is_refused_with_every_fault_and_the_old_one_stays(start):
     stor = start()
     said = stor.reload(workers=0, listen=["tcp:http"], reserve_byte=5)

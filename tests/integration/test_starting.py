@@ -190,6 +190,19 @@ class TestFaults:
         where = f"unix:{tmp_path}/gone/socket"
         self.assert_cannot_listen(tmp_path, where, "No such file or directory")
 
+    @pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+    def test_what_is_no_socket_where_one_should_be(self, tmp_path, make):
+        make(tmp_path / "there")
+        where = f"unix:{tmp_path}/there"
+        self.assert_cannot_listen(tmp_path, where, "what is there is no socket")
+
+    def test_a_socket_that_another_process_listens_at(self, tmp_path):
+        with socket.socket(socket.AF_UNIX) as taken:
+            taken.bind(str(tmp_path / "there"))
+            taken.listen()
+            where = f"unix:{tmp_path}/there"
+            self.assert_cannot_listen(tmp_path, where, "another process listens there")
+
     def assert_cannot_listen(self, tmp_path, where, reason):
         """One line names the endpoint and the reason, and that is the end."""
         arguments = ["stor", "--data", "data", "--listen", where]
@@ -198,8 +211,7 @@ class TestFaults:
         assert status == 1
         assert "Traceback" not in output + errors
         (line,) = [line for line in said if "stor: " in line]
-        assert where in line
-        assert reason in line
+        assert line == f"stor: listen: {where}: {reason}"
 
 
 class TestDisks:
