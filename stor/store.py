@@ -17,6 +17,7 @@ from stor.location import Locations
 from stor.lookup import Lookup, Search
 from stor.metrics import Metrics
 from stor.mirror import partial as uploads_in_parts
+from stor.mirror import put as puts_to_disks
 from stor.mirror import turns
 from stor.mirror.disk_order import DiskOrder
 from stor.mirror.landed import Page
@@ -24,7 +25,6 @@ from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
-from stor.mirror.put import Puts as DiskPuts
 from stor.s3.bucket import Bucket
 from stor.s3.queue import CopyQueue
 from stor.s3.search import S3Search
@@ -51,6 +51,9 @@ CachedCopy = page_cache.CachedCopy
 
 #: What a sample that is kept in memory takes there beside its content.
 _HOT_OVERHEAD_BYTES = 1000
+
+#: A small sample that is put in one go.
+SmallPut = puts_to_disks.SmallPut
 
 
 class Put(Protocol):
@@ -210,7 +213,7 @@ class DiskTier:
         self.wall_seconds = wall_seconds
         #: What is kept in memory beside what the kernel has there.
         self.hot = HotSamples(0)
-        self.puts = DiskPuts(mirrors, ready)
+        self.puts = puts_to_disks.Puts(mirrors, ready)
         self.partials = Partials(mirrors, self.puts, ready, wall_seconds, boot)
 
     async def open(self, digest: Digest) -> Content[Any]:
@@ -370,11 +373,9 @@ class Store:
         """Begin to take a sample; `length` in bytes when it is known."""
         return self._puts.expect(digest, length)
 
-    def put_small(
-        self, digest: Digest, content: bytes, ended: Callable[[list[str] | None], None]
-    ) -> bool:
-        """Put a small sample at once: see `stor.mirror.put.Puts.put_small`."""
-        return self._on_disks and self._disks.puts.put_small(digest, content, ended)
+    def put_small(self, digest: Digest, content: bytes) -> SmallPut | None:
+        """A put of a small sample at once: see `stor.mirror.put.Puts.put_small`."""
+        return self._disks.puts.put_small(digest, content) if self._on_disks else None
 
     @property
     def partials(self) -> Partials | None:

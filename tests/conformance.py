@@ -51,11 +51,11 @@ def sample(size, seed=0):
 
 
 @cache
-def neighbours(digits):
-    """Two contents whose names begin with the same hexadecimal digits."""
+def neighbours(digits, size=0):
+    """Two contents of `size` bytes at least whose names begin with the same hexadecimal digits."""
     seen = {}
     for number in count():
-        content = str(number).encode()
+        content = str(number).encode().ljust(size, b".")
         other = seen.setdefault(str(Digest.of(content))[:digits], content)
         if other != content:
             return other, content

@@ -286,7 +286,7 @@ SYNCS = (
         (_DURABLE,),
     ),
     Mutation(
-        "sync at the end of a small body",
+        "sync at the end of a body that comes in one piece",
         "stor/mirror/write.py",
         "def _sync(self, root_fd: int) -> None:\n        self.copy.sync()\n",
         "def _sync(self, root_fd: int) -> None:\n        pass\n",
@@ -1412,9 +1412,9 @@ INDEX = (
     ),
     Mutation(
         "and of what a small one could not",
-        "stor/mirror/put.py",
-        "        self._end(held=named, size=len(self.content) if self.shown else None)\n",
-        "        self._end(held=named, size=None)\n",
+        "stor/mirror/small_writes.py",
+        "size = len(self.content) if error is None or self.shown else None",
+        "size = len(self.content) if error is None else None",
         (
             "tests/test_landed.py::test_what_a_failure_has_left_is_told_before_a_client_hears_that_it_is_stored",
         ),

@@ -21,6 +21,7 @@ from stor.mirror.group_commit import (
     reports_errors,
     unwritten_bytes,
 )
+from stor.mirror.small_writes import SMALL_BYTES
 from stor.threads import Busy
 from tests.conformance import (
     QuickFiles,
@@ -36,7 +37,9 @@ from tests.durability import JUDGES, Recorded, history
 from tests.support.pools import HeldPool, InlineOutcomes, InlinePool
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT)
-CONTENTS = [*neighbours(4), sample(60_000, 1), b"", sample(1000, 2)]
+#: No small body: those have rounds of their own.
+SIZE = SMALL_BYTES + 1
+CONTENTS = [*neighbours(4, SIZE), *(sample(SIZE, n) for n in range(3))]
 
 
 class Shared(Recorded):
@@ -80,7 +83,7 @@ def test_uploads_that_share_a_sync_are_durable_when_they_are_answered(tmp_path, 
 
 def test_a_group_costs_one_sync_each_time(tmp_path):
     stor = Shared(tmp_path, 1)
-    stor.put_all([sample(1000, n) for n in range(100)])
+    stor.put_all([sample(SIZE, n) for n in range(100)])
     # The first one was alone; the others are staged together, and named together.
     assert stor.called("sync_all") == 2
     assert stor.called("sync") <= 2 * 5 + stor.called("sync_all")
@@ -95,7 +98,7 @@ def test_one_alone_syncs_what_is_its_own(tmp_path):
 
 def test_a_large_one_does_not_have_others_wait_for_its_bytes(tmp_path):
     stor = Shared(tmp_path)
-    large, small = sample(3_000_000), sample(1000)
+    large, small = sample(3_000_000), sample(SIZE)
     answers = [start(stor.put(large)), start(stor.put(small))]
     events = history(stor.log)
     written = {event.subject for event in events if event.kind == "write"}
@@ -114,10 +117,10 @@ def test_nothing_is_shared_while_others_have_much_to_write(tmp_path):
     stor.judge(answers=len(CONTENTS))
     # For a while it is not even looked whether they still have.
     stor.unwritten = 0
-    stor.put_all([sample(1000, n) for n in range(10, 15)])
+    stor.put_all([sample(SIZE, n) for n in range(10, 15)])
     assert stor.called("sync_all") == 0
     stor.rig.clock.advance(REST_SECONDS)
-    stor.put_all([sample(1000, n) for n in range(20, 25)])
+    stor.put_all([sample(SIZE, n) for n in range(20, 25)])
     assert stor.called("sync_all") > 0
 
 
@@ -149,7 +152,7 @@ def test_nobody_joins_a_group_that_hangs(tmp_path, jobs):
     stor.held.release(jobs)
     assert not any(stuck)
     stor.rig.clock.advance(STUCK_SECONDS + 0.1)
-    later = [start(stor.put(sample(1000, n))) for n in range(10, 13)]
+    later = [start(stor.put(sample(SIZE, n))) for n in range(10, 13)]
     assert all(later)
     stor.held.release()
     assert all(stuck)
@@ -287,7 +290,7 @@ def test_too_many_are_refused(tmp_path):
 
 def test_the_judges_miss_no_shared_sync_that_is_left_out(tmp_path):
     stor = Shared(tmp_path)
-    stor.put_all([sample(1000, n) for n in range(4)])
+    stor.put_all([sample(SIZE, n) for n in range(4)])
     events = stor.judge(answers=4)
     shared = [place for place, event in enumerate(events) if event.kind == "sync_all"]
     assert shared

@@ -23,6 +23,8 @@ class Small:
         self.event: Event | None = None
         #: Whether it was given up, and a disk could not take its name back.
         self.shown = False
+        #: Whether a disk had a good copy with its name before.
+        self.was_there = False
 
 
 @attrs.frozen
@@ -56,14 +58,13 @@ class SmallCopies:
         One round at a time. Raises `DiskAway`, `OSError`: then nothing counts that it has done.
         The caller gives up whatever fails.
         """
-        if names is None or not names.written:
-            raise DiskAway(f"{self._disk.root}: its journal is not open")
         # Opened first: a write that fails from now on fails the sync (syncfs(2)).
         with self._disk.entered() as root_fd:
             failed: dict[Small, OSError] = {}
             for small in named:
                 try:
-                    self._staged[small].name(small.digest, root_fd)
+                    if not self._staged[small].name(small.digest, root_fd):
+                        small.was_there = True
                 except OSError as error:
                     failed[small] = error
             for small in fresh:
@@ -72,10 +73,10 @@ class SmallCopies:
                 except OSError as error:
                     failed[small] = error
             written = [small for small in fresh if small not in failed] if failed else fresh
-            if written:
+            if written and written[0].event is not None:
                 self._record_and_sync(names, named, written, failed, root_fd)
             else:
-                self._sync(None, named, (), failed, root_fd)
+                self._sync(None, named, written, failed, root_fd)
             for small in named:
                 if small not in failed:
                     self._staged[small].published(small.digest)
@@ -101,23 +102,22 @@ class SmallCopies:
 
     def _record_and_sync(
         self,
-        names: DiskNames,
+        names: DiskNames | None,
         named: Sequence[Small],
         written: Sequence[Small],
         failed: dict[Small, OSError],
         root_fd: int,
     ) -> None:
+        if names is None or not names.written:
+            raise DiskAway(f"{self._disk.root}: its journal is not open")
         journal = names.journal
+        events = [small.event for small in written if small.event is not None]
         try:
-            first = written[0].event
-            if first is None:
-                raise ValueError("a sample is recorded before its number is known")
             records = [
-                self._staged[small].entry(small.digest, small.event)
-                for small in written
-                if small.event is not None
+                self._staged[small].entry(small.digest, event)
+                for small, event in zip(written, events, strict=True)
             ]
-            position = journal.append(records, root_fd, names.event_here(first).low)
+            position = journal.append(records, root_fd, names.event_here(events[0]).low)
         except OSError as error:
             failed.update(dict.fromkeys(written, error))
             self._sync(None, named, (), failed, root_fd)

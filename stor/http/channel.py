@@ -258,6 +258,7 @@ class StorChannel(Parser):
             self.requests.append(upload)
             self._handlingRequest = True
             self.site.wait(self, None)
+            upload.begin()
             return True
         peer = self._known_peer or self.peer
         answer = None if self.giver is not None else path.answer(data, peer, SERVER)

@@ -29,6 +29,7 @@ from stor.http.answer import (
 from stor.http.conditions import http_date
 from stor.http.parser import is_host
 from stor.http.proxies import Proxies
+from stor.http.upload import SmallBodies, SmallUpload
 from stor.store import CachedCopy
 
 _LINE = re.compile(rb"(GET|HEAD) /([0-9a-fA-F]{64}) HTTP/1\.1\r\n")
@@ -74,20 +75,6 @@ class Samples(Protocol):
         """See `stor.store.Store.at_once`."""
 
 
-class Bodies(Protocol):
-    """Who stores samples."""
-
-    def store(
-        self,
-        raw: bytes,
-        content: bytes,
-        authorization: bytes,
-        address: str,
-        ended: Callable[[list[str] | None], None],
-    ) -> bytes | None:
-        """See `stor.http.upload.Uploads.store`."""
-
-
 class Uploader(Protocol):
     """The connection that a small body came from."""
 
@@ -110,18 +97,28 @@ class PlainUpload:
     startedWriting = False
 
     def __init__(
-        self, path: "FastPath", uploader: Uploader, data: bytes, head: tuple[str, str, str, str]
+        self,
+        path: "FastPath",
+        upload: SmallUpload,
+        uploader: Uploader,
+        data: bytes,
+        head: tuple[str, str, str, str],
     ) -> None:
         """`head` is the client, the method, the sha and the name of the request."""
         self._path = path
+        self._upload = upload
         self._uploader: Uploader | None = uploader
         self._data = data
         self._head = head
         self._begun_seconds = uploader.seconds()
-        self.received_bytes = 0
-        self.user = "-"
+        self.received_bytes = upload.size
+        self.user = word(upload.user)
 
-    def ended(self, paths: list[str] | None) -> None:
+    def begin(self) -> None:
+        """Store it, and tell the uploader of the end, perhaps before this has returned."""
+        self._upload.begin(self._ended)
+
+    def _ended(self, paths: list[str] | None) -> None:
         """The sample is stored at `paths`; or it is not, and nothing of it is left."""
         uploader, self._uploader = self._uploader, None
         if uploader is None:
@@ -159,7 +156,7 @@ class FastPath:
         samples: Samples | None,
         wall_seconds: Callable[[], float],
         served: Observer,
-        bodies: Bodies | None = None,
+        bodies: SmallBodies | None = None,
         proxies: Proxies | None = None,
     ) -> None:
         """`samples` are those that anybody may read, `None` where reading takes a password.
@@ -230,9 +227,9 @@ class FastPath:
         return copy.head
 
     def store(self, data: bytes, peer: str, uploader: Uploader) -> PlainUpload | None:
-        """Store the sample that `data` brings as one plain request, if nothing stands in its way.
+        """The upload that `data` brings as one plain request, if nothing stands in its way.
 
-        The uploader is told of its end, not before this has returned.
+        It is to begin at once.
         """
         match = _STORE_LINE.match(data)
         if match is None or self._bodies is None:
@@ -250,14 +247,12 @@ class FastPath:
         if self._proxies.trust(peer):
             peer = self._proxies.client(peer, [one.decode() for one in _FORWARDED.findall(block)])
         method, name = match[1].decode("ascii"), match[2].decode("ascii")
-        upload = PlainUpload(self, uploader, data, (peer, method, f"/{name}", self._number(block)))
         raw = bytes.fromhex(name)
-        user = self._bodies.store(raw, content, authorization[1].rstrip(), peer, upload.ended)
-        if user is None:
+        upload = self._bodies.take(raw, content, authorization[1].rstrip(), peer)
+        if upload is None:
             return None
-        upload.user = word(user)
-        upload.received_bytes = len(content)
-        return upload
+        head = peer, method, f"/{name}", self._number(block)
+        return PlainUpload(self, upload, uploader, data, head)
 
     def created(self, body: bytes, number: str, *, persistent: bool) -> tuple[bytes, ...]:
         """The response to who has stored a sample."""

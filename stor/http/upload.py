@@ -15,7 +15,7 @@ from stor.digest import Digest, MalformedDigest
 from stor.errors import Mismatch, TooLarge, Unavailable
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to, causes_of
 from stor.http.auth import Rules
-from stor.store import Put, Store
+from stor.store import Put, SmallPut, Store
 from stor.threads import Pool, settle
 
 #: A body is passed on in pieces of at least this size, but for its last one.
@@ -126,26 +126,40 @@ class Uploads:
         self.buffered_bytes += size
 
 
+class SmallUpload:
+    """A small body that has come as a whole, on its way into the store."""
+
+    def __init__(self, uploads: Uploads, put: SmallPut, user: bytes, size: int) -> None:
+        self.user = user
+        self.size = size
+        self._uploads = uploads
+        self._put = put
+        uploads.count(1, size)
+
+    def begin(self, ended: Callable[[list[str] | None], None]) -> None:
+        """Store it: see `SmallPut.begin`. What has failed an `Upload` finds the answer for."""
+        self._tell = ended
+        self._put.begin(self._ended)
+
+    def _ended(self, paths: list[str] | None) -> None:
+        self._uploads.count(-1, -self.size)
+        self._tell(paths)
+
+
 class SmallBodies:
-    """Stores small bodies that have come as a whole. Implements `stor.http.fast_path.Bodies`."""
+    """Takes small bodies that have come as a whole."""
 
     def __init__(self, store: Store, uploads: Uploads, rules: Rules) -> None:
         self._store = store
         self._uploads = uploads
         self._rules = rules
 
-    def store(
-        self,
-        raw: bytes,
-        content: bytes,
-        authorization: bytes,
-        address: str,
-        ended: Callable[[list[str] | None], None],
-    ) -> bytes | None:
-        """Store a whole small body as the sample `raw`, where nothing stands in its way: the user.
+    def take(
+        self, raw: bytes, content: bytes, authorization: bytes, address: str
+    ) -> SmallUpload | None:
+        """The upload of a body as the sample `raw`, where nothing stands in its way.
 
-        `ended` is told where it is, or `None` when nothing of it is left. Where this returns
-        `None`, and for what has failed, an `Upload` finds the answer.
+        It is to begin at once. Where there is none, an `Upload` finds the answer.
         """
         size, uploads, rules = len(content), self._uploads, self._rules
         if uploads.active >= rules.max_uploads or uploads.full or uploads.stopping:
@@ -155,16 +169,8 @@ class SmallBodies:
         user = rules.authenticator.recall(authorization, address)
         if user is None or hashlib.sha256(content).digest() != raw:
             return None
-
-        def over(paths: list[str] | None) -> None:
-            uploads.count(-1, -size)
-            ended(paths)
-
-        uploads.count(1, size)
-        if not self._store.put_small(Digest(raw), content, over):
-            uploads.count(-1, -size)
-            return None
-        return user
+        put = self._store.put_small(Digest(raw), content)
+        return None if put is None else SmallUpload(uploads, put, user, size)
 
 
 class Intake(ABC):

@@ -91,7 +91,7 @@ class Alone:
 
     disk: Disk
     worker: Pool
-    rests: bool = False
+    rests: bool = True
 
     def can_share(self, root_fd: int) -> bool:
         """See `Commits.can_share`."""
@@ -116,6 +116,9 @@ class _Task:
 
 class GroupCommit:
     """The steps of all uploads on one disk: those that wait at the same time share one syncfs(2).
+
+    Bodies that are written while they come, repairs and moves; small bodies share syncs in rounds
+    (`stor.mirror.small_writes`).
 
     While one group is synced, the steps of the next are done. A step that is alone is synced by
     itself, and so is each while much that is not ours waits to be written, while a group does not

@@ -25,7 +25,7 @@ from stor.mirror.outbox import Outbox
 from stor.mirror.repair import Repairs
 from stor.mirror.search import Search
 from stor.mirror.turns import Turns
-from stor.mirror.write import MirrorWrite
+from stor.mirror.write import MirrorWrite, Write
 from stor.threads import settle
 
 
@@ -255,8 +255,8 @@ class Mirrors:
         digest: Digest,
         length: int | None,
         excluded: Collection[Mirror] = (),
-        make: Callable[..., MirrorWrite] = MirrorWrite,
-    ) -> MirrorWrite:
+        make: Callable[..., Write] = MirrorWrite,
+    ) -> Write:
         """A write on the mirror that placement chooses. Raises `NoRoom`, `Unavailable`.
 
         What is known of the disks' room is renewed before anybody is sent away.
@@ -312,8 +312,8 @@ class Mirrors:
         members: Sequence[Member],
         digest: Digest,
         length: int | None,
-        make: Callable[..., MirrorWrite] = MirrorWrite,
-    ) -> MirrorWrite:
+        make: Callable[..., Write] = MirrorWrite,
+    ) -> Write:
         """A write on some disks of a mirror; `make` is what makes it."""
         names = self.learning
         return make(
@@ -363,8 +363,8 @@ class Mirrors:
         digest: Digest,
         length: int | None,
         excluded: Collection[Mirror],
-        make: Callable[..., MirrorWrite],
-    ) -> MirrorWrite | None:
+        make: Callable[..., Write],
+    ) -> Write | None:
         mirror = self._chooser.choose(self.mirrors, length or 0, self._reserve_bytes, excluded)
         if mirror is None:
             return None

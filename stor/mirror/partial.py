@@ -37,7 +37,7 @@ from stor.mirror.mirrors import Mirrors
 from stor.mirror.put import Put, Puts
 from stor.mirror.registration import Registration
 from stor.mirror.turns import RequestQueue, UploadTurn
-from stor.mirror.write import MirrorWrite, Slot
+from stor.mirror.write import MirrorWrite, Slot, Write
 from stor.status import PartialUploads
 from stor.threads import Pool, settle, within
 
@@ -360,7 +360,7 @@ class Partials:
         summer, boot = hashed.summer, self._boot
         return partial(PartialWrite, boot=boot, summer=summer, resumed_bytes=resumed_bytes)
 
-    def parked(self, digest: Digest, write: MirrorWrite) -> None:
+    def parked(self, digest: Digest, write: Write) -> None:
         """A write has ended, or will once its disks have done what they were told."""
         self._kept.add(digest)
         self._expiry_due = 0.0
@@ -482,7 +482,7 @@ class PartialPut(Put):
     async def note(self, *, durably: bool) -> None:
         """Bring what has come to stable storage. Raises `NoRoom`, `Unavailable`."""
 
-        async def note(write: MirrorWrite) -> None:
+        async def note(write: Write) -> None:
             if isinstance(write, PartialWrite):
                 await write.note(durably=durably)
 
@@ -529,7 +529,7 @@ class PartialPut(Put):
         if not self.useful:
             self._partials.forget(self._digest)
 
-    async def _abandon(self, write: MirrorWrite) -> None:
+    async def _abandon(self, write: Write) -> None:
         if isinstance(write, PartialWrite) and self.useful:
             await write.park()
             self._partials.parked(self._digest, write)
@@ -555,7 +555,7 @@ class PartialPut(Put):
             await self._hashing.run(self._hashed.update, data)
 
 
-def _adding(chunks: list[bytes]) -> Callable[[MirrorWrite], Coroutine[Any, Any, None]]:
+def _adding(chunks: list[bytes]) -> Callable[[Write], Coroutine[Any, Any, None]]:
     return lambda write: write.add(chunks, False)
 
 

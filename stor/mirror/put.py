@@ -1,22 +1,21 @@
 """A sample on its way in: is it stored already, where does it go, who was first."""
 
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from stor.digest import Digest
-from stor.errors import NoRoom, Unavailable
-from stor.mirror.learning import LearningNames
+from stor.errors import NoRoom, StorError, Unavailable
+from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror, Survey
 from stor.mirror.mirrors import Mirrors
-from stor.mirror.placement import on_disk
+from stor.mirror.registration import Registration
 from stor.mirror.repair import Unmendable
-from stor.mirror.small_writes import SmallWrite, SmallWrites
+from stor.mirror.small_writes import SMALL_BYTES, Rounds, SmallWrite
 from stor.mirror.turns import Contest
-from stor.mirror.write import MirrorWrite
+from stor.mirror.write import MirrorWrite, Write
 from stor.threads import Unanswered, within
 
 T = TypeVar("T")
@@ -37,7 +36,7 @@ class Puts:
         self.ready = ready
         self._mirrors = mirrors
         self._watchers: list[Callable[[Digest], None]] = []
-        self._small_writes: dict[Mirror, SmallWrites] = {}
+        self._rounds: dict[Mirror, Rounds] = {}
 
     def watch(self, stored: Callable[[Digest], None]) -> None:
         """Have `stored` told of every sample that is found to be stored, or is stored."""
@@ -48,40 +47,54 @@ class Puts:
         for told in self._watchers:
             told(digest)
 
-    def put_small(
-        self, digest: Digest, content: bytes, ended: Callable[[list[str] | None], None]
-    ) -> bool:
-        """Put a small sample that is whole in memory, where nothing stands in its way.
+    def put_small(self, digest: Digest, content: bytes) -> "SmallPut | None":
+        """A put of a small sample that is whole in memory, where nothing stands in its way.
 
         That is: the index knows that nobody has it, nobody else is at it, and there is room on a
-        set whose disks are all in order. Else `False`, and `expect` finds out. `ended` is told its
-        paths once it is durable on every disk; or `None`, when nothing of it is left, and it may be
-        put again as `expect` has it.
+        set whose disks are all in order. Else `None`, and `expect` finds out. It is to begin before
+        anything else is put.
         """
-        mirrors, learning = self._mirrors, self._mirrors.learning
-        if not self.ready.called or learning is None or mirrors.turns.busy(digest):
-            return False
+        mirrors = self._mirrors
+        if not self.ready.called or mirrors.turns.busy(digest):
+            return None
         known = mirrors.known(digest)
         if known is None or known.holders or known.unsure:
-            return False
+            return None
         mirror = mirrors.draw(len(content))
         if mirror is None:
-            return False
-        writes = self._small_writes.get(mirror)
-        if writes is None:
-            writes = self._small_writes_on(mirror, learning)
-        if not writes.prompt:
-            return False
-        writes.add(_SmallPut(self, mirrors, learning, mirror, digest, content, ended))
-        return True
+            return None
+        rounds = self._rounds.get(mirror) or self._rounds_of(mirror)
+        write = SmallWrite(rounds, digest, len(content), mirrors.now_ns())
+        write.content = content
+        return SmallPut(self, mirrors, write)
 
-    def _small_writes_on(self, mirror: Mirror, learning: LearningNames) -> SmallWrites:
-        in_use = self._mirrors.in_use
-        self._small_writes = {m: its for m, its in self._small_writes.items() if m in in_use}
-        register = partial(learning.begin, mirror)
-        writes = SmallWrites(mirror.members, self._mirrors.clock, register)
-        self._small_writes[mirror] = writes
-        return writes
+    def maker(self, length: int | None) -> Callable[..., Write]:
+        """What makes a write of `length` bytes, if that is known, as `Mirrors.write_on` has it."""
+        return MirrorWrite if length is None or length > SMALL_BYTES else self._small_write
+
+    def _small_write(
+        self,
+        mirror: Mirror,
+        members: Sequence[Member],
+        digest: Digest,
+        length: int,
+        reserve_bytes: int,
+        modified_ns: int,
+        registration: Registration | None = None,
+    ) -> Write:
+        if len(members) < len(mirror.members):
+            of = mirror, members, digest, length, reserve_bytes, modified_ns
+            return MirrorWrite(*of, registration=registration)
+        return SmallWrite(self._rounds_of(mirror), digest, length, modified_ns)
+
+    def _rounds_of(self, mirror: Mirror) -> Rounds:
+        rounds = self._rounds.get(mirror)
+        if rounds is None:
+            in_use = self._mirrors.in_use
+            self._rounds = {m: its for m, its in self._rounds.items() if m in in_use}
+            rounds = Rounds(mirror, self._mirrors.clock, self._mirrors.learning)
+            self._rounds[mirror] = rounds
+        return rounds
 
     def expect(self, digest: Digest, length: int | None) -> "Put":
         """Begin to put a sample; `length` in bytes when it is known. Ends with `Put.leave`.
@@ -96,60 +109,36 @@ class Puts:
         self._mirrors.turns.leave(digest)
 
 
-class _SmallPut(SmallWrite):
-    """A small sample, put in one go; nobody else puts or moves it meanwhile."""
+class SmallPut:
+    """A small sample that is put in one go."""
 
-    def __init__(
-        self,
-        puts: Puts,
-        mirrors: Mirrors,
-        learning: LearningNames,
-        mirror: Mirror,
-        digest: Digest,
-        content: bytes,
-        ended: Callable[[list[str] | None], None],
-    ) -> None:
-        super().__init__(digest, content, mirrors.now_ns())
+    def __init__(self, puts: Puts, mirrors: Mirrors, write: SmallWrite) -> None:
         self._puts = puts
         self._mirrors = mirrors
-        self._learning = learning
-        self._mirror = mirror
-        self._ended = ended
-        self._contest = contest = mirrors.turns.join(digest)
+        self._write = write
+        self._contest = contest = mirrors.turns.join(write.digest)
         contest.lock.acquire()
         contest.changes += 1
         contest.stored = None
-        self._reserved = on_disk(len(content), mirror.block_bytes)
-        mirror.reserved.add(self._reserved, 1)
-        mirror.writes += 1
 
-    def stored(self) -> None:
-        """See `SmallWrite.stored`."""
-        digest, mirror = self.digest, self._mirror
-        paths = [f"{member.root}/{digest.disk_path}" for member in mirror.members]
-        self._contest.stored = paths
-        self._end(held=True, size=len(self.content))
-        for member in mirror.members:
-            member.corrupt.discard(digest)
-        self._mirrors.stored(digest, mirror)
-        self._puts.stored(digest)
-        self._ended(paths)
+    def begin(self, ended: Callable[[list[str] | None], None]) -> None:
+        """Store it; `ended` is told its paths once it is durable on every disk.
 
-    def failed(self, *, named: bool) -> None:
-        """See `SmallWrite.failed`."""
-        # Who posts the sample again may be told that it is stored already.
-        self._end(held=named, size=len(self.content) if self.shown else None)
-        self._ended(None)
+        Or `None`, when nothing of it is left, and it may be put again as `Puts.expect` has it.
+        """
+        self._ended = ended
+        self._write.begin(self._told)
 
-    def _end(self, *, held: bool, size: int | None) -> None:
-        digest, mirror, contest = self.digest, self._mirror, self._contest
-        mirror.reserved.add(-self._reserved, -1)
-        mirror.writes -= 1
-        if self.event is not None:
-            self._learning.ended(digest, mirror, self.event, held, size)
+    def _told(self, error: StorError | None) -> None:
+        write, contest = self._write, self._contest
+        contest.stored = paths = None if error else write.paths
         contest.changes += 1
         contest.lock.release()
-        self._mirrors.turns.leave(digest)
+        self._mirrors.turns.leave(write.digest)
+        if paths is not None:
+            self._mirrors.stored(write.digest, write.mirror)
+            self._puts.stored(write.digest)
+        self._ended(paths)
 
 
 class Put:
@@ -175,12 +164,12 @@ class Put:
         self._length = length
         self._contest = contest
         self._home: Survey | None = None
-        self._write: MirrorWrite | None = None
+        self._write: Write | None = None
         self._tried: set[Mirror] = set()
         self._surveyed = 0
         self._left = False
         #: What makes a write on a mirror.
-        self._make: Callable[..., MirrorWrite] = MirrorWrite
+        self._make: Callable[..., Write] = puts.maker(length)
 
     async def stored(self) -> list[str] | None:
         """The sample's paths when every available disk of one mirror has a good copy.
@@ -287,7 +276,7 @@ class Put:
         self._puts.stored(self._digest)
         return committed
 
-    async def _name(self, write: MirrorWrite) -> tuple[list[str], bool]:
+    async def _name(self, write: Write) -> tuple[list[str], bool]:
         outbox = self._mirrors.outbox
         if outbox is None:
             return await write.commit()
@@ -295,9 +284,7 @@ class Put:
             await outbox.add(self._digest, write.mirror)
             return await write.commit()
 
-    async def _persist(
-        self, step: Callable[[MirrorWrite], Coroutine[Any, Any, T]], *, whole: bool
-    ) -> T:
+    async def _persist(self, step: Callable[[Write], Coroutine[Any, Any, T]], *, whole: bool) -> T:
         """Do a step of the write; where it fails, on the next set, as long as there is one."""
         while True:
             try:
@@ -352,11 +339,11 @@ class Put:
             await (old.discard() if moved else self._abandon(old))
         raise self._mirrors.for_good(reason, self._length)
 
-    async def _abandon(self, write: MirrorWrite) -> None:
+    async def _abandon(self, write: Write) -> None:
         """The write has failed, and there is no other place: nothing has the sample's name."""
         await write.discard()
 
-    async def _copy(self, old: MirrorWrite, new: MirrorWrite, whole: bool) -> None:
+    async def _copy(self, old: Write, new: Write, whole: bool) -> None:
         size = old.written_bytes
         for offset in range(0, size, _MOVE_BYTES):
             length = min(_MOVE_BYTES, size - offset)
@@ -370,10 +357,10 @@ class Put:
             mirror.writable and mirror not in self._tried for mirror in self._mirrors.mirrors
         )
 
-    def _use(self, write: MirrorWrite) -> None:
+    def _use(self, write: Write) -> None:
         self._write = write
 
-    def _begun(self) -> MirrorWrite:
+    def _begun(self) -> Write:
         if self._write is None:
             raise ValueError("an upload writes only after begin()")
         return self._write

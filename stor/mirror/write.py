@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -35,8 +35,57 @@ STEP_SECONDS = 15.0
 #: How long an upload waits for the last disk to give back what it holds before it is answered.
 DISCARD_SECONDS = 5.0
 
+#: What a client is told that a failure has left.
+NOTHING_KEPT = "nothing was kept"
+
 #: Up to this size the staged files are made together with the first write, in one visit to a disk.
 STAGE_EARLY_BYTES = 1024 * 1024
+
+
+class Write(Protocol):
+    """A sample being written to disks of a mirror.
+
+    `add` the content, then `commit`; in the end `discard`, which does nothing the second time, or
+    after a commit. Calls must not overlap: await each before the next. After `commit`
+    has returned, every copy is on stable storage under its final name; after `discard` no disk
+    keeps anything that was not committed.
+    """
+
+    @property
+    def mirror(self) -> Mirror:
+        """Where it is written."""
+
+    @property
+    def written_bytes(self) -> int:
+        """How much was added."""
+
+    async def prepare(self) -> None:
+        """Have room on every disk before the body is asked for, unless the body is small.
+
+        Raises `NoRoom`, `Unavailable`.
+        """
+
+    async def add(self, chunks: Sequence[bytes], last: bool) -> None:
+        """Append `chunks` to every copy. Raises like `prepare`."""
+
+    async def commit(self) -> tuple[list[str], bool]:
+        """Make every copy and its name durable: the paths, and whether they are new.
+
+        Raises like `prepare`.
+        """
+
+    async def discard(self) -> None:
+        """Leave nothing behind on any disk. Never raises.
+
+        A disk that hangs is cleaned when it answers again: one that was given up is not waited for,
+        any other for `DISCARD_SECONDS` at most.
+        """
+
+    async def read_back(self, offset: int, length: int) -> bytes:
+        """A part of what has been written, from a disk that has not failed.
+
+        Raises `Unavailable` when there is none.
+        """
 
 
 class Slot:
@@ -185,16 +234,10 @@ class Slot:
 
 
 class MirrorWrite:
-    """A sample being written to every disk of a mirror.
-
-    `add` the content, then `commit`; in the end `discard`, which does nothing the second time, or
-    after a commit. Calls must not overlap: await each before the next. After `commit`
-    has returned, every copy is on stable storage under its final name; after `discard` no disk
-    keeps anything that was not committed.
-    """
+    """A sample that is written while it comes. Implements `Write`."""
 
     #: What a client is told that a failure has left.
-    leaves = "nothing was kept"
+    leaves = NOTHING_KEPT
 
     def __init__(
         self,
@@ -238,10 +281,7 @@ class MirrorWrite:
         self._naming = False
 
     async def prepare(self) -> None:
-        """Have room on every disk before the body is asked for, unless the body is small.
-
-        Raises `NoRoom`, `Unavailable`.
-        """
+        """See `Write.prepare`."""
         if self._length is None or self._length > STAGE_EARLY_BYTES:
             await self._everywhere(lambda slot: slot.run(slot.stage, self._length))
 
@@ -256,10 +296,7 @@ class MirrorWrite:
             await self._keep_reserve()
 
     async def commit(self) -> tuple[list[str], bool]:
-        """Name every copy, then make the names durable: the paths, and whether they are new.
-
-        Raises `Unavailable`.
-        """
+        """See `Write.commit`."""
         digest = self._digest
         self._naming = True
         named = await self._everywhere(lambda slot: slot.publish(digest))
@@ -272,11 +309,7 @@ class MirrorWrite:
         return [f"{slot.member.root}/{digest.disk_path}" for slot in self._slots], all(named)
 
     async def discard(self) -> None:
-        """Leave nothing behind on any disk. Never raises.
-
-        A disk that hangs is cleaned when it answers again: one that was given up is not waited for,
-        any other for `DISCARD_SECONDS` at most.
-        """
+        """See `Write.discard`."""
         await self._give_back(lambda slot: slot.discard)
 
     async def _give_back(self, function: Callable[[Slot], Callable[[], None]]) -> None:
@@ -299,10 +332,7 @@ class MirrorWrite:
                 self._registration.given_up(named=naming, shown_size=size)
 
     async def read_back(self, offset: int, length: int) -> bytes:
-        """A part of what has been written, from a disk that has not failed.
-
-        Raises `Unavailable` when there is none.
-        """
+        """See `Write.read_back`."""
         for slot in self._slots:
             if slot not in self._failed and slot.staged is not None:
                 reading = slot.run(slot.copy.read_back, offset, length)
@@ -325,7 +355,7 @@ class MirrorWrite:
             self.release()
         for slot, outcome in zip(self._slots, outcomes, strict=True):
             if isinstance(outcome, Failure):
-                raise _reason(outcome.value, slot.member.root, self.leaves) from outcome.value
+                raise reason_of(outcome.value, slot.member.root, self.leaves) from outcome.value
         return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
 
     async def _keep_reserve(self) -> None:
@@ -346,7 +376,8 @@ class MirrorWrite:
             self.mirror.reserved.add(-self._reserved, -1)
 
 
-def _reason(error: BaseException | None, root: str, leaves: str) -> StorError:
+def reason_of(error: BaseException | None, root: str, leaves: str = NOTHING_KEPT) -> StorError:
+    """What a client is told of a write that a disk has failed, which `leaves` so much."""
     if isinstance(error, StorError):
         return error
     if isinstance(error, OSError) and fault_of(error) is Fault.ROOM:
