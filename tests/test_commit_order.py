@@ -33,7 +33,12 @@ from tests.durability import (
 from tests.support.pools import HeldPool, SteppingPool
 from tests.support.rig import AUTHORIZATION, request_bytes
 
-BODIES = {"empty": b"", "small": sample(5000), "large": sample(3 * MIB)}
+BODIES = {
+    "empty": b"",
+    "small": sample(5000),
+    "one piece": sample(100_000),
+    "large": sample(3 * MIB),
+}
 FILES = {"nameless": QuickFiles, "named": without_nameless_files}
 
 

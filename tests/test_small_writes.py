@@ -7,7 +7,13 @@ import shutil
 import pytest
 
 from stor.digest import Digest
-from stor.mirror.group_commit import STUCK_SECONDS, Alone, GroupCommit
+from stor.mirror.group_commit import (
+    REST_SECONDS,
+    STUCK_SECONDS,
+    UNWRITTEN_BYTES,
+    Alone,
+    GroupCommit,
+)
 from tests.conformance import QuickFiles, neighbours, release, sample, without_nameless_files
 from tests.durability import JUDGES, Recorded, assert_recorded_first, history
 from tests.support.http import descriptors
@@ -116,6 +122,71 @@ def test_one_alone_syncs_what_is_its_own(tmp_path):
     assert stor.post_all(CONTENTS[:1]) == [201]
     assert stor.called("sync_all") == 0
     assert sum(event.kind == "sync" for event in history(stor.log)) == 2 * 5
+
+
+def test_what_comes_in_pieces_shares_rounds_with_all_others(tmp_path):
+    stor = Rounds(tmp_path)
+    contents = [sample(1000, n) for n in range(20)]
+    for content in contents:
+        client = stor.rig.connect()
+        stor.clients.append((client, content))
+        request = request_bytes("POST", f"/{Digest.of(content)}", HEADERS, content)
+        head, _, body = request.partition(b"\r\n\r\n")
+        client.send(head + b"\r\n\r\n")
+        while len(stor.held.held) > 2 or (stor.held.held and content is contents[0]):
+            release(stor.held)  # its look at the disks
+        client.send(body)
+    stor.release()
+    assert stor.called("sync_all") == 2 * 2
+    stor.judge(answers=len(contents))
+
+
+def much_to_write(stor):
+    stor.unwritten = UNWRITTEN_BYTES + 1
+
+
+def nobody_knows(stor):
+    stor.unwritten = None
+
+
+def file_system_unknown(stor):
+    for member in stor.rig.members:
+        member.disk.files.type_of = lambda fd: 0x65735546
+
+
+@pytest.mark.parametrize("trouble", [much_to_write, nobody_knows, file_system_unknown])
+def test_where_no_sync_may_be_shared_each_has_rounds_of_its_own(tmp_path, trouble):
+    stor = Rounds(tmp_path)
+    trouble(stor)
+    assert stor.post_all() == [201] * len(CONTENTS)
+    assert stor.called("sync_all") == 0
+    # For a while it is not even looked whether they may be.
+    for n in range(10, 15):
+        stor.post(sample(1000, n))
+    assert len(stor.held.held) == 2 * 5
+    stor.release()
+    assert stor.called("sync_all") == 0
+    stor.judge(answers=len(CONTENTS) + 5)
+
+
+def test_syncs_are_shared_again_once_the_others_have_written(tmp_path):
+    stor = Rounds(tmp_path)
+    much_to_write(stor)
+    stor.post_all()
+    stor.unwritten = 0
+    stor.rig.clock.advance(REST_SECONDS)
+    stor.post_all([sample(1000, n) for n in range(20, 25)])
+    assert stor.called("sync_all") > 0
+
+
+def test_the_disks_own_cache_is_flushed_after_a_shared_sync(tmp_path):
+    stor = Rounds(tmp_path, 1)
+    stor.post_all()
+    calls = [call for _, call in stor.log]
+    for place, call in enumerate(calls):
+        if call.name == "sync_all":
+            assert calls[place + 1].name == "sync"
+            assert calls[place + 1].args == call.args
 
 
 def test_no_directory_is_made_that_is_there(tmp_path):
@@ -247,7 +318,7 @@ def test_the_connection_ends_after_it_when_stor_ends(tmp_path):
 
 
 def test_the_answer_is_what_another_upload_gets(tmp_path):
-    """Of one that is sent in pieces, which no round takes."""
+    """Of one that is sent in pieces, which goes through its Klein route."""
     stor = Rounds(tmp_path)
     answers = []
     for n, pieces in enumerate((1, 2)):
