@@ -970,14 +970,14 @@ CHECKS = (
     ),
     Mutation(
         "room of a mirror that is drawn by weights of before",
-        "stor/mirror/chooser.py",
+        "stor/mirror/mirrors.py",
         "return mirror if fits and mirror.prompt else None",
         "return mirror if mirror.prompt else None",
         (_CHOOSER,),
     ),
     Mutation(
         "a mirror that is whole again after the others were weighed",
-        "stor/mirror/chooser.py",
+        "stor/mirror/mirrors.py",
         "if any(mirror.prompt for mirror in weights.left_out):",
         "if False:",
         (_BACK,),
@@ -991,7 +991,7 @@ CHECKS = (
     ),
     Mutation(
         "state of a mirror that is drawn by weights of before",
-        "stor/mirror/chooser.py",
+        "stor/mirror/mirrors.py",
         "return mirror if fits and mirror.prompt else None",
         "return mirror if fits else None",
         (_CHOOSER,),
@@ -1129,7 +1129,7 @@ CHECKS = (
     ),
     Mutation(
         "name that another upload relies on",
-        "stor/disk/claims.py",
+        "stor/disk/durable.py",
         "if claim.copies or not claim.made or claim.kept:",
         "if not claim.made:",
         (

@@ -11,8 +11,8 @@ from twisted.internet.defer import fail
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
-from stor.disk.claims import Claims
 from stor.disk.disk import Disk
+from stor.disk.durable import Claims
 from stor.errors import StorError
 from stor.threads import Busy
 from tests.conformance import (

@@ -40,7 +40,6 @@ ORDER = [
     "content",
     "disk.syscalls",
     "disk.errnos",
-    "disk.claims",
     "disk.durable",
     "disk.verified",
     "disk.page_cache",
@@ -64,7 +63,7 @@ ORDER = [
     "index.memory",
     "index.table",
     "index.recent",
-    "index.sequence",
+    "index.numbers",
     "index.merge",
     "index.index",
     "mirror.placement",
@@ -74,13 +73,11 @@ ORDER = [
     "mirror.member",
     "mirror.mirror",
     "mirror.names",
-    "mirror.registration",
     "mirror.landed",
     "mirror.listing",
     "mirror.disk_order",
     "mirror.walking",
     "mirror.learning",
-    "mirror.chooser",
     "mirror.write",
     "mirror.turns",
     "mirror.repair",
@@ -324,7 +321,7 @@ def test_the_wall_clock_is_read_for_dates_alone():
         "disk.verified": ["time_ns"],  # how long ago a file has changed
         "disk.names": ["time_ns"],  # when a name was found, and which segments are old
         "runtime": ["time_ns"],  # when a sample was stored
-        "mirror.registration": ["time_ns"],  # when a name was recorded
+        "index.numbers": ["time_ns"],  # when a name was recorded
         "gauges": ["time"],  # when a configuration was read
         "http.api": ["time"],  # Last-Modified, and for how long a disk has been away
         "logs": ["time"],  # when requests were over and lines were dropped

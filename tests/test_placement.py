@@ -7,8 +7,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from stor.disk.disk import Room
-from stor.mirror.chooser import WEIGHED_SECONDS
 from stor.mirror.member import HANGS_SECONDS
+from stor.mirror.mirrors import WEIGHED_SECONDS
 from stor.mirror.placement import PLENTY_BYTES, RESERVE_INODES, Candidate, choose, on_disk
 from tests.support.rig import Rig
 

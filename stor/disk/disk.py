@@ -13,9 +13,8 @@ from typing import TypeVar
 import attrs
 
 from stor.digest import Digest
-from stor.disk.claims import Claims
 from stor.disk.copy import Copy, DamagedCopy, MadeSums, OpenCopy
-from stor.disk.durable import Blocks, DurableDirectories
+from stor.disk.durable import Blocks, Claims, DurableDirectories
 from stor.disk.page_cache import PageCache
 from stor.disk.syscalls import Syscalls, is_regular
 from stor.disk.verified import Mark, Verified, VerifiedSmall

@@ -11,13 +11,13 @@ from stor.disk.journal import Kind
 from stor.disk.loading import Loaded, Streaming
 from stor.disk.staged_batch import StagedBatch
 from stor.disk.verification import PART_BYTES
+from stor.index.numbers import Registration
 from stor.jobs.reading import BATCH_BYTES
 from stor.jobs.run import Run
 from stor.mirror.group_commit import KNOWN_TYPES, reports_errors
 from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
-from stor.mirror.registration import Registration
 from stor.mirror.repair import Repairs
 from stor.threads import Busy, Pool, settle
 

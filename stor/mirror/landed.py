@@ -14,7 +14,7 @@ from stor.disk.disk import DiskAway
 from stor.disk.journal import Record
 from stor.disk.names import DiskNames
 from stor.errors import Gone, Unavailable
-from stor.index.sequence import Sequence as Numbers
+from stor.index.numbers import Numbers
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.threads import Busy, settle

@@ -22,16 +22,14 @@ from stor.disk.walk import HalfTheTime
 from stor.index import merge as merging
 from stor.index.index import IndexWriter, Shared
 from stor.index.merge import DiskSource, Merge, MergeFailed
+from stor.index.numbers import GAP, Numbers, Registration, leaving, number_all
 from stor.index.recent import RecentDamaged
-from stor.index.sequence import GAP
-from stor.index.sequence import Sequence as Numbers
 from stor.index.table import TableDamaged, TableDisk
 from stor.mirror.landed import Landed
 from stor.mirror.listing import Listings
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
-from stor.mirror.registration import Registration, leaving, number_all
 from stor.mirror.walking import DiskState, NotKnown, Walking, as_long_as, on_disk
 from stor.threads import Busy, Pool, settle_within
 

@@ -31,11 +31,11 @@ from stor.disk.partial import (
     remove,
 )
 from stor.errors import Mismatch, StorError, Unavailable
+from stor.index.numbers import Registration
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
 from stor.mirror.put import Put, Puts
-from stor.mirror.registration import Registration
 from stor.mirror.turns import RequestQueue, UploadTurn
 from stor.mirror.write import MirrorWrite, Slot, Write
 from stor.status import PartialUploads

@@ -8,10 +8,10 @@ from twisted.logger import Logger
 
 from stor.digest import Digest
 from stor.errors import NoRoom, StorError, Unavailable
+from stor.index.numbers import Registration
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror, Survey
 from stor.mirror.mirrors import Mirrors
-from stor.mirror.registration import Registration
 from stor.mirror.repair import Unmendable
 from stor.mirror.small_writes import SMALL_BYTES, Rounds, SmallWrite
 from stor.mirror.turns import Contest

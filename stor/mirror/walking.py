@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from stor.disk.journal import Kind, Record
 from stor.disk.names import DiskNames, found_names
 from stor.disk.walk import Batch, walk
-from stor.index.sequence import Sequence as Numbers
+from stor.index.numbers import Numbers
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 

@@ -15,11 +15,11 @@ from stor.disk.disk import Disk, DiskAway, Room
 from stor.disk.errnos import Fault, fault_of
 from stor.disk.staged import StagedCopy
 from stor.errors import NoRoom, StorError, Unavailable
+from stor.index.numbers import Registration
 from stor.mirror.group_commit import Step
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.placement import on_disk
-from stor.mirror.registration import Registration
 from stor.threads import settle, settle_within, within
 
 #: Makes a staged file: given the disk, its root, the length if known, and who makes the sums.
