@@ -156,7 +156,8 @@ class ThreadPool:
         """See `Pool.run`."""
         if self._unfinished >= self._waiting_limit + self._threads_limit:
             return fail(Busy(f"{self._name}: {self._unfinished} operations are waiting"))
-        self._man(self._unfinished + 1)
+        if self._unfinished >= self._threads:
+            self._man(self._unfinished + 1)
         if not self._threads:
             return fail(Busy(f"{self._name}: no thread can be started at the moment"))
         return self._queue(function, *args)

@@ -178,12 +178,17 @@ class Disk:
         try:
             yield fd
         finally:
-            # A directory is only read from: what close(2) says of it costs nobody what was opened.
-            with suppress(OSError):
-                self.files.close(fd)
+            self.leave(fd)
+
+    def leave(self, fd: int) -> None:
+        """Close a root that was entered. Never raises."""
+        try:
+            self.files.close(fd)
+        except OSError:
+            return  # only read from: what close(2) says of it costs nobody what was opened
 
     def enter(self, *, probing: bool = False) -> int:
-        """Like `entered`; the caller closes the descriptor."""
+        """Like `entered`; the caller leaves it."""
         try:
             fd = self.files.open_directory(self.root)
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -183,7 +183,8 @@ class Journal:
                 self._closed = True
                 raise
             self._count += len(records)
-            self.highest = max([self.highest, *(record.sequence for record in records)])
+            for record in records:
+                self.highest = max(self.highest, record.sequence)
             return Position(self._last, self._count)
 
     def sync(self, root_fd: int) -> None:

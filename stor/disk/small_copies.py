@@ -29,9 +29,12 @@ class Small:
 
 @attrs.frozen
 class Round:
-    """What a disk has done: what is left on it, and the samples that failed there, with why."""
+    """What a disk has done: the samples that failed there, with why.
 
-    room: Room
+    `room` is what is left on it, if bodies were written.
+    """
+
+    room: Room | None
     failed: dict[Small, OSError]
 
 
@@ -59,28 +62,40 @@ class SmallCopies:
         The caller gives up whatever fails.
         """
         # Opened first: a write that fails from now on fails the sync (syncfs(2)).
-        with self._disk.entered() as root_fd:
-            failed: dict[Small, OSError] = {}
-            for small in named:
-                try:
-                    if not self._staged[small].name(small.digest, root_fd):
-                        small.was_there = True
-                except OSError as error:
-                    failed[small] = error
-            for small in fresh:
-                try:
-                    self._write(small, root_fd)
-                except OSError as error:
-                    failed[small] = error
-            written = [small for small in fresh if small not in failed] if failed else fresh
-            if written and written[0].event is not None:
-                self._record_and_sync(names, named, written, failed, root_fd)
-            else:
-                self._sync(None, named, written, failed, root_fd)
-            for small in named:
-                if small not in failed:
-                    self._staged[small].published(small.digest)
-            return Round(self._disk.room_of(root_fd), failed)
+        root_fd = self._disk.enter()
+        try:
+            return self._round(names, named, fresh, root_fd)
+        finally:
+            self._disk.leave(root_fd)
+
+    def _round(
+        self,
+        names: DiskNames | None,
+        named: Sequence[Small],
+        fresh: Sequence[Small],
+        root_fd: int,
+    ) -> Round:
+        failed: dict[Small, OSError] = {}
+        for small in named:
+            try:
+                if not self._staged[small].name(small.digest, root_fd):
+                    small.was_there = True
+            except OSError as error:
+                failed[small] = error
+        for small in fresh:
+            try:
+                self._write(small, root_fd)
+            except OSError as error:
+                failed[small] = error
+        written = [small for small in fresh if small not in failed] if failed else fresh
+        if written and written[0].event is not None:
+            self._record_and_sync(names, named, written, failed, root_fd)
+        else:
+            self._sync(None, named, written, failed, root_fd)
+        for small in named:
+            if small not in failed:
+                self._staged[small].published(small.digest)
+        return Round(self._disk.room_of(root_fd) if fresh else None, failed)
 
     def keep(self, smalls: Iterable[Small]) -> None:
         """These have their names on every disk of the set. Not during a round; never waits."""

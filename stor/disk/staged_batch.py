@@ -151,8 +151,7 @@ class StagedBatch:
         self._todo.clear()
         fd, self._root_fd = self._root_fd, None
         if fd is not None:
-            with suppress(OSError):  # a directory was only read from
-                self._disk.files.close(fd)
+            self._disk.leave(fd)
 
     @property
     def _root(self) -> int:

@@ -236,8 +236,7 @@ class GroupCommit:
 
     def _close(self, roots: list[int]) -> None:
         while roots:
-            with suppress(OSError):  # a directory was only read from
-                self._disk.files.close(roots.pop())
+            self._disk.leave(roots.pop())
 
     def _synced(self, outcomes: "list[Any] | Failure", done: list[_Task]) -> None:
         self._syncing = None

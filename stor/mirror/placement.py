@@ -42,9 +42,8 @@ class Candidate:
 
     def fits(self, length: int, reserve_bytes: int) -> bool:
         """Whether a sample of `length` bytes leaves the reserve of bytes and inodes untouched."""
-        return self.spare_bytes(reserve_bytes) >= on_disk(length, self.block_bytes) and self.names(
-            1
-        )
+        spare_bytes = self.free_bytes - reserve_bytes
+        return spare_bytes >= on_disk(length, self.block_bytes) and self.names(1)
 
     def names(self, samples: int) -> bool:
         """Whether this many samples leave the reserve of inodes untouched."""

@@ -180,7 +180,7 @@ class Rounds:
         begun = self._begun
         if begun is not None and self._clock.seconds() - begun > STUCK_SECONDS:
             return False
-        return not any(lane.member.commits.rests for lane in self._lanes)
+        return not [lane for lane in self._lanes if lane.member.commits.rests]
 
     def add(self, small: SmallWrite) -> None:
         """Write a sample, at once or with all that come while a round is under way.
@@ -209,7 +209,7 @@ class Rounds:
             self._begun = None
             return
         self._begun = self._clock.seconds()
-        if self._learning is not None:
+        if fresh and self._learning is not None:
             self._learning.begin(self.mirror, fresh)
         rounds = [lane.round(named, fresh) for lane in self._lanes]
         settle_within(self._clock, ROUND_SECONDS, rounds).addCallback(self._ended, named, fresh)
@@ -217,24 +217,46 @@ class Rounds:
     def _ended(
         self, rounds: list[Round | Failure], named: list[SmallWrite], fresh: list[SmallWrite]
     ) -> None:
+        failed = self._failed(rounds, named, fresh)
+        if failed:
+            stored = [small for small in named if small not in failed]
+            self._written = [small for small in fresh if small not in failed]
+        else:
+            stored, self._written = named, fresh
+        if stored:
+            for lane in self._lanes:
+                lane.copies.keep(stored)
+        if failed:
+            # Before the next round begins: that would be waited for.
+            self._give_up_failed(failed, named, fresh)
+        else:
+            self._begin()  # first: the disks have work while clients are told
+        self._tell(stored)
+
+    def _failed(
+        self, rounds: list[Round | Failure], named: list[SmallWrite], fresh: list[SmallWrite]
+    ) -> dict[Small, StorError]:
+        """What a disk has failed, and why; what all have left is learnt."""
         failed: dict[Small, StorError] = {}
         for lane, its in zip(self._lanes, rounds, strict=True):
-            root = lane.member.root
             if isinstance(its, Failure):
+                root = lane.member.root
                 if its.check(OSError, DiskAway, Busy, Unanswered) is None:
                     self.log.failure("Writing to {root}", its, root=root)
-                error = reason_of(its.value, root)
-                failed = dict.fromkeys((*named, *fresh), error) | failed
-            else:
+                failed = dict.fromkeys((*named, *fresh), reason_of(its.value, root)) | failed
+                continue
+            if its.room is not None:
                 lane.member.health.learn(its.room)
-                for small, why in its.failed.items():
-                    failed.setdefault(small, reason_of(why, root))
-        stored = [small for small in named if small not in failed] if failed else named
-        self._written = [small for small in fresh if small not in failed] if failed else fresh
-        for lane in self._lanes:
-            lane.copies.keep(stored)
-        late = [lane for lane in self._lanes if lane.busy]
+            for small, why in its.failed.items():
+                failed.setdefault(small, reason_of(why, lane.member.root))
+        return failed
+
+    def _give_up_failed(
+        self, failed: dict[Small, StorError], named: list[SmallWrite], fresh: list[SmallWrite]
+    ) -> None:
+        """Give up what has failed, and go on once every disk has ended what it is at."""
         lost = [small for small in named if small in failed]
+        late = [lane for lane in self._lanes if lane.busy]
         if late:
             # Until the disk has ended nobody joins: see `_prompt`.
             waiting, self._waiting = self._waiting, []
@@ -242,10 +264,8 @@ class Rounds:
             Deferred.fromCoroutine(self._begin_after(late))
             self._give_up(lost, [*fresh, *waiting], failed)
         else:
-            # Not after the next round has begun: that would be waited for.
             self._give_up(lost, [small for small in fresh if small in failed], failed)
-            self._begin()  # first: the disks have work while clients are told
-        self._tell(stored)
+            self._begin()
 
     async def _begin_after(self, late: list[_Lane]) -> None:
         await settle([lane.rest() for lane in late])

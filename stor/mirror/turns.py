@@ -41,7 +41,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._contests: dict[Digest, Contest] = {}
+        self._contests: dict[bytes, Contest] = {}
         self._copies: dict[Digest, _Copies] = {}
 
     @property
@@ -51,20 +51,22 @@ class Turns:
 
     def busy(self, digest: Digest) -> bool:
         """Whether an upload or a move is at a sample."""
-        return digest in self._contests
+        return digest.raw in self._contests
 
     def join(self, digest: Digest) -> Contest:
         """One more upload, or a move, until `leave`."""
-        contest = self._contests.setdefault(digest, Contest())
+        contest = self._contests.get(digest.raw)
+        if contest is None:
+            contest = self._contests[digest.raw] = Contest()
         contest.parties += 1
         return contest
 
     def leave(self, digest: Digest) -> None:
         """One fewer."""
-        contest = self._contests[digest]
+        contest = self._contests[digest.raw]
         contest.parties -= 1
         if not contest.parties:
-            del self._contests[digest]
+            del self._contests[digest.raw]
 
     async def hold(self, digests: Collection[Digest]) -> Callable[[], None]:
         """No repair and no move but the caller's is at these samples, until it calls the result."""
