@@ -255,8 +255,7 @@ class StorChannel(Parser):
             self._storing = upload = path.store(data, self.peer, self)
             if upload is None:
                 return False
-            self.requests.append(upload)
-            self._handlingRequest = True
+            self.requests, self._handlingRequest = [upload], True
             self.site.wait(self, None)
             upload.begin()
             return True
