@@ -985,8 +985,8 @@ CHECKS = (
     Mutation(
         "no new samples for a disk that hangs",
         "stor/mirror/mirror.py",
-        "return self.writable and not any(member.hangs for member in self.members)",
-        "return self.writable",
+        "[m for m in self.members if m.hangs or not m.writable]",
+        "[m for m in self.members if not m.writable]",
         (_HANGING,),
     ),
     Mutation(
