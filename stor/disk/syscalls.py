@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -73,6 +74,9 @@ class _Locked:
         self.munmap = library["munmap"]
         self.munmap.argtypes = (pointer, size)
 
+
+#: What `os.fsencode` goes by, whose call takes as long as the rest of this.
+_OF_PATHS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 _LOCKED = _Locked()
 _HOW_BYTES = ctypes.sizeof(_OpenHow)
@@ -319,7 +323,8 @@ class Syscalls:
 
 
 def _openat2(path: str, how: object) -> int:
-    fd: int = _LOCKED.openat2(_SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), how, _HOW_BYTES)
+    name = path.encode(*_OF_PATHS)
+    fd: int = _LOCKED.openat2(_SYS_OPENAT2, _AT_FDCWD, name, how, _HOW_BYTES)
     if fd < 0:
         _raise_errno()
     return fd

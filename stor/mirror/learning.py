@@ -215,14 +215,15 @@ class LearningNames(Names):
                 mirror=mirror,
             )
 
-    def worth_an_audit(self) -> bool:
-        """See `Names.worth_an_audit`: now and then."""
-        now = self._clock.seconds()
-        if now < self._next_audit or self.broken is not None:
-            return False
-        self._next_audit = now + AUDIT_SECONDS * (0.5 + random.random())
+    @property
+    def audit_due(self) -> bool:
+        """Whether to check the "no" that is about to be given against the disks: now and then."""
+        return self._clock.seconds() >= self._next_audit and self.broken is None
+
+    def audit_begins(self) -> None:
+        """Such a "no" is being checked."""
+        self._next_audit = self._clock.seconds() + AUDIT_SECONDS * (0.5 + random.random())
         self.audits_total += 1
-        return True
 
     def was_wrong(self, digest: Digest, mirror: Mirror, since: int) -> None:
         """A mirror has a sample of which the index knew nothing: its disks are walked anew.

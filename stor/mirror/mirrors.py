@@ -299,11 +299,12 @@ class Mirrors:
     def denied(self, digest: Digest) -> None:
         """Nobody has a sample, as the index has it: see now and then whether that is right."""
         names = self.learning
-        if names is None or self._index is None:
+        if names is None or self._index is None or not names.audit_due:
             return
         known = names.find(digest)
         unasked = [m for m in self.mirrors if m not in known.unsure and m not in known.holders]
-        if unasked and names.worth_an_audit():
+        if unasked:
+            names.audit_begins()
             auditing = Deferred.fromCoroutine(self._audit(digest, unasked, names))
             auditing.addErrback(lambda failure: self.log.failure("Auditing the index", failure))
 

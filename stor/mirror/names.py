@@ -95,10 +95,6 @@ class Names:
         """
         self._report(digest, mirror)
 
-    def worth_an_audit(self) -> bool:
-        """Whether to check the "no" that is about to be given against the disks."""
-        return False
-
     @property
     def warnings(self) -> list[str]:
         """What an operator is to know, a line each."""
