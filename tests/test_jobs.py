@@ -579,6 +579,24 @@ def test_an_eta_is_true_under_a_steady_rate(share):
     assert read == pytest.approx(1e6, rel=0.05)
 
 
+@pytest.mark.parametrize("begun", [0, 40], ids=["new", "gone on with"])
+@pytest.mark.parametrize("ready_seconds", [0, 1, 30, 1000])
+def test_an_eta_does_not_go_by_what_it_took_to_get_ready(rig, jobs, begun, ready_seconds):
+    """It sorts what it is about, or waits for its first read, before it comes on at all."""
+    kind = Held(jobs, "one")
+    (job,) = jobs.ask(kind, [Scope()])
+    job.share = begun / 200
+    rig.clock.advance(ready_seconds)
+    (run,) = kind.runs
+    for n in range(begun, 200):
+        rig.clock.advance(0.5)
+        run.did(1, 1000)
+        run.reached(str(n), (n + 1) / 200)
+        left = (199 - n) / 2
+        if n - begun in (10, 50, 100, 150) and left:
+            assert view(jobs)["eta_seconds"] == pytest.approx(left, rel=0.1, abs=1)
+
+
 def test_an_eta_follows_a_load_that_changes():
     speed, now, share = Speed(), 0.0, 0.0
     for a_second in (1e-5, 3e-6):

@@ -6,6 +6,7 @@ import random
 import shutil
 
 import pytest
+from twisted.internet.defer import execute
 
 from stor.disk.journal import Kind
 from stor.disk.syscalls import Syscalls
@@ -14,6 +15,7 @@ from stor.mirror.landed import WAKE_SECONDS
 from tests.conformance import MIB, QuickFiles, sample
 from tests.support.host import Host
 from tests.support.http import AUTHORIZED, assert_one_line, no_bug_logged
+from tests.support.pools import HeldPool, InlinePool
 from tests.support.rig import close_indexes, digest_of, request_bytes
 
 
@@ -135,6 +137,45 @@ def test_a_sample_that_is_on_its_way_holds_back_those_after_it(host):
     assert follow(rig, cursor)[0] == [first]
     slow.given_up(named=False)
     assert follow(rig, cursor)[0] == [first, second]
+
+
+class Gate(HeldPool):
+    """Does its work at once until it is shut; then a job at a time."""
+
+    shut = False
+
+    def run(self, function, *args):
+        return super().run(function, *args) if self.shut else execute(function, *args)
+
+
+@pytest.mark.parametrize("size", [0, 1000, MIB], ids=["empty", "small", "large"])
+@pytest.mark.parametrize("ends", [True, False], ids=["stored", "failed"])
+def test_what_is_told_of_can_be_read_at_every_step_of_an_upload(host, size, ends):
+    """Its records are durable before its copies have their names, which they may never get."""
+    gate, content = Gate(), sample(size)
+    sha = str(digest_of(content))
+    rig = settle(host.start(sets=(2,), workers=lambda label: (InlinePool(), gate, InlinePool())))
+    cursor = begin(rig)
+    gate.shut = True
+    if not ends:
+        rig.disks["set0/disk1"].fail_always("name", errno.EIO)
+    client = rig.connect()
+    client.send(request_bytes("POST", f"/{sha}", [AUTHORIZED], content))
+    steps = 0
+    while not client.received and steps < 100:
+        gate.release(1)
+        client.settle()
+        steps += 1
+        index = rig.request("GET", "/index", [AUTHORIZED]).text
+        missing = rig.request("POST", "/missing", [AUTHORIZED], sha.encode()).text
+        landed, _ = follow(rig, cursor)
+        stored = rig.get(content).status == 200
+        assert (sha in index, sha not in missing) == (stored, stored)
+        assert stored or not landed
+    assert steps > 3, "an upload of a single step"
+    (response,) = client.responses(["POST"])
+    outcome = response.status, stored, landed
+    assert outcome == ((201, True, [sha]) if ends else (503, False, []))
 
 
 def test_what_was_begun_and_never_stored_is_not_told(host):

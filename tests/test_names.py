@@ -13,6 +13,7 @@ from stor.disk.journal import Kind
 from stor.mirror.mirror import Mirror
 from tests.conformance import QuickFiles, sample
 from tests.support.host import LABELS, Host, member
+from tests.support.pools import HeldPool, InlinePool
 from tests.support.rig import digest_of
 from tests.test_adopt import configuration
 
@@ -508,6 +509,24 @@ def test_what_a_base_was_made_of_is_known_after_a_start(host):
     assert ask(rig, digest_of(b"after the base")) == b"+"
     assert ask(rig, ABSENT) == b"-"
     assert len(listed(rig, bytes(32), 100)) == len(KEPT) + 1
+
+
+def test_what_only_the_bases_have_is_in_a_table_before_the_next_look_at_the_disks(host):
+    rig = learnt(started(host, KEPT, extend_segments=1))
+    for one in rig.members:
+        with one.disk.entered() as root_fd:
+            one.names.journal.rotate(root_fd)
+    learnt(rig)
+    held = HeldPool()  # what it learns of the disks comes after its last look at them
+    learner = lambda name: held if name.startswith("names /") else InlinePool()  # noqa: E731
+    rig = started(host, learner=learner)
+    assert answers(rig) == {b"?"}
+    while held.held:
+        held.release(1)
+        rig.clock.pump([0.1] * 5)
+    assert all(map(rig.mirrors.names.known, rig.mirrors.mirrors))
+    assert answers(rig) == {b"+"}
+    assert ask(rig, ABSENT) == b"-"
 
 
 def test_names_that_are_learnt_faster_than_a_table_is_made_do_not_pile_up(host):

@@ -48,6 +48,8 @@ class Rebuilds(Kind):
         self._clock = clock
         self._batch_directories = batch_directories
         self._not_before: dict[int, float] = {}
+        #: The jobs that a disk was away for since they could not be finished.
+        self._broken_off: set[int] = set()
         self._unsure = secrets.token_hex(8)
         jobs.take_up(self)
 
@@ -98,6 +100,7 @@ class Rebuilds(Kind):
                 self._jobs.end(job, State.CANCELLED, "the set has other disks now")
             elif all(member.complete for member in mirror.members):
                 self._jobs.end(job, State.DONE, None)
+        self._go_on_with_disks_that_are_back()
         known = {job.scope.roots for job in self._jobs.of(self) if not _ended(job)}
         for roots, mirror in mirrors.items():
             short = any(m.health.readable and not m.complete for m in mirror.members)
@@ -146,10 +149,24 @@ class Rebuilds(Kind):
         except (NotNow, NoRoom, DiskAway, Busy, OSError) as error:
             self.log.warn("{mirror}: not complete yet: {error}", mirror=mirror, error=str(error))
             self._not_before[run.job.id] = self._clock.seconds() + RETRY_SECONDS
+            if isinstance(error, DiskAway):  # also where it is back before anybody looks
+                self._broken_off.add(run.job.id)
             raise NotNow(str(error)) from error
         except Exception:
             self._not_before[run.job.id] = self._clock.seconds() + FAILED_SECONDS
             raise
+
+    def _go_on_with_disks_that_are_back(self) -> None:
+        """What was broken off as a disk was away waits for that disk alone."""
+        for job in self._jobs.of(self):
+            mirror = self._mirror(job)
+            if mirror is None or job.state is not State.WAITING:
+                self._broken_off.discard(job.id)
+            elif not all(member.health.sound for member in mirror.members):
+                self._broken_off.add(job.id)
+            elif job.id in self._broken_off:
+                self._broken_off.remove(job.id)
+                self._not_before.pop(job.id, None)
 
     def _retry(self, job: Job) -> float:
         """Before when a job that was not finished does not go on."""

@@ -68,8 +68,8 @@ class Run:
         #: How many samples are read without regard to the time that is left: neighbours of a bad
         #: one, where there may be more.
         self._hurry = 0
+        # Measured from its first progress on: to get ready for that takes its own time, once.
         job.speed.restart()
-        job.speed.note(clock.seconds(), job.share, job.bytes_done)
 
     @property
     def halted(self) -> bool:

@@ -45,7 +45,7 @@ RECENT_NAMES = 200_000
 #: A base is made anew for half a million records, which a start reads in some seconds.
 EXTEND_SEGMENTS = 8
 
-#: How often it is looked for room when too many names wait for the table.
+#: How often it is looked again whether the next table can be made.
 _ROOM_SECONDS = 0.1
 
 #: How often a table is kept for the next start; what came since, that learns from the journals.
@@ -62,9 +62,6 @@ AUDIT_SECONDS = 1.0
 
 #: How long the end of Stor waits for what is noted on the disks.
 END_SECONDS = 2.0
-
-
-_Behind = tuple[DiskState, Mirror]
 
 
 class LearningNames(Names):
@@ -130,7 +127,7 @@ class LearningNames(Names):
         self._arriving: defaultdict[tuple[Member, ...], int] = defaultdict(int)
         self._last_number: dict[tuple[Member, ...], int] = {}
         self._next_audit = 0.0
-        self._listings = Listings(self.known, self._in_thread)
+        self._listings = Listings(self.known, self.held, self._in_thread)
         #: The mirrors of which a "no" was wrong, and how that showed.
         self._wrong: dict[Mirror, str] = {}
         self.audits_total = 0
@@ -146,7 +143,6 @@ class LearningNames(Names):
         """A sample is about to be put on the disks of a mirror."""
         for member in mirror.members:
             self._hear(member)
-
         begun, ended = partial(self._begun_one, mirror), partial(self.ended, digest, mirror)
         return Registration(self.numbers, kind, begun, ended)
 
@@ -177,7 +173,7 @@ class LearningNames(Names):
     def stored(self, digest: Digest, mirror: Mirror) -> None:
         """A mirror holds a sample from now on, or may; to be called before anybody is told."""
         for member in mirror.members:
-            self._state(member).left.discard(digest.raw)
+            self._states[member].left.discard(digest.raw)
         self._add(digest.raw, mirror)
 
     def leaving(self, mirror: Mirror) -> AbstractContextManager[Event]:
@@ -288,7 +284,7 @@ class LearningNames(Names):
 
     def learns(self, member: Member) -> bool:
         """Whether a disk can be walked now: what it knows itself was read, and is not just kept."""
-        state = self._state(member)
+        state = self._states[member]
         known = member.names is not None and state.learnt is member.names
         return known and member.health.readable and not state.running
 
@@ -303,7 +299,7 @@ class LearningNames(Names):
         anew: bool,
     ) -> None:
         """Learn all names of a disk from a walk: see `Walking.as_job`."""
-        state = self._state(member)
+        state = self._states[member]
         await self._walking.as_job(member, mirror, state, turn, pace, walked, anew=anew)
         self._weigh(mirror)
 
@@ -346,7 +342,7 @@ class LearningNames(Names):
 
     def _hear(self, member: Member) -> None:
         """What happens next has a higher number than all that a disk knows."""
-        names, state = member.names, self._state(member)
+        names, state = member.names, self._states[member]
         if names is not None and state.heard is not names:
             self.numbers.exceed(names.highest + GAP)
             self.landed.jumped()
@@ -390,7 +386,7 @@ class LearningNames(Names):
 
     def _look_after(self, member: Member, mirror: Mirror) -> None:
         """Do for the index of a disk what is due."""
-        names, state = member.names, self._state(member)
+        names, state = member.names, self._states[member]
         if names is None or not member.health.readable:
             return
         if names.damage is not None:
@@ -430,13 +426,10 @@ class LearningNames(Names):
 
     def _knows(self, member: Member) -> bool:
         """Whether every name on the disk is in the index."""
-        names, state = member.names, self._state(member)
+        names, state = member.names, self._states[member]
         if names is None or names is not state.learnt or names.damage is not None:
             return False
         return names.known and not state.in_base
-
-    def _state(self, member: Member) -> DiskState:
-        return self._states[member]
 
     def _add(self, sha: bytes, mirror: Mirror) -> None:
         self._tell(self._writing.add, sha, mirror)
@@ -464,6 +457,7 @@ class LearningNames(Names):
                 elif not self._stopped:
                     said = f"{member.root}: not all its names are known yet: {outcome.value}"
                     self.log.warn("{said}", said=said)
+            self._take_in_bases()
 
         Deferred.fromCoroutine(working).addBoth(ended)
 
@@ -532,8 +526,15 @@ class LearningNames(Names):
             await self._in_thread(member.root, merge.wait)
             await self._in_thread(member.root, extended_base, member.disk, names)
 
+    def _take_in_bases(self) -> None:
+        """Make a table of what is in none, once no more is being learnt that it could have."""
+        states = self._states.values()
+        if any(one.in_base for one in states) and not any(one.running for one in states):
+            self._begin_table()
+
     def _begin_table(self) -> None:
-        if not self._merging and self._next_table <= self._clock.seconds():
+        due = self.broken is None and self._next_table <= self._clock.seconds()
+        if due and not self._merging:
             self._merging = True
             making = Deferred.fromCoroutine(self._make_table())
             making.addErrback(lambda failure: self.log.failure("Making the table", failure))
@@ -562,6 +563,7 @@ class LearningNames(Names):
             self._merging = False
         for mirror in self._mirrors:
             self._weigh(mirror)
+        self._clock.callLater(_ROOM_SECONDS, self._take_in_bases)
 
     async def _strike_left(self, state: DiskState, mirror: Mirror) -> None:
         """What a base had has left since: its table is there."""
@@ -570,7 +572,7 @@ class LearningNames(Names):
                 self._strike(state.left.pop(), mirror)
             await deferLater(self._clock, 0)
 
-    def _learnt(self) -> tuple[list[_Behind], list[DiskSource], list[TableDisk]]:
+    def _learnt(self) -> tuple[list[tuple[DiskState, Mirror]], list[DiskSource], list[TableDisk]]:
         """The disks that a table is made of from now on.
 
         Those whose bases are in no table yet, and where these are; and all whose names are known.
@@ -578,7 +580,7 @@ class LearningNames(Names):
         states, sources, learnt = [], [], []
         for mirror, (_, number) in self._sets.items():
             for member in mirror.members:
-                state, names, device = self._state(member), member.names, member.health.device
+                state, names, device = self._states[member], member.names, member.health.device
                 if names is None or names is not state.learnt or device is None:
                     continue
                 if state.in_base:

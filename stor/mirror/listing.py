@@ -16,6 +16,9 @@ from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.threads import settle
 
+#: No sample comes after this one.
+_LAST = b"\xff" * 32
+
 
 class Listings:
     """Lists samples, each of them once, also those that move from mirror to mirror meanwhile."""
@@ -23,10 +26,17 @@ class Listings:
     log = Logger()
 
     def __init__(
-        self, known: Callable[[Mirror], bool], in_thread: Callable[..., Deferred[Any]]
+        self,
+        known: Callable[[Mirror], bool],
+        held: Callable[[Digest], bool | None],
+        in_thread: Callable[..., Deferred[Any]],
     ) -> None:
-        """`known`: whether all names of a mirror are known. `in_thread`: in a root's thread."""
+        """`known`: whether all names of a mirror are known. `in_thread`: in a root's thread.
+
+        `held`: whether any mirror holds a sample, `None` if that is not known.
+        """
         self._known = known
+        self._held = held
         self._in_thread = in_thread
         #: What has left a mirror for another while each listing was made, and its size.
         self._moved: dict[int, dict[bytes, int]] = {}
@@ -42,8 +52,23 @@ class Listings:
     ) -> list[tuple[bytes, int]] | None:
         """Sorted samples of some mirrors from `begin` on; `None`: one has no complete disk now.
 
-        `every`: these are all mirrors.
+        `every`: these are all mirrors. A sample that is on its way is not told of: its records are
+        made before its copies have their names.
         """
+        listed: list[tuple[bytes, int]] = []
+        while True:
+            found = await self._recorded(begin, limit, mirrors, every=every)
+            if found is None:
+                return None
+            listed += [one for one in found if self._held(Digest(one[0])) is not False]
+            if len(found) < limit or len(listed) >= limit or found[-1][0] == _LAST:
+                return listed[:limit]
+            begin = (int.from_bytes(found[-1][0], "big") + 1).to_bytes(len(_LAST), "big")
+
+    async def _recorded(
+        self, begin: bytes, limit: int, mirrors: Sequence[Mirror], *, every: bool
+    ) -> list[tuple[bytes, int]] | None:
+        """What journals, bases or directories have, as many as asked for if there are so many."""
         reading: list[Deferred[Any]] = []  # of a disk that knows all, or of all directories
         self._next += 1
         number, moved = self._next, dict[bytes, int]()

@@ -94,7 +94,7 @@ class SmallWrite(Small):
         self._rounds.add(self)
 
     def ended(self, error: StorError | None, *, named: bool) -> None:
-        """Told by its round; `named`: a disk that hangs may show its name all the same."""
+        """Told by its round; `named`: a disk shows its name, or one that hangs may."""
         self._release()
         if self.event is not None:
             # Who posts the sample again may be told that it is stored already.
@@ -282,8 +282,9 @@ class Rounds:
         giving = [lane.give_up(smalls) for lane in self._lanes]
 
         def given_up(_: object) -> None:
+            unsure = not all(one.called for one in giving)
             for small in named:
-                small.ended(why[small], named=True)
+                small.ended(why[small], named=small.shown or unsure)
             for small in fresh:
                 small.ended(why[small], named=False)
 

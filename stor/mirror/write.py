@@ -328,8 +328,9 @@ class MirrorWrite:
             if self._registration is not None and not ended:
                 # Who posts the sample again may be told that it is stored already.
                 shown = naming and any(s.staged and s.staged.shows_name for s in self._slots)
+                unsure = naming and not all(one.called for one in discarding.values())
                 size = self.written_bytes if shown else None
-                self._registration.given_up(named=naming, shown_size=size)
+                self._registration.given_up(named=shown or unsure, shown_size=size)
 
     async def read_back(self, offset: int, length: int) -> bytes:
         """See `Write.read_back`."""

@@ -35,6 +35,9 @@ _DESCRIPTORS = 253
 _IN_MEMORY = b"memory"
 _MESSAGES_A_TURN = 16
 
+#: How many messages are given back at most: who gets some may send others meanwhile.
+_MOST_BACK = 10_000
+
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """The two ends of a line."""
@@ -43,6 +46,18 @@ def pair() -> tuple[socket.socket, socket.socket]:
         end.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINE_BYTES)
     return ends
+
+
+def send_back(end: socket.socket) -> None:
+    """Give what nobody has heard at one end of a line, who has ended, back to who sent it."""
+    with suppress(OSError):
+        for _ in range(_MOST_BACK):
+            data, descriptors, _, _ = socket.recv_fds(end, MESSAGE_BYTES, _DESCRIPTORS)
+            try:
+                socket.send_fds(end, [data], descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
 
 @implementer(IReadDescriptor)

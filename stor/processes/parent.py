@@ -34,7 +34,7 @@ from stor.processes.child import (
     Serve,
 )
 from stor.processes.child import name_of as name_of_process
-from stor.processes.handover import Line, pair
+from stor.processes.handover import Line, pair, send_back
 from stor.processes.listener import OpenedPorts
 from stor.processes.memory import WRITER, Memory, make_memory
 from stor.server import DRAIN_SECONDS
@@ -50,6 +50,9 @@ LAST_SECONDS = 5.0
 #: How long a process may give no sign of life before it is ended.
 CHECK_SECONDS = 5.0
 HANGS_SECONDS = 30.0
+
+#: What readers have handed to a writer that has ended goes back at once, and once more after this.
+SEND_BACK_SECONDS = 0.1
 
 #: One that has lived this long is replaced at once when it ends; others after growing pauses.
 PROVEN_SECONDS = 10.0
@@ -181,9 +184,11 @@ class Parent:
         self._memory = Memory(self._memory_fd, chosen.workers)
         #: What the disks hold: it outlives who has learnt it.
         self._index = shared_memory(chosen.state_directory, Syscalls())
-        # Kept here as well: what is on its way when a process ends, the next one takes.
+        # Kept here as well: what is on its way when a process ends, the next one takes, or who sent
+        # it gets it back.
         lines = [pair() for _ in range(1, chosen.workers)]
         self._lines = [end for line in lines for end in line]
+        self._writers_ends = self._lines[::2]
         self._writer = Place(WRITER, [ours.fileno() for ours, _ in lines])
         self._readers = [Place(n, [theirs.fileno()]) for n, (_, theirs) in enumerate(lines, 1)]
         self._ports = OpenedPorts(reactor)
@@ -298,6 +303,10 @@ class Parent:
             self._index.leave(place.process - 1)
         if self._stopping:
             return
+        if place is self._writer:
+            # Nobody is to wait for the next one. Twice: a reader may hand over meanwhile.
+            self._send_back()
+            self._reactor.callLater(SEND_BACK_SECONDS, self._send_back)
         self.log.error(
             "The {name} (pid {pid}) has ended: {how}", name=place.name, pid=child.pid, how=how
         )
@@ -307,6 +316,12 @@ class Parent:
         if place.failures > 1:
             pause = min(SHORTEST_PAUSE_SECONDS * 2.0**place.failures, LONGEST_PAUSE_SECONDS)
         self._reactor.callLater(pause, self._replace, place)
+
+    def _send_back(self) -> None:
+        """Give readers back what the writer has not taken: they say when to come again."""
+        if not self._memory.serving[WRITER].value:
+            for end in self._writers_ends:
+                send_back(end)
 
     def _replace(self, place: Place) -> None:
         self._spawn(place)

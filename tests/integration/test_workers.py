@@ -426,6 +426,32 @@ def test_without_a_writer_what_it_answers_is_503_and_when_to_come_again(several)
     stor.kill()
 
 
+def test_what_a_killed_writer_has_not_taken_is_answered_at_once(several, figures):
+    """Not by the next one, whose start takes seconds."""
+    stor = several()
+    writing = [connected_to(stor, reader) for reader in READERS for _ in range(3)]
+    pid = stor.children[WRITER]
+    os.kill(pid, signal.SIGSTOP)  # it takes nothing from now on
+    for number, sock in enumerate(writing):
+        sock.sendall(post(b"%d" % number))
+    for reader in READERS:
+        poll(
+            lambda reader=reader: share(stor, reader) == 0, 10, "connections that were handed over"
+        )
+    killed = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    for sock in writing:
+        with sock:
+            answer = parse(receive_all(sock))
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer.text
+            assert STARTING in answer.text
+    took = time.monotonic() - killed
+    figures["milliseconds until a writer's clients are told that it ended"] = round(1000 * took)
+    poll(lambda: "The writer is back" in stor.log, 30, "another writer")
+    assert time.monotonic() - killed > took
+    stor.kill()
+
+
 def _exists(pid):
     return os.path.exists(f"/proc/{pid}")
 
