@@ -211,8 +211,8 @@ SYNCS = (
     Mutation(
         "sync of a journal for one upload",
         "stor/disk/staged.py",
-        "                journal.sync(root_fd)\n",
-        "                pass\n",
+        "            try:\n                journal.sync(root_fd)\n            except OSError:\n",
+        "            try:\n                pass\n            except OSError:\n",
         (_DURABLE,),
     ),
     Mutation(
@@ -984,9 +984,9 @@ CHECKS = (
     ),
     Mutation(
         "no new samples for a disk that hangs",
-        "stor/mirror/mirror.py",
-        "[m for m in self.members if m.hangs or not m.writable]",
-        "[m for m in self.members if not m.writable]",
+        "stor/mirror/member.py",
+        "return self.health.state is State.ONLINE and self._oldest_seconds < HANGS_SECONDS",
+        "return self.writable",
         (_HANGING,),
     ),
     Mutation(
@@ -1558,28 +1558,28 @@ _ROUNDS = "tests/test_small_writes.py::test_samples_are_durable_when_they_are_an
 SYNCS += (
     Mutation(
         "sync of a round",
-        "stor/disk/small_copies.py",
+        "stor/disk/staged.py",
         "                self._disk.files.sync_all(root_fd)\n",
         "",
         (_ROUNDS,),
     ),
     Mutation(
         "sync of the only body in a round",
-        "stor/disk/small_copies.py",
+        "stor/disk/staged.py",
         "                self._staged[small].sync()\n",
         "                pass\n",
         (_ROUNDS,),
     ),
     Mutation(
         "sync of the journal in a round of one",
-        "stor/disk/small_copies.py",
-        "                journal.sync(root_fd)\n",
-        "                pass\n",
+        "stor/disk/staged.py",
+        "                journal.sync(root_fd)\n            except OSError as error:\n",
+        "                pass\n            except OSError as error:\n",
         (_ROUNDS,),
     ),
     Mutation(
         "sync of the directories of the only name in a round",
-        "stor/disk/small_copies.py",
+        "stor/disk/staged.py",
         "                    self._staged[small].sync_directories(small.digest, root_fd)\n",
         "                    pass\n",
         (_ROUNDS,),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stor.disk.journal import Event, Kind
-from stor.disk.small_copies import Small
+from stor.disk.staged import Small
 
 #: After an unclean end numbers go on so far above the highest that is known: what a crash has lost
 #: may have had higher ones, and clients may have been told of them.

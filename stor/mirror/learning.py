@@ -17,7 +17,7 @@ from stor.digest import Digest
 from stor.disk.disk import DiskAway
 from stor.disk.journal import Event, Kind, Record
 from stor.disk.names import DiskNames, extended_base
-from stor.disk.small_copies import Small
+from stor.disk.staged import Small
 from stor.disk.walk import HalfTheTime
 from stor.index import merge as merging
 from stor.index.index import IndexWriter, Shared

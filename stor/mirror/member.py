@@ -28,7 +28,7 @@ from stor.disk.identity import (
 from stor.disk.names import BadProof, DiskNames, begin_names, heed_request, open_names
 from stor.disk.notes import noted
 from stor.disk.probe import Probe, probe, sweep, try_writing
-from stor.disk.small_copies import Round
+from stor.disk.staged import Round
 from stor.disk.verified import Mark
 from stor.errors import Damaged
 from stor.mirror.group_commit import Step
@@ -156,9 +156,9 @@ class Member:
         return self._oldest_seconds > SLOW_SECONDS
 
     @property
-    def hangs(self) -> bool:
-        """Whether an operation is so overdue that the disk may never answer."""
-        return self._oldest_seconds >= HANGS_SECONDS
+    def prompt(self) -> bool:
+        """Whether a new sample may be written here, and the disk does not seem to hang."""
+        return self.health.state is State.ONLINE and self._oldest_seconds < HANGS_SECONDS
 
     @property
     def under_way(self) -> int:

@@ -83,7 +83,7 @@ class Mirror:
     @property
     def prompt(self) -> bool:
         """Whether every disk can take a new sample, and none of them seems to hang."""
-        return not (self.draining or [m for m in self.members if m.hangs or not m.writable])
+        return not (self.draining or [m for m in self.members if not m.prompt])
 
     @property
     def warnings(self) -> list[str]:

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disk.disk import DiskAway
-from stor.disk.small_copies import Round, Small, SmallCopies
+from stor.disk.staged import Round, Small, SmallCopies
 from stor.errors import StorError
 from stor.mirror.group_commit import STUCK_SECONDS
 from stor.mirror.learning import LearningNames
@@ -63,7 +63,7 @@ class SmallWrite(Small):
     def paths(self) -> list[str]:
         """Where its copies are, once it is stored."""
         path = self.digest.disk_path
-        return [f"{member.root}/{path}" for member in self.mirror.members]
+        return [f"{root}/{path}" for root in self._rounds.roots]
 
     async def prepare(self) -> None:
         """See `Write.prepare`: the write itself shows whether there is room."""
@@ -166,6 +166,7 @@ class Rounds:
     def __init__(self, mirror: Mirror, clock: IReactorTime, learning: LearningNames | None) -> None:
         """`learning` numbers samples whose records are about to be made, and hears of their end."""
         self.mirror = mirror
+        self.roots = [member.root for member in mirror.members]
         self._lanes = [_Lane(member) for member in mirror.members]
         self._clock = clock
         self._learning = learning
