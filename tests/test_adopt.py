@@ -161,3 +161,24 @@ def test_adopting_what_is_no_disk_is_refused(tmp_path, capsys, root, said):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert said in error
+
+
+def test_a_damaged_marker_is_named_with_what_to_do_and_that_works(tmp_path, capsys):
+    rig = Rig(tmp_path, (2, 2))
+    for content in SAMPLES:
+        assert rig.put(content).status == 201
+    root = tmp_path / "set0" / "disk0"
+    marker = root / ".stor" / "disk.json"
+    marker.write_bytes(b"{")
+    adopting = ["adopt", "--config", configuration(tmp_path), str(root)]
+    assert main(adopting) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"stor: {root}: .stor/disk.json is damaged (")
+    assert error.endswith(": remove it, and give the disk its place with `stor adopt`")
+    marker.unlink()
+    assert main(adopting) == 0
+    restarted = Rig(tmp_path, (2, 2))
+    restarted.rounds(2)
+    assert {member.health.state for member in restarted.mirrors.members} == {State.ONLINE}
+    for content in SAMPLES:
+        assert restarted.get(content).body == content

@@ -193,6 +193,16 @@ def test_several_ranges_and_malformed_ones_mean_the_whole(rig, value):
     assert_whole(rig.get(SMALL, [("Range", value)]), SMALL)
 
 
+@pytest.mark.parametrize("content", SAMPLES.values(), ids=SAMPLES)
+@pytest.mark.parametrize("value", ["bytes=2-3", "bytes=0-1", "bytes=9999999-", "x"])
+def test_several_range_headers_mean_the_whole(rig, content, value):
+    connection = rig.connect()
+    headers = [("Range", "bytes=0-1"), ("Range", value)]
+    connection.send(request_bytes("GET", f"/{Digest.of(content)}", headers))
+    (response,) = connection.responses()
+    assert_whole(response, content)
+
+
 @pytest.mark.parametrize("value", ["bytes=0-0", "bytes=5-", "bytes=100-", "bytes=-0", "x"])
 @pytest.mark.parametrize("content", SAMPLES.values(), ids=SAMPLES)
 def test_head_knows_no_ranges(rig, content, value):

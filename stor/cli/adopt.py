@@ -70,7 +70,10 @@ def adopt(config: Config, targets: Sequence[str], files: Syscalls, *, lost: bool
                 known_disks.judge(root, found.marker, empty=found.empty, writable=False)
     before, said, adopted = {}, [], []
     for root in targets:
-        found = probe(disks[root])
+        try:
+            found = probe(disks[root])
+        except BadMarker as error:
+            raise BadMarker(f"{root}: {error}") from error
         disks[root].identify(found.device)
         before[root] = found.marker
         # One without a marker is not judged: the operator calls this to have it used.

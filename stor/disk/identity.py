@@ -75,7 +75,8 @@ class Marker:
                 value.get("adopted") is True,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadMarker(f"{MARKER_PATH} is damaged: {error!r}") from error
+            remedy = "remove it, and give the disk its place with `stor adopt`"
+            raise BadMarker(f"{MARKER_PATH} is damaged ({error!r}): {remedy}") from error
 
     def encode(self) -> bytes:
         """The marker as it stands on a disk."""

@@ -398,9 +398,10 @@ class Api:
 
     async def _send(self, request: StorRequest, content: Content[Any] | HotContent) -> bytes:
         now = self._validators(content.digest, content.modified_ns)
-        wanted, if_range = request.getHeader(b"range"), request.getHeader(b"if-range")
+        ranges = request.requestHeaders.getRawHeaders(b"range", [])
+        wanted = ranges[0] if len(ranges) == 1 else None  # several mean the whole
         try:
-            part = select_range(wanted, if_range, content.size, now)
+            part = select_range(wanted, request.getHeader(b"if-range"), content.size, now)
         except Unsatisfiable:
             content.close()
             line = f"range not satisfiable: the sample has {content.size} bytes"
