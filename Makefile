@@ -1,6 +1,6 @@
 # make run    a Stor with its disks under ./data, on 127.0.0.1:8080, or with PORT=9000 there
 # make check  lint, types and unit tests, in a few minutes; make test everything that CI checks;
-#   make soak the long forms
+#   make soak the long forms; make python-test the unit tests on Python 3.14
 # make deb    the Debian packages, in dist/; make boot-test and make image-test try it and the image
 # make format formats the code and writes CONTRIBUTING's list of rooms; make lock updates the exact
 #   versions; make clean removes the .venv
@@ -26,7 +26,7 @@ COMPILE = $(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --allow-un
   --strip-extras --no-emit-index-url --no-emit-find-links
 
 .DELETE_ON_ERROR:
-.PHONY: run check test soak lint format lock bench deb boot-test image-test clean
+.PHONY: run check test soak lint format lock bench deb boot-test image-test python-test clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/twistd -n --pidfile= stor --data ./data --listen tcp:$(PORT):interface=127.0.0.1
@@ -85,6 +85,10 @@ deb:
 # Installs the package in a Debian 12 that is booted for it. As root.
 boot-test: deb
 	tests/boot/run dist
+
+# In a Debian that has this Python, made for it. As root.
+python-test:
+	tests/python/run 3.14
 
 # Builds and runs the image of the Dockerfile, on a base that is made here. As root.
 image-test:
