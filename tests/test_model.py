@@ -154,7 +154,8 @@ class Model(RuleBasedStateMachine):
         response, hits = self.observed(lambda: self.rig.get(str(DIGESTS[name]), method="HEAD"))
         right = (response.status, response.headers["content-length"]) == (200, str(len(content)))
         # A size is believed before anything is read.
-        assert right or bad or hits or not sure
+        denied = response.status == 404 and self.lied()
+        assert right or bad or hits or not sure or denied
         assert response.status in (200, 404, 500, 503)
 
     @precondition(lambda self: self.copies())
@@ -247,7 +248,7 @@ class Model(RuleBasedStateMachine):
         """A sample that has a good copy is sent, and is right, unless a disk fails just now.
 
         When a bad copy of a large one is found out while it is sent, the answer is cut; one of the
-        next is whole.
+        next is whole. So it is with a sample that a disk has denied.
         """
         large = len(CONTENTS[name]) > SMALL_BYTES
         for _ in range(3):
@@ -266,6 +267,9 @@ class Model(RuleBasedStateMachine):
                 assert gone or any(fault == "ENOENT" for *_, fault in hits)
             if hits or not sure:
                 return
+            if response.status == 404 and self.lied():
+                self.rig.clock.advance(2)  # that "no" was checked, or the next one is
+                continue
             assert large, f"{response.status} for {name}"
             assert bad, f"{response.status} for {name}"
             self.chance.on = False
@@ -338,6 +342,14 @@ class Model(RuleBasedStateMachine):
             and self.member(label).trusted
         }
         return sets <= silent
+
+    def lied(self):
+        """Whether a disk has denied what it holds.
+
+        When the other copy was removed by hand, the index forgets the sample until its "no" is
+        checked.
+        """
+        return any(fault == "ENOENT" for *_, fault in self.chance.hits)
 
     def known_sets(self, name):
         """The sets that have anything under a name."""
