@@ -448,16 +448,29 @@ class TestWhatIsWrong:
     @pytest.mark.parametrize("make", ["missing", "wrong", "short", "longer"])
     def test_a_bad_copy_is_passed_over_and_put_back(self, rig, make):
         bad = rig.copies(SMALL)[0]
-        for _ in range(4):  # by turns, so that it is met
+        for _ in range(4):
             if make == "missing":
                 bad.unlink(missing_ok=True)
             else:
                 content = {"wrong": b"x" * 4096, "short": SMALL[:-1], "longer": SMALL + b"x"}
                 bad.write_bytes(content[make])
-            for _ in range(2):
+            for _ in range(20):  # any copy is asked for, so that it is met
                 assert rig.get(SMALL).body == SMALL
             rig.rounds(1)
             assert bad.read_bytes() == SMALL
+
+    def test_copies_that_are_missing_are_met_whatever_the_order_of_requests(self, rig):
+        other = b"another small sample"
+        stored(rig, other)
+        missing = [rig.copies(content)[n] for content, n in ((SMALL, 0), (other, 1))]
+        missing += [rig.copies(content)[n] for content, n in ((SMALL, 1), (other, 0))]
+        for two in missing[:2], missing[2:]:
+            for path in two:
+                path.unlink()
+            for content in [SMALL, other] * 20:
+                assert rig.get(content).body == content
+            rig.rounds(1)
+            assert all(path.exists() for path in two)
 
     def test_a_copy_that_is_known_to_be_bad_says_nothing_of_the_sample(self, rig):
         bad = rig.copies(SMALL)[0]

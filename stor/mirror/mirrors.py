@@ -1,6 +1,5 @@
 """All mirrors of this host: where a sample is, and where a new one goes."""
 
-import itertools
 import random
 from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
@@ -167,7 +166,6 @@ class Mirrors:
         self._now_ns = now_ns
         self._rng = rng
         self._chooser = Chooser(clock, rng)
-        self._reading_turns = itertools.count()
         #: How many samples `at_once` has found in the kernel's memory.
         self.cached_total = 0
         self._resume_names()
@@ -263,9 +261,10 @@ class Mirrors:
         return None if known.unsure else NotFound(("disk",))
 
     def _cached_copy(self, mirror: Mirror, digest: Digest, *, read: bool) -> CachedCopy | None:
-        # By turns, so that a copy that is missing or bad is met on any disk.
+        # By chance, so that a copy that is missing or bad is met on any disk: by turns, clients
+        # that ask for samples one after the other, again and again, would meet the same one.
         members = mirror.members
-        first = next(self._reading_turns) % len(members)
+        first = self._rng.getrandbits(16) % len(members)
         for member in members[first:] + members[:first]:
             if not member.health.sound:
                 continue
