@@ -466,6 +466,7 @@ SYNCS = (
 
 _CACHED = "tests/test_page_cache.py"
 
+_UNSTORED = "tests/test_unstored.py"
 _MOVES = "tests/test_moves.py"
 _DRAIN = "tests/test_drain.py"
 
@@ -595,9 +596,41 @@ CHECKS = (
         (f"{_DRAIN}::test_a_follower_is_told_that_it_is_behind_what_a_set_had_that_was_taken_out",),
     ),
     Mutation(
+        "what has no name after a crash is denied at once",
+        "stor/mirror/learning.py",
+        "if one.sequence > after and one.sha not in unnamed]",
+        "if one.sequence > after]",
+        (
+            f"{_UNSTORED}::test_an_upload_that_a_crash_has_ended_before_its_name_is_denied_ever_after",
+        ),
+    ),
+    Mutation(
+        "what has no name after a crash is denied ever after",
+        "stor/mirror/unstored.py",
+        "if nowhere and not await self._record(mirror, nowhere):",
+        "if nowhere and False:",
+        (
+            f"{_UNSTORED}::test_an_upload_that_a_crash_has_ended_before_its_name_is_denied_ever_after",
+        ),
+    ),
+    Mutation(
+        "what one disk has is not recorded as not stored",
+        "stor/mirror/unstored.py",
+        "        return not any(answers)\n",
+        "        return not all(answers)\n",
+        (f"{_UNSTORED}::test_what_has_a_name_on_one_disk_is_there",),
+    ),
+    Mutation(
+        "what a failed upload has recorded is doubted",
+        "stor/mirror/learning.py",
+        "        else:  # there may be records of it\n",
+        "        elif False:\n",
+        (f"{_UNSTORED}::test_what_a_failed_upload_has_recorded_is_denied_ever_after",),
+    ),
+    Mutation(
         "a start learns what has left since a table",
         "stor/mirror/learning.py",
-        "                    self._strike(record.sha, mirror)\n",
+        "                    self.strike(record.sha, mirror)\n",
         "                    pass\n",
         (f"{_MOVES}::test_a_start_that_knows_an_older_state_learns_that_it_has_left",),
     ),

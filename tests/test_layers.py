@@ -81,6 +81,7 @@ ORDER = [
     "mirror.turns",
     "mirror.repair",
     "mirror.search",
+    "mirror.unstored",
     "mirror.outbox",
     "mirror.mirrors",
     "mirror.small_writes",

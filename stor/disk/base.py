@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 
 from stor.disk.disk import INDEX_DIRECTORY, Disk, write_all
-from stor.disk.journal import Journal, Kind
+from stor.disk.journal import Journal
 
 #: sha, size, inode.
 _ENTRY = struct.Struct("<32sQQ")
@@ -445,7 +445,7 @@ def _told(journal: Journal, first: int, last: int, root_fd: int) -> tuple[dict[b
     highest = 0
     for number in range(first, last + 1):
         for record in journal.segment(number, root_fd):
-            size = _LEFT_SIZE if record.kind is Kind.LEFT else record.size
+            size = _LEFT_SIZE if record.kind.is_gone else record.size
             told[record.sha] = _ENTRY.pack(record.sha, size, record.inode)
             highest = max(highest, record.sequence)
     return told, highest

@@ -39,6 +39,12 @@ class Kind(IntEnum):
     MOVED = 2  # from another set
     FOUND = 3  # on the disk, where the index did not know it
     LEFT = 4  # the name is gone
+    UNSTORED = 5  # the name was never made: its upload has not ended
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether there is no such name from then on."""
+        return self in (Kind.LEFT, Kind.UNSTORED)
 
 
 _KINDS = {int(kind): kind for kind in Kind}

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import attrs
 
+from stor.digest import Digest
 from stor.disk.base import Base
 from stor.disk.disk import INDEX_DIRECTORY, Disk, write_all
 from stor.disk.errnos import Fault, fault_of
@@ -22,6 +23,9 @@ WALK_PATH = f"{INDEX_DIRECTORY}/rescan"
 
 #: How far journals reach back at least.
 KEPT_SECONDS = 7 * 86400
+
+#: Uploads that may have been under way when the length of a journal was noted.
+_IN_FLIGHT = 10_000
 
 _NEW_PROOF_PATH = f"{PROOF_PATH}.new"
 _PROOF_BYTES = 4096
@@ -101,6 +105,8 @@ class DiskNames:
         self.founding = False
         #: Why the disk is walked although what is known of it holds.
         self.strange: str | None = None
+        #: From where on names may be missing that there are records of, after a crash.
+        self.doubtful: Position | None = None
         self._kept: Proof | None = None
         self._keeping = Lock()
 
@@ -306,6 +312,7 @@ def open_names(
             if names.journal.end > names.durable:
                 # Of an end that was a crash: names may be there that nobody has synced.
                 disk.files.sync_all(root_fd)
+                names.doubtful = names.durable
             names.begin(root_fd)
         return names
 
@@ -329,6 +336,26 @@ def found_names(disk: Disk, names: DiskNames, batch: Batch, sequence: int, low: 
         names.walked(batch.cursor, root_fd)
 
 
+def unnamed_samples(disk: Disk, names: DiskNames) -> set[bytes]:
+    """After a crash, the samples whose records came last and that have no name on the disk.
+
+    Raises `DiskAway`, `OSError`.
+    """
+    doubtful, newest = names.doubtful, dict[bytes, Kind]()
+    if doubtful is None:
+        return set()
+    with disk.entered() as root_fd:
+        begin = max(0, doubtful.records - _IN_FLIGHT)
+        for segment in range(doubtful.segment, names.journal.end.segment + 1):
+            for record in names.journal.segment(segment, root_fd)[begin:]:
+                newest[record.sha] = record.kind
+            begin = 0
+        stored = [sha for sha, kind in newest.items() if kind is Kind.STORED]
+        unnamed = {sha for sha in stored if not _has_name(disk, sha, root_fd)}
+    names.doubtful = None
+    return unnamed
+
+
 def extended_base(disk: Disk, names: DiskNames) -> None:
     """Another process has extended the base: old segments go. Raises `DiskAway`, `OSError`."""
     before_ns = time.time_ns() - KEPT_SECONDS * 10**9
@@ -348,6 +375,14 @@ def ask_for_walk(disk: Disk) -> None:
     with disk.entered() as root_fd, suppress(FileExistsError, FileNotFoundError):
         # Asked before; or never walked yet, which it will be.
         disk.files.close(disk.files.create(WALK_PATH, root_fd))
+
+
+def _has_name(disk: Disk, sha: bytes, root_fd: int) -> bool:
+    try:
+        disk.files.stat(Digest(sha).disk_path, root_fd)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _read(disk: Disk, root_fd: int) -> Proof | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import attrs
 
-from stor.disk.journal import Kind, Record
+from stor.disk.journal import Record
 from stor.disk.syscalls import Syscalls
 from stor.index import memory
 from stor.index import table as table_file
@@ -223,7 +223,7 @@ class IndexWriter(Index):
             said: dict[bytes, tuple[int, bool]] = {}
             for record in records:
                 if record.sequence >= said.get(record.sha, (0, False))[0]:
-                    said[record.sha] = record.sequence, record.kind is not Kind.LEFT
+                    said[record.sha] = record.sequence, not record.kind.is_gone
             last.append(said)
         changed = 0
         for sha in {sha for said in last for sha in said}:

@@ -109,10 +109,10 @@ def number_all(samples: Sequence[Small], numbers: Numbers) -> None:
 
 
 @contextmanager
-def leaving(numbers: Numbers) -> Iterator[Event]:
-    """What the records of samples say that leave a mirror; in flight until the end."""
+def leaving(numbers: Numbers, kind: Kind) -> Iterator[Event]:
+    """What the records of samples say that a mirror holds no longer; in flight until the end."""
     low, number = numbers.low, numbers.begin()
     try:
-        yield Event(number, time.time_ns(), Kind.LEFT, low)
+        yield Event(number, time.time_ns(), kind, low)
     finally:
         numbers.end(number)

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from stor.digest import Digest
 from stor.disk.disk import DiskAway
 from stor.disk.journal import Event, Kind, Record
-from stor.disk.names import DiskNames, extended_base
+from stor.disk.names import DiskNames, extended_base, unnamed_samples
 from stor.disk.staged import Small
 from stor.disk.walk import HalfTheTime
 from stor.index import merge as merging
@@ -30,8 +30,8 @@ from stor.mirror.listing import Listings
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
-from stor.mirror.walking import DiskState, NotKnown, Walking, as_long_as, on_disk
-from stor.threads import Busy, Pool, settle_within
+from stor.mirror.walking import DiskState, NotKnown, Walking, as_long_as, note_ends, on_disk
+from stor.threads import Busy, Pool
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -59,9 +59,6 @@ _NAMES_A_TURN = 500
 
 #: One "no" in about this many seconds is checked against the disks.
 AUDIT_SECONDS = 1.0
-
-#: How long the end of Stor waits for what is noted on the disks.
-END_SECONDS = 2.0
 
 
 class LearningNames(Names):
@@ -128,6 +125,8 @@ class LearningNames(Names):
         self._last_number: dict[tuple[Member, ...], int] = {}
         self._next_audit = 0.0
         self._listings = Listings(self.known, self.held, self._in_thread)
+        #: Samples of which the disks of a mirror may have records and no copies.
+        self.doubted: defaultdict[Mirror, set[Digest]] = defaultdict(set)
         #: The mirrors of which a "no" was wrong, and how that showed.
         self._wrong: dict[Mirror, str] = {}
         self.audits_total = 0
@@ -164,6 +163,8 @@ class LearningNames(Names):
         """Before anybody is told: `held`: disks hold a sample, or may; its `size` if stored."""
         if held:
             self.stored(digest, mirror)
+        else:  # there may be records of it
+            self.doubted[mirror].add(digest)
         self._arriving[mirror.members] -= 1
         self.numbers.end(event.sequence)
         if size is not None and event.kind is Kind.STORED:
@@ -176,17 +177,17 @@ class LearningNames(Names):
             self._states[member].left.discard(digest.raw)
         self._add(digest.raw, mirror)
 
-    def leaving(self, mirror: Mirror) -> AbstractContextManager[Event]:
-        """What the records say of samples that leave a mirror, which others hold by now."""
+    def leaving(self, mirror: Mirror, kind: Kind = Kind.LEFT) -> AbstractContextManager[Event]:
+        """What records say of samples that leave a mirror, or are not there (`Kind.UNSTORED`)."""
         self._last_number[mirror.members] = self.numbers.next
-        return leaving(self.numbers)
+        return leaving(self.numbers, kind)
 
     def left(self, digest: Digest, mirror: Mirror, size: int) -> None:
         """A mirror holds a sample no longer, as its disks have noted durably.
 
         To be called before its copies go. Who lists samples meanwhile does not miss it.
         """
-        self._strike(digest.raw, mirror)
+        self.strike(digest.raw, mirror)
         self._listings.left(digest, size)
 
     def quiet(self, mirror: Mirror, since: int) -> bool:
@@ -204,12 +205,9 @@ class LearningNames(Names):
             return
         if self._writing.remove(digest.raw, number):
             self.lost_total += 1
-            self.log.warn(
-                "{digest} is on no disk of {mirror}: somebody removed it, or a crash ended its "
-                "upload",
-                digest=str(digest),
-                mirror=mirror,
-            )
+            self.doubted[mirror].add(digest)
+            said = f"{digest} is on no disk of {mirror}: somebody removed it, or a disk failed"
+            self.log.warn("{said}", said=said)
 
     @property
     def audit_due(self) -> bool:
@@ -273,6 +271,11 @@ class LearningNames(Names):
         if behind or self._index.recent_names > self._recent_limit:
             self._begin_table()
 
+    @property
+    def busy(self) -> bool:
+        """Whether the table is being loaded, or more is being learnt of a disk."""
+        return not self._begun or any(one.running for one in self._states.values())
+
     def unwalked(self) -> list[Member]:
         """The disks that are to be walked: not all their names are known."""
         return [
@@ -306,16 +309,10 @@ class LearningNames(Names):
     async def end(self) -> None:
         """Note on every disk how it was left, so that it is seen whether others change it then.
 
-        To be called when nothing is written any more. Takes `END_SECONDS` at most. Never raises.
+        To be called when nothing is written any more. Takes two seconds at most. Never raises.
         """
         members = [member for mirror in self._mirrors for member in mirror.members]
-        noting = [
-            self._in_thread(member.root, on_disk, member, member.names.end)
-            for member in members
-            if member.names is not None and member.names.written and member.writable
-        ]
-        if noting:
-            await settle_within(self._clock, END_SECONDS, noting)
+        await note_ends(members, self._in_thread, self._clock)
 
     def stop(self) -> None:
         """Let the threads end once they are idle, and give the memory back."""
@@ -330,6 +327,7 @@ class LearningNames(Names):
         """See `Names._left_out`; its disks are learnt anew should they come back."""
         super()._left_out(mirror)
         self._wrong.pop(mirror, None)
+        self.doubted.pop(mirror, None)
         for member in mirror.members:
             self._states.pop(member, None)
 
@@ -434,7 +432,8 @@ class LearningNames(Names):
     def _add(self, sha: bytes, mirror: Mirror) -> None:
         self._tell(self._writing.add, sha, mirror)
 
-    def _strike(self, sha: bytes, mirror: Mirror) -> None:
+    def strike(self, sha: bytes, mirror: Mirror) -> None:
+        """A mirror holds a sample no longer, as its disks have recorded durably."""
         self._tell(self._writing.remove, sha, mirror)
 
     def _tell(self, what: Callable[[bytes, int], bool], sha: bytes, mirror: Mirror) -> None:
@@ -479,12 +478,14 @@ class LearningNames(Names):
                 begin = first
             in_base = first is None and names.base.entries > 0
             state.left = set()
+            unnamed = await self._in_thread(member.root, unnamed_samples, member.disk, names)
+            self.doubted[mirror] |= set(map(Digest, unnamed))
             for segment in range(begin, names.journal.end.segment + 1):
                 reading = partial(names.journal.segment, segment)
                 records = await self._in_thread(member.root, on_disk, member, reading)
-                new = [one for one in records if one.sequence > after]
+                new = [one for one in records if one.sequence > after and one.sha not in unnamed]
                 for one in new if in_base else ():
-                    (state.left.add if one.kind is Kind.LEFT else state.left.discard)(one.sha)
+                    (state.left.add if one.kind.is_gone else state.left.discard)(one.sha)
                 await self._take(new, mirror)
             state.in_base = in_base
             state.learnt = names
@@ -504,8 +505,8 @@ class LearningNames(Names):
     async def _take(self, records: Sequence[Record], mirror: Mirror) -> None:
         for begin in range(0, len(records), _NAMES_A_TURN):
             for record in records[begin : begin + _NAMES_A_TURN]:
-                if record.kind is Kind.LEFT:
-                    self._strike(record.sha, mirror)
+                if record.kind.is_gone:
+                    self.strike(record.sha, mirror)
                 else:
                     self._add(record.sha, mirror)
             await deferLater(self._clock, 0)
@@ -569,7 +570,7 @@ class LearningNames(Names):
         """What a base had has left since: its table is there."""
         while state.left and self.broken is None:
             for _ in range(min(_NAMES_A_TURN, len(state.left))):
-                self._strike(state.left.pop(), mirror)
+                self.strike(state.left.pop(), mirror)
             await deferLater(self._clock, 0)
 
     def _learnt(self) -> tuple[list[tuple[DiskState, Mirror]], list[DiskSource], list[TableDisk]]:

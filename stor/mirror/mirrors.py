@@ -26,6 +26,7 @@ from stor.mirror.placement import choose, draw, has_plenty
 from stor.mirror.repair import Repairs
 from stor.mirror.search import Search
 from stor.mirror.turns import Turns
+from stor.mirror.unstored import Unstored
 from stor.mirror.write import MirrorWrite, Write
 from stor.threads import settle
 
@@ -157,6 +158,7 @@ class Mirrors:
         self.names = names
         self.learning = learning
         self._index = names if indexed else None
+        self._unstored = None if learning is None else Unstored(learning, self.turns, clock)
         #: Where samples that S3 has yet to get are noted, if it gets any.
         self.outbox: Outbox | None = None
         self._noticed: Callable[[Digest, Mirror], None] = lambda digest, mirror: None
@@ -235,6 +237,8 @@ class Mirrors:
     def _resume_names(self) -> None:
         if self.learning is not None:
             self.learning.resume(self.mirrors)
+            if self._unstored is not None:
+                self._unstored.resume()
         elif self.names is not None:
             self.names.follow(self.mirrors)
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from stor.disk.journal import Kind, Record
@@ -14,11 +15,16 @@ from stor.disk.walk import Batch, walk
 from stor.index.numbers import Numbers
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
+from stor.threads import settle_within
 
 T = TypeVar("T")
 
 #: How many of the lowest directories are walked in one go.
 _BATCH_DIRECTORIES = 64
+
+
+#: How long the end of Stor waits for what is noted on the disks.
+_END_SECONDS = 2.0
 
 
 class NotKnown(Exception):
@@ -151,6 +157,19 @@ def on_disk(member: Member, act: Callable[[int], T]) -> T:
     """What is done on a disk, given its root. Raises `DiskAway`, `OSError`."""
     with member.disk.entered() as root_fd:
         return act(root_fd)
+
+
+async def note_ends(
+    members: Sequence[Member], in_thread: Callable[..., Deferred[Any]], clock: IReactorTime
+) -> None:
+    """Have each disk that is written note how it was left. Never raises."""
+    noting = [
+        in_thread(member.root, on_disk, member, member.names.end)
+        for member in members
+        if member.names is not None and member.names.written and member.writable
+    ]
+    if noting:
+        await settle_within(clock, _END_SECONDS, noting)
 
 
 def _next(batches: Iterator[Batch]) -> Batch | None:
