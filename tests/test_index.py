@@ -1,6 +1,9 @@
 """The index as a whole: no process denies a name that a set holds, whatever becomes of tables."""
 
+import json
 import os
+import subprocess
+import sys
 from contextlib import contextmanager, suppress
 
 import attrs
@@ -383,3 +386,21 @@ def test_the_secret_is_made_once_and_only_for_its_owner(quick_path):
     other = host_secret(str(path), Syscalls())
     assert len(other) == 32
     assert other != secret
+
+
+def test_a_merge_that_nobody_waits_for_any_more_ends_without_a_word(tmp_path):
+    """Stor has ended: in its log there is no traceback of a child's."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    source = {"root": str(tmp_path / "none"), "uuid": "", "device": 0}
+    order = json.dumps([DiskSource.__name__, "00" * 16, source])
+    ended = subprocess.run(
+        [sys.executable, "-m", "stor.index.merge"],
+        input=f"{order}\n",
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")

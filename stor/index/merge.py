@@ -185,6 +185,13 @@ def main() -> int:
     """The child: does what its first line of input says, and ends when nobody listens."""
     os.nice(_NICE)
     gc.disable()  # nothing here refers to itself, and it would look through millions of names
+    try:
+        return _work()
+    except BrokenPipeError:  # nobody listens any more
+        return 1
+
+
+def _work() -> int:
     kind, secret, fields = json.loads(sys.stdin.readline())
     try:
         saved = None
@@ -195,8 +202,8 @@ def main() -> int:
             fields["learnt"] = [TableDisk(**disk) for disk in fields["learnt"]]
             plan = Plan(**fields)
             saved = _make_and_save(plan, Keys(bytes.fromhex(secret)))
-    except BrokenPipeError:  # nobody listens any more
-        return 1
+    except BrokenPipeError:
+        raise
     except (MergeFailed, OSError) as error:
         _tell([str(error)])
         return 1
@@ -218,7 +225,8 @@ def _make_and_save(plan: Plan, keys: Keys) -> str | None:
 
 
 def _tell(message: float | list[str | None]) -> None:
-    print(json.dumps(message), flush=True)
+    # Not by print: what it could not write, Python would try to write again in the end.
+    os.write(sys.stdout.fileno(), f"{json.dumps(message)}\n".encode())
 
 
 #: What came of a name: its key, and the events in their order.
