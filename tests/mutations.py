@@ -605,6 +605,13 @@ CHECKS = (
         ),
     ),
     Mutation(
+        "what has no name after a crash may be on a disk that is away",
+        "stor/mirror/learning.py",
+        "            if not all(one.health.readable for one in mirror.members):\n",
+        "            if False:\n",
+        ("tests/test_completeness.py::TestWhatSpeaksAgainstANo::test_a_repair_that_waits",),
+    ),
+    Mutation(
         "what has no name after a crash is denied ever after",
         "stor/mirror/unstored.py",
         "if nowhere and not await self._record(mirror, nowhere):",

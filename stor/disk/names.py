@@ -24,9 +24,6 @@ WALK_PATH = f"{INDEX_DIRECTORY}/rescan"
 #: How far journals reach back at least.
 KEPT_SECONDS = 7 * 86400
 
-#: Uploads that may have been under way when the length of a journal was noted.
-_IN_FLIGHT = 10_000
-
 _NEW_PROOF_PATH = f"{PROOF_PATH}.new"
 _PROOF_BYTES = 4096
 
@@ -345,7 +342,7 @@ def unnamed_samples(disk: Disk, names: DiskNames) -> set[bytes]:
     if doubtful is None:
         return set()
     with disk.entered() as root_fd:
-        begin = max(0, doubtful.records - _IN_FLIGHT)
+        begin = doubtful.records
         for segment in range(doubtful.segment, names.journal.end.segment + 1):
             for record in names.journal.segment(segment, root_fd)[begin:]:
                 newest[record.sha] = record.kind

@@ -480,6 +480,8 @@ class LearningNames(Names):
             state.left = set()
             unnamed = await self._in_thread(member.root, unnamed_samples, member.disk, names)
             self.doubted[mirror] |= set(map(Digest, unnamed))
+            if not all(one.health.readable for one in mirror.members):
+                unnamed = set()  # a disk that is away may have them
             for segment in range(begin, names.journal.end.segment + 1):
                 reading = partial(names.journal.segment, segment)
                 records = await self._in_thread(member.root, on_disk, member, reading)
@@ -487,11 +489,9 @@ class LearningNames(Names):
                 for one in new if in_base else ():
                     (state.left.add if one.kind.is_gone else state.left.discard)(one.sha)
                 await self._take(new, mirror)
-            state.in_base = in_base
-            state.learnt = names
+            state.in_base, state.learnt = in_base, names
         if not names.known:
             until = self._clock.seconds() + SHORT_WALK_SECONDS
-
             here = as_long_as(lambda: self.walks_by_itself or self._clock.seconds() < until)
             await self._walking.walk(member, mirror, names, self._pace(), here)
         self._weigh(mirror)
