@@ -44,7 +44,7 @@ def expected(records):
     held = {}
     for one in records:
         held[one.sha] = one
-        if one.kind is Kind.LEFT:
+        if one.kind.is_gone:
             del held[one.sha]
     return [Entry(one.sha, one.size, one.inode) for _, one in sorted(held.items())]
 
