@@ -15,9 +15,8 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 WITH_WORKERS = $(addprefix tests/integration/test_,crash.py full_disk.py many_at_once.py \
   mounts.py reloading.py s3_writing.py stopping.py)
 PYTEST = $(VENV)/bin/python -m pytest
-# Each file runs in one process of pytest's: one more than there are cores, as they wait for disks.
-SIDE_BY_SIDE = $(PYTEST) --numprocesses=$(shell expr $$(nproc) + 1) --dist=loadgroup \
-  --no-loadscope-reorder -m 'not alone'
+# One process of pytest's more than there are cores, as tests wait for disks.
+SIDE_BY_SIDE = $(PYTEST) --numprocesses=$(shell expr $$(nproc) + 1) -m 'not alone'
 # A test that fails beside others gets one more run, by itself: on a busy machine a deadline may pass
 # for want of processor time. The first failure stays in the output.
 AGAIN = { echo "Once more, by themselves, those that failed:"; \

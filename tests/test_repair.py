@@ -471,6 +471,7 @@ class Mending:
         damage(self.bad)
         self.damaged = self.bad.read_bytes()
         gc.collect()  # what earlier tests have left is not this one's
+        gc.freeze()  # nor is it looked through again
         self.descriptors = descriptors()
         for files in self.rig.disks.values():
             files.calls.clear()

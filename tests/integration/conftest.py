@@ -1,4 +1,4 @@
-"""Processes that end with the tests that started them, and which tests share a process."""
+"""Processes that end with the tests that started them, and which tests share one of pytest."""
 
 import hashlib
 import itertools
@@ -7,6 +7,7 @@ import signal
 
 import attrs
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.engines.ceph import Ceph
 from tests.engines.memcached import Memcached
@@ -17,23 +18,35 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in the background like that, and every program would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Each takes many seconds to start.
+#: Each takes many seconds to start, and the files whose tests need one begin like this.
 ENGINES = {"swift", "ceph"}
+WITH_ENGINES = ("test_beyond_one_machine", "test_engines", "test_metrics", "test_s3_")
 
 
-def names(item):
-    """The fixtures and the parameters of a test."""
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return {*item.fixturenames, *(value for value in parameters if isinstance(value, str))}
+class OneProcessForEngines(LoadScopeScheduling):
+    """All tests that need an engine go to one process, first, and each other one to any.
+
+    Marks (`xdist_group`) do not reach the scheduler with every pytest:
+    https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0].rpartition("/")[2]
+        return "engines" if file.startswith(WITH_ENGINES) else nodeid
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config, log):
+    return OneProcessForEngines(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """One process runs a file, and one all files that need an engine (`--dist=loadgroup`)."""
-    files = {item.path for item in items if ENGINES & names(item)}
+    """Those that need an engine are in files that say so."""
     for item in items:
-        group = "engines" if item.path in files else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        # By name as a fixture, or as the parameter of one.
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        needs = {*item.fixturenames, *(value for value in parameters if isinstance(value, str))}
+        if needs & ENGINES and not item.path.name.startswith(WITH_ENGINES):
+            raise pytest.UsageError(f"{item.path} needs an engine: name it in WITH_ENGINES")
 
 
 @attrs.frozen
