@@ -1,4 +1,8 @@
-"""What storing costs without a server: a loop that does the same to the disks."""
+"""What storing costs without a server, and answering without Stor.
+
+Storing: a loop that does the same to the disks. Answering: a protocol of Twisted's that does what
+no answer can do without, with neither a parser nor figures, limits or a second copy.
+"""
 
 import hashlib
 import os
@@ -7,9 +11,14 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any, TextIO
+
+from twisted.internet import epollreactor
+from twisted.internet.protocol import Factory, Protocol
 
 from bench.samples import Bodies, Body
 from stor.digest import Digest
+from stor.disk.syscalls import Syscalls
 
 
 class Flat:
@@ -96,6 +105,80 @@ def store_for(seconds: float, bodies: Bodies, disks: Iterable[Layout]) -> int:
     return samples
 
 
+#: As long as Stor's, for a sample and for none.
+_FIELDS = b"Server: bare\r\nX-Fields: %b\r\n"
+_OK = b"HTTP/1.1 200 OK\r\n%bContent-Length: %%d\r\n\r\n" % (_FIELDS % (b"x" * 420))
+_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\n%bContent-Length: 40\r\n\r\n" % (_FIELDS % (b"x" * 130))
+_NOT_FOUND_BODY = b"not found: no storage holds this sample\n"
+
+
+class Answers(Protocol):
+    """A connection that gets one request at a time, for a sample below a directory.
+
+    Samples are read from memory and hashed as Stor does, on the reactor's thread. Where it
+    `repeats`, what it has answered first it answers to all that follows, and reads nothing.
+    """
+
+    transport: Any
+
+    def __init__(self, root: str, log: TextIO, *, repeats: bool) -> None:
+        self._root = root
+        self._log = log
+        self._repeats = repeats
+        self._answer: tuple[bytes | bytearray, ...] | None = None
+        self._files = Syscalls()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        """Answer at once: a client that has taken so little before takes it all."""
+        if data.find(b"\r\n\r\n") < 0:
+            self.transport.loseConnection()
+            return
+        begin = 6 if data.startswith(b"H") else 5
+        name = data[begin : begin + 64].decode("ascii")
+        answer = self._answer
+        if answer is None:
+            answer = self._read(name.upper()) if begin == 5 else self._look(name.upper())
+            if self._repeats:
+                self._answer = answer
+        self.transport.socket.sendmsg(answer)
+        self._log.write(f"127.0.0.1 - GET /{name} 200 {len(answer[-1])} B sent, 0 B received\n")
+
+    def _read(self, name: str) -> tuple[bytes | bytearray, ...]:
+        files = self._files
+        try:
+            fd = files.open_cached(self._path(name))
+        except (FileNotFoundError, BlockingIOError):
+            # What nobody has asked for before is not in memory either: here, it is not stored.
+            return _NOT_FOUND, _NOT_FOUND_BODY
+        try:
+            size = files.fstat(fd).st_size
+            content = files.read_cached(fd, size, 0)
+        finally:
+            files.close(fd)
+        if hashlib.sha256(content).hexdigest().upper() != name:
+            raise ValueError(f"{name} has another content")
+        return _OK % size, content
+
+    def _look(self, name: str) -> tuple[bytes, ...]:
+        fd = self._files.look_cached(self._path(name))
+        try:
+            return (_OK % self._files.fstat(fd).st_size,)
+        finally:
+            self._files.close(fd)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name[:2]}/{name[2:4]}/{name[4:6]}/{name}.dat"
+
+
+def serve(port: int, root: str, *, repeats: bool) -> None:
+    """Answer on loopback until the process is ended; lines go to `access.log`, in blocks."""
+    reactor = epollreactor.EPollReactor()
+    with open("access.log", "w", buffering=2**16, encoding="ascii") as log:
+        factory = Factory.forProtocol(lambda: Answers(root, log, repeats=repeats))
+        reactor.listenTCP(port, factory, interface="127.0.0.1")
+        reactor.run()
+
+
 def main(layout: str, threads: int, size: int, roots: list[str]) -> None:
     """For each number of seconds on standard input, print a line `samples seconds`."""
     disks = [LAYOUTS[layout](root) for root in roots]
@@ -123,4 +206,7 @@ def _link(fd: int, path: str, root_fd: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(int(sys.argv[2]), sys.argv[3], repeats=sys.argv[4] == "repeats")
+        sys.exit()
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -26,6 +26,7 @@ from bench.measure import (
 from bench.process import Cores
 from bench.samples import Bodies, ManySamples, any_digest, size_name, sparse_sample
 from bench.servers import (
+    BareServer,
     NginxServer,
     RcloneServer,
     RegistryServer,
@@ -81,6 +82,15 @@ class Setup:
         """An nginx that serves the first disk of a Stor."""
         directory, root = self.directory / "nginx", stor.sets[0][0]
         return NginxServer(directory, root, self.programs, self.cores, logs=logs)
+
+    def bare(self, stor: StorServer) -> list[BareServer]:
+        """The least that an answer from the first disk of a Stor takes, and from no disk."""
+        return [
+            BareServer(
+                self.directory / f"bare-{repeats}", stor.sets[0][0], self.cores, repeats=repeats
+            )
+            for repeats in (False, True)
+        ]
 
     def registry(self) -> RegistryServer:
         """A docker-registry."""
@@ -348,9 +358,9 @@ def _compare(workload: Workload, servers: Sequence[Server], reference: str) -> C
 
 
 def _beside_nginx(workload: Workload, setup: Setup) -> Comparison:
-    """Both write their access logs, and Stor keeps no samples."""
+    """All write their access logs, and Stor keeps no samples."""
     stor = setup.stor(cache_bytes=0)
-    return _compare(workload, [stor, setup.nginx(stor, logs=True)], NGINX)
+    return _compare(workload, [stor, setup.nginx(stor, logs=True), *setup.bare(stor)], NGINX)
 
 
 def _go(setup: Setup) -> list[Server]:

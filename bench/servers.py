@@ -250,6 +250,28 @@ class NginxServer(_Program):
         raise Failed(f"{self.name} should serve {body.digest}, which Stor has not stored")
 
 
+class BareServer(_Program):
+    """`bench.bare_loop` with a directory of Stor's: the least that an answer takes on Twisted."""
+
+    def __init__(self, directory: Path, root: Path, cores: Cores, *, repeats: bool) -> None:
+        """`repeats`: after the first answer of a connection it reads nothing."""
+        super().__init__("bare Twisted, no files" if repeats else "bare Twisted", directory, cores)
+        self._arguments = [str(root), "repeats" if repeats else "reads"]
+
+    def start(self) -> None:
+        self._directory.mkdir(parents=True)
+        port = str(self._new_port())
+        command = [sys.executable, "-m", "bench.bare_loop", "serve", port, *self._arguments]
+        self._run(command, f"/{'0' * 64}", 404)
+
+    def path(self, digest: Digest) -> str:
+        return f"/{digest}"
+
+    def storing(self, body: Body) -> Requests:
+        """It stores nothing, as nginx."""
+        raise Failed(f"{self.name} should serve {body.digest}, which Stor has not stored")
+
+
 class RegistryServer(_Program):
     """One docker-registry with a directory. One copy, verified when it is stored; not synced."""
 
