@@ -5,6 +5,7 @@ less than a tenth of SHA-256 where the processor has an instruction for it. Whet
 themselves are the sample's, its SHA-256 has said when they were made.
 """
 
+import hashlib
 import struct
 import sys
 from array import array
@@ -124,8 +125,10 @@ class BlockSummer:
     it all bytes, in order, and what one has given is not summed again for the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hasher: "hashlib._Hash | None" = None) -> None:
+        """`hasher` is given all bytes, too, where it is not known yet whether they are right."""
         self.size = 0
+        self._hasher = hasher
         self._lock = Lock()
         self._sums = array("I")
         self._sum = 0
@@ -143,10 +146,17 @@ class BlockSummer:
             room = MIN_BLOCK_BYTES - self.size % MIN_BLOCK_BYTES
             part, rest = rest[:room], rest[room:]
             self._sum = crc32c(part, self._sum)
+            if self._hasher is not None:
+                self._hasher.update(part)
             self.size += len(part)
             if self.size % MIN_BLOCK_BYTES == 0:
                 self._sums.append(self._sum)
                 self._sum = 0
+
+    def denies(self, digest: Digest, size: int) -> bool:
+        """Whether all that was given was hashed, and is not the sample, which has `size` bytes."""
+        hasher = self._hasher
+        return hasher is not None and (self.size, hasher.digest()) != (size, digest.raw)
 
     def finish(self, digest: Digest) -> BlockSums:
         """The sums of all that was given, which is the sample; few enough to be kept with it."""

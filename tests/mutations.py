@@ -45,6 +45,7 @@ class Mutation:
         return source.replace(self.old, self.new)
 
 
+_EXACT = "tests/test_exact_names.py"
 _STATE = "tests/test_state.py::test_a_file_is_durable_before_it_has_its_name"
 _KNOWN = "tests/test_known_disks.py"
 _SCRUB = "tests/test_scrub.py"
@@ -1678,7 +1679,71 @@ CLIENT += (
     ),
 )
 
-MUTATIONS = SYNCS + CHECKS + HANDOVER + INDEX + CLIENT
+EXACT = (
+    Mutation(
+        "what is moved is hashed once more",
+        "stor/disk/staged.py",
+        "if summer is not None and summer.denies(digest, size):",
+        "if False:",
+        ("tests/test_move_upload.py::test_what_comes_back_wrong_from_a_disk_gets_no_name",),
+    ),
+    Mutation(
+        "what is moved of an upload in parts is hashed once more",
+        "stor/mirror/partial.py",
+        "return self._partials.maker(BlockSummer(hashlib.sha256()), None)",
+        "return self._partials.maker(BlockSummer(), None)",
+        ("tests/test_partial_uploads.py::test_what_comes_back_wrong_from_a_disk_gets_no_name",),
+    ),
+    Mutation(
+        "what was moved by an earlier request is hashed once more",
+        "stor/mirror/partial.py",
+        "it is now.\n        self._partials.forget(self._digest)\n",
+        "it is now.\n        pass\n",
+        ("tests/test_partial_uploads.py::test_what_comes_back_wrong_from_a_disk_gets_no_name",),
+    ),
+    Mutation(
+        "what has failed does not count, and comes again elsewhere",
+        "stor/mirror/write.py",
+        "            await self._keep_reserve()\n"
+        "        self.written_bytes += sum(map(len, chunks))\n",
+        "            self.written_bytes += sum(map(len, chunks))\n"
+        "            await self._keep_reserve()\n",
+        (
+            "tests/test_move_upload.py"
+            "::test_a_set_that_is_full_to_its_reserve_under_a_body_of_unknown_length",
+        ),
+    ),
+    Mutation(
+        "a file is as large as what was written",
+        "stor/disk/staged.py",
+        "        if status.st_size != size:\n",
+        "        if False:\n",
+        (f"{_EXACT}::test_a_file_that_is_not_as_large_as_what_was_written_gets_no_name",),
+    ),
+    Mutation(
+        "a descriptor that is closed is not used",
+        "stor/disk/staged.py",
+        "        fd, self._fd = self._fd, _CLOSED\n",
+        "        fd = self._fd\n",
+        (f"{_EXACT}::test_every_name_has_its_bytes",),
+    ),
+    Mutation(
+        "a step begins when the one before has ended",
+        "stor/mirror/write.py",
+        "        if last is None or last.called:\n            step = begin()",
+        "        if True:\n            step = begin()",
+        (f"{_EXACT}::test_every_name_has_its_bytes",),
+    ),
+    Mutation(
+        "what hangs is given up once it has ended",
+        "stor/mirror/small_writes.py",
+        "        if self._last is None or self._last.called:\n            return give_back()",
+        "        if True:\n            return give_back()",
+        (f"{_EXACT}::test_every_name_has_its_bytes",),
+    ),
+)
+
+MUTATIONS = SYNCS + CHECKS + HANDOVER + INDEX + CLIENT + EXACT
 
 
 class Trials:

@@ -33,22 +33,23 @@ def _no_bug():
 class Moving:
     """An upload of which a part has been sent, to the set `home`."""
 
-    def __init__(self, path, sets, framing="length", sent=0, seed=0):
+    def __init__(self, path, sets, framing="length", sent=0, seed=0, content=CONTENT, **options):
         self.descriptors = descriptors()
-        self.rig = FaultyRig(path, sets, kind=QuickFiles, seed=seed)
+        self.content = content
+        self.rig = FaultyRig(path, sets, kind=QuickFiles, seed=seed, **options)
         for files in self.rig.disks.values():
             files.calls.clear()
         self._chunked = framing == "chunked"
         self._connection = self.rig.connect()
-        length = ("Content-Length", str(len(CONTENT)))
-        self._connection.send(upload_head(CONTENT, CHUNKED if self._chunked else length))
+        length = ("Content-Length", str(len(content)))
+        self._connection.send(upload_head(content, CHUNKED if self._chunked else length))
         self.home = self.sets_with("open_nameless").pop()
-        self._send(CONTENT[:sent])
+        self._send(content[:sent])
         self._sent = sent
 
     def finish(self):
         """Send the rest; the answer."""
-        self._send(CONTENT[self._sent :])
+        self._send(self.content[self._sent :])
         if self._chunked:
             self._connection.send(b"0\r\n\r\n")
         (response,) = self._connection.responses(["POST"])
@@ -72,7 +73,7 @@ class Moving:
 
     def assert_moved(self, response):
         """It is exact on every disk of another set, and nothing of it is left on the first."""
-        assert_stored(self.rig, CONTENT, response)
+        assert_stored(self.rig, self.content, response)
         paths = json.loads(response.body)
         assert all(any(f"/{other}/" in path for other in self.others) for path in paths)
         self._assert_nothing_left()
@@ -88,7 +89,7 @@ class Moving:
         self._assert_nothing_left()
         self.rig.heal()
         self.rig.rounds(2)
-        assert_stored(self.rig, CONTENT, self.rig.put(CONTENT))
+        assert_stored(self.rig, self.content, self.rig.put(self.content))
 
     def _send(self, data):
         if self._chunked and data:
@@ -170,4 +171,28 @@ def test_when_both_disks_fail_nobody_has_the_bytes_any_more(quick_path, call, st
 def test_without_another_set(quick_path):
     moving = Moving(quick_path, (2,), sent=MIB)
     moving.fail(moving.home, "write", disks=[0])
+    moving.assert_refused(moving.finish(), 503)
+
+
+@pytest.mark.parametrize("size", [1, 500, 65_536, 65_537, MIB, len(CONTENT)])
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_a_set_that_is_full_to_its_reserve_under_a_body_of_unknown_length(quick_path, part, size):
+    """What was written when that was found out is not written twice where it goes on."""
+    sent = int(part * (size - 1))
+    content = sample(size)
+    moving = Moving(quick_path, (2, 2), "chunked", sent, content=content, reserve_bytes=MIB)
+    for disk in (0, 1):
+        moving.rig.disks[f"{moving.home}/disk{disk}"].full = True
+    response = moving.finish()
+    moving.assert_moved(response)
+    assert moving.rig.get(content).body == content
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("call", ["write", "sync", "name"])
+def test_what_comes_back_wrong_from_a_disk_gets_no_name(quick_path, call, framing):
+    """What a disk gives back is hashed once more where it goes on, whatever was hashed before."""
+    moving = Moving(quick_path, (2, 2), framing, MIB)
+    moving.fail(moving.home, call, disks=[0])
+    moving.rig.disks[f"{moving.home}/disk1"].rots = True
     moving.assert_refused(moving.finish(), 503)

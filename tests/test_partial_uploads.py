@@ -277,6 +277,32 @@ def test_a_disk_that_is_replaced_meanwhile_costs_nothing_that_was_told(quick_pat
     assert_stored(rig)
 
 
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("away", [False, True])
+def test_what_comes_back_wrong_from_a_disk_gets_no_name(quick_path, away, later):
+    """Where it goes on all of it is hashed anew, also what was hashed as it came."""
+    rig = FaultyRig(quick_path, kind=QuickFiles, boot="this")
+    client = Client(rig)
+    client.begin(MIB)
+    (first, second), _ = home_of(rig)
+    rig.disks[first].fail_always("*" if away else "write", errno.EIO)
+    rig.disks[second].rots = True
+    if away:
+        rig.probe()
+    if later:  # what was moved by one request is named by another
+        assert client.go_on(MIB, 5, SOME).status == 204
+        rig.heal()
+        rig.probe()
+        assert client.go_on(MIB + 5).status == 412
+    else:
+        assert client.go_on(MIB).status in (412, 503)
+        rig.heal()
+        rig.probe()
+    assert not rig.samples()
+    assert any(client.complete().status == 201 for _ in range(3))
+    assert_stored(rig)
+
+
 def calls_of_parts(path):
     """How many calls each disk of the set gets while CONTENT comes in two parts, and begins."""
     rig = FaultyRig(path, (2,), kind=QuickFiles, boot="this")

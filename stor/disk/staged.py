@@ -15,7 +15,7 @@ from stor.disk.journal import Event, Journal, Position, Record
 from stor.disk.names import DiskNames
 from stor.disk.syscalls import is_regular
 from stor.disk.verified import Mark
-from stor.errors import Damaged
+from stor.errors import Damaged, Unavailable
 
 #: A failed upload takes its empty directories along (`discard`), perhaps between another upload's
 #: mkdir and link. The first attempt makes no directory that is known to be there.
@@ -26,6 +26,10 @@ _SEND_BYTES = 8 * 1024 * 1024
 
 #: A file system that allocates no room in advance.
 NO_ALLOCATION = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+#: What no system call takes for an open file (EBADF): the number of a descriptor that is closed may
+#: be another file's by now.
+_CLOSED = -1
 
 
 @attrs.define
@@ -42,6 +46,9 @@ class StagedCopy:
     leave. After a failure of any step `discard`
     leaves no name, no temporary and no space behind. A file whose fsync failed is never synced
     again: the kernel reports a lost write once (fsync(2)).
+
+    It owns its descriptor: no other object uses it, and nobody calls a step before the last one has
+    returned, however long that hangs. So it is never closed under a call.
     """
 
     disk: Disk
@@ -51,7 +58,6 @@ class StagedCopy:
     _claimed: Digest | None = None
     _made_name: bool = False
     _made: list[str] = attrs.field(factory=list)
-    _open: bool = True
     _written_bytes: int = 0
     _sent_bytes: int = 0
     _record: tuple[Journal, Position] | None = None
@@ -96,8 +102,10 @@ class StagedCopy:
 
     def read_back(self, offset: int, length: int) -> bytes:
         """`length` bytes of what has been written. Raises `Damaged`, `DiskAway`, `OSError`."""
-        if self._open or self._claimed is None:
+        if self._fd != _CLOSED:
             return read_exactly(self.disk.files, self._fd, length, offset)
+        if self._claimed is None:
+            raise Damaged(f"{self.disk.root}: nothing is left of what was written")
         with self.disk.entered() as root_fd:
             fd = self.disk.files.open_to_read(self._claimed.disk_path, root_fd)
             try:
@@ -106,9 +114,17 @@ class StagedCopy:
                 self.disk.files.close(fd)
 
     def seal(self, digest: Digest, modified_ns: int) -> None:
-        """Say how old the content is, which is complete; keep its block sums. Raises `OSError`."""
+        """Say how old the content is, which is complete; keep its block sums.
+
+        Raises `OSError`; `Unavailable` when it was hashed, and is not the sample.
+        """
         summer = self._summer
         size = self._written_bytes
+        if summer is not None and summer.denies(digest, size):
+            raise Unavailable(
+                "the upload was to go on on another set, and a storage gave back "
+                "other bytes than were written to it; nothing was kept"
+            )
         if summer is not None and size > SMALL_BYTES and summer.size == size:
             keep_sums(self.disk.files, self._fd, summer.finish(digest))
         self.disk.files.set_modified(self._fd, modified_ns)
@@ -124,10 +140,13 @@ class StagedCopy:
         self._record = journal, journal.append([self.entry(digest, event)], root_fd, event.low)
 
     def entry(self, digest: Digest, event: Event) -> Record:
-        """What a journal says of the copy. Raises `OSError`."""
-        inode = self.disk.files.fstat(self._fd).st_ino
+        """What a journal says of the copy. Raises `OSError`, also when the file is not as large."""
+        status = self.disk.files.fstat(self._fd)
         size = self._written_bytes
-        return Record(digest.raw, event.sequence, size, inode, event.time_ns, event.kind)
+        if status.st_size != size:
+            what = f"{self.disk.root}: a file has {status.st_size} bytes, {size} were written"
+            raise OSError(errno.EIO, what)
+        return Record(digest.raw, event.sequence, size, status.st_ino, event.time_ns, event.kind)
 
     def forget_cached(self) -> None:
         """Nobody is going to read it soon: what is on the disk leaves the memory."""
@@ -248,10 +267,10 @@ class StagedCopy:
                 files.remove_directory(path, root_fd)
 
     def _release(self) -> None:
-        if self._open:
-            self._open = False
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
             try:
-                self.disk.files.close(self._fd)
+                self.disk.files.close(fd)
             except OSError:
                 return  # close(2) reports nothing that sync has not
 

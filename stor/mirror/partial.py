@@ -355,10 +355,9 @@ class Partials:
         """The hash may be of more than the disks have."""
         self._hashed.pop(digest, None)
 
-    def maker(self, hashed: Hashed, resumed_bytes: int | None) -> Callable[..., PartialWrite]:
+    def maker(self, summer: BlockSummer, resumed_bytes: int | None) -> Callable[..., PartialWrite]:
         """What makes a write of an upload."""
-        summer, boot = hashed.summer, self._boot
-        return partial(PartialWrite, boot=boot, summer=summer, resumed_bytes=resumed_bytes)
+        return partial(PartialWrite, boot=self._boot, summer=summer, resumed_bytes=resumed_bytes)
 
     def parked(self, digest: Digest, write: Write) -> None:
         """A write has ended, or will once its disks have done what they were told."""
@@ -419,7 +418,7 @@ class PartialPut(Put):
         """Begin anew, and have room. Raises `NoRoom`, `Unavailable`."""
         await self._partials.remove(self._digest)
         self._hashed = self._partials.hashed(self._digest)
-        self._make = self._partials.maker(self._hashed, None)
+        self._make = self._partials.maker(self._hashed.summer, None)
         await self.begin()
 
     async def resume(self, found: Found) -> None:
@@ -430,13 +429,11 @@ class PartialPut(Put):
         self._hashed = self._partials.hashed(self._digest)
         self.offset = self._noted_bytes = self.durable_bytes = found.offset
         home = self._home
-        anew = self._make = self._partials.maker(self._hashed, None)
         if found.whole and (home is None or home.mirror is found.mirror):
-            self._make = self._partials.maker(self._hashed, found.offset)
+            make = self._partials.maker(self._hashed.summer, found.offset)
             what = found.mirror, found.members, self._digest, self._length
-            write = self._mirrors.write_on(*what, self._make)
+            write = self._mirrors.write_on(*what, make)
             self._tried.add(found.mirror)
-            self._make = anew
             self._use(write)
             await write.prepare()
             return
@@ -445,8 +442,10 @@ class PartialPut(Put):
         try:
             if not found.mirror.writable:
                 self._tried.add(found.mirror)
+            self._make = self._make_moved()
             await self.begin()
             await self._copy_from(source, fd, found.offset)
+            self._moved()
             # It is as durable as before: the one that it was copied from can go.
             await self.note(durably=True)
             if self._begun().mirror is not found.mirror:
@@ -528,6 +527,13 @@ class PartialPut(Put):
         await super().leave()
         if not self.useful:
             self._partials.forget(self._digest)
+
+    def _make_moved(self) -> Callable[..., Write]:
+        return self._partials.maker(BlockSummer(hashlib.sha256()), None)
+
+    def _moved(self) -> None:
+        # A later request that goes on with it hashes all of it anew, from where it is now.
+        self._partials.forget(self._digest)
 
     async def _abandon(self, write: Write) -> None:
         if isinstance(write, PartialWrite) and self.useful:

@@ -1,11 +1,14 @@
 """A sample on its way in: is it stored already, where does it go, who was first."""
 
+import hashlib
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from stor.block_sums import BlockSummer
 from stor.digest import Digest
 from stor.errors import NoRoom, StorError, Unavailable
 from stor.index.numbers import Registration
@@ -68,9 +71,16 @@ class Puts:
         write.content = content
         return SmallPut(self, mirrors, write)
 
-    def maker(self, length: int | None) -> Callable[..., Write]:
-        """What makes a write of `length` bytes, if that is known, as `Mirrors.write_on` has it."""
-        return MirrorWrite if length is None or length > SMALL_BYTES else self._small_write
+    def maker(self, length: int | None, *, read_back: bool = False) -> Callable[..., Write]:
+        """What makes a write of `length` bytes, if that is known, as `Mirrors.write_on` has it.
+
+        `read_back`: some of them come from a disk, which may have damaged them.
+        """
+        if length is not None and length <= SMALL_BYTES:
+            return self._small_write  # in memory to the end
+        if read_back:
+            return partial(MirrorWrite, summer=BlockSummer(hashlib.sha256()))
+        return MirrorWrite
 
     def _small_write(
         self,
@@ -300,11 +310,18 @@ class Put:
             self._mirrors.repairs.report(self._digest, mirror)
             raise Unavailable("the sample is being put back on a storage that lacks it") from error
 
-    async def _place(self) -> None:
-        """Begin on another mirror than those tried before; on the next when that one fails."""
+    def _make_moved(self) -> Callable[..., Write]:
+        """What makes a write that takes what another one has written: all is hashed once more."""
+        return self._puts.maker(self._length, read_back=True)
+
+    async def _place(self, *, moved: bool = False) -> None:
+        """Begin on another mirror than those tried before; on the next when that one fails.
+
+        `moved`: with what is read back from a disk.
+        """
         while True:
-            what = self._digest, self._length, self._tried
-            write = await self._mirrors.place(*what, self._make)
+            make = self._make_moved() if moved else self._make
+            write = await self._mirrors.place(self._digest, self._length, self._tried, make)
             self._tried.add(write.mirror)
             self._use(write)
             try:
@@ -326,9 +343,10 @@ class Put:
         try:
             while self._home is None and self._elsewhere():
                 self.log.warn("{error}; moving the upload to another set", error=str(reason))
-                await self._place()
+                await self._place(moved=True)
                 try:
                     await self._copy(old, self._begun(), whole)
+                    self._moved()
                     moved = True
                     return
                 except (NoRoom, Unavailable):
@@ -338,6 +356,9 @@ class Put:
         finally:
             await (old.discard() if moved else self._abandon(old))
         raise self._mirrors.for_good(reason, self._length)
+
+    def _moved(self) -> None:
+        """What was written so far has come from a disk again."""
 
     async def _abandon(self, write: Write) -> None:
         """The write has failed, and there is no other place: nothing has the sample's name."""

@@ -66,7 +66,10 @@ class Write(Protocol):
         """
 
     async def add(self, chunks: Sequence[bytes], last: bool) -> None:
-        """Append `chunks` to every copy. Raises like `prepare`."""
+        """Append `chunks` to every copy. Raises like `prepare`: then they do not count.
+
+        A write that is to take the rest of another one's body gets them again.
+        """
 
     async def commit(self) -> tuple[list[str], bool]:
         """Make every copy and its name durable: the paths, and whether they are new.
@@ -291,9 +294,9 @@ class MirrorWrite:
         if last and self._registration is not None:
             self._registration.begin()
         await self._everywhere(lambda slot: slot.add(self._length, chunks, modified_ns))
-        self.written_bytes += sum(map(len, chunks))
         if self._length is None:
             await self._keep_reserve()
+        self.written_bytes += sum(map(len, chunks))
 
     async def commit(self) -> tuple[list[str], bool]:
         """See `Write.commit`."""

@@ -90,6 +90,8 @@ class FaultyFiles(RecordingFiles):
     `fail_file(path, error)`: every call about that file raises, by its path or its descriptor.
     `short_write_at(n)`: the n-th call, if it is a write, writes only half.
     `hang_at(n, hang)`: the n-th call and all that follow wait in `hang()`, until `heal`.
+    `full`: nothing is left of its room, though nothing fails. `rots`: the first byte that is read
+    of a sample, or of what is to be one, is wrong.
 
     `failed` is the name of the last call that was hit, `failed_args` its arguments, `failed_after`
     the number of calls that were made before it.
@@ -100,7 +102,19 @@ class FaultyFiles(RecordingFiles):
         self._countdown = None
         self._fault = None
         self._always, self._files = {}, {}
+        self.full = self.rots = False
         self.failed = self.failed_args = self.failed_after = None
+
+    def fstatvfs(self, fd):
+        status = super().fstatvfs(fd)
+        # f_bfree, f_bavail
+        return os.statvfs_result((*status[:3], 0, 0, *status[5:10])) if self.full else status
+
+    def read(self, fd, length, offset):
+        data = super().read(fd, length, offset)
+        if not (self.rots and data) or _is_own(os.readlink(f"/proc/self/fd/{fd}")):
+            return data
+        return bytes([data[0] ^ 1]) + data[1:]
 
     def fail_at(self, n, error):
         self._arm(n, lambda name, args: self._raise(name, args, error))
@@ -124,6 +138,7 @@ class FaultyFiles(RecordingFiles):
     def heal(self):
         self._countdown = self._fault = None
         self._always, self._files = {}, {}
+        self.full = self.rots = False
 
     def _arm(self, n, fault):
         self._countdown, self._fault = n, fault
@@ -185,6 +200,11 @@ class MemoryFiles(FaultyFiles):
         fd = os.open(args[0], flags | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._record(name, args, fd)
         return fd
+
+
+def _is_own(path):
+    """Whether a file is one that says something of the disk, not one that a client has sent."""
+    return ".stor/" in path and not any(f".stor/{own}/" in path for own in ("tmp", "partial"))
 
 
 def _shortened(name, args):
