@@ -215,7 +215,7 @@ def play(path, happenings):
 
 @pytest.mark.parametrize("part", range(4))
 def test_every_name_has_its_bytes(quick_path, figures, soak, part):
-    for seed in range(part, 4000 if soak else 160, 4):
+    for seed in range(part, 1600 if soak else 160, 4):
         with no_bug_logged():
             stor = play(quick_path / str(seed), happenings(random.Random(seed)))
         close_indexes()
