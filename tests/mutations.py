@@ -1357,7 +1357,7 @@ INDEX = (
     Mutation(
         "sync of what a process that was killed has named",
         "stor/disk/names.py",
-        "if names.journal.end > names.durable:",
+        "if names.journal.end > names.durable or names.highest >= names.low:",
         "if False:",
         (
             f"{_NAMES}::test_what_a_process_that_was_killed_has_named_is_synced_before_the_disk_is_used",

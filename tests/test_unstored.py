@@ -145,3 +145,41 @@ def test_with_a_disk_away_nothing_is_recorded_that_it_could_not_confirm(quick_pa
     shutil.rmtree(disk, ignore_errors=True)
     disk.with_name("away").rename(disk)
     assert said(started(host), content) == STORED
+
+
+@SIZES
+@pytest.mark.parametrize("later", [False, True])
+def test_what_a_failed_upload_has_recorded_just_before_the_end_is_denied_ever_after(
+    quick_path, size, later
+):
+    """No look at the disks comes between: it is made up for by the next start, or a later one."""
+    host, content = Host(quick_path), sample(size)
+    rig = started(host)
+    failing = rig.disks["set0/disk1"]
+    failing.fail_always("name", errno.EIO)
+    assert rig.put(content).status == 503
+    failing.heal()
+    ended(rig)
+    if later:  # one that ends before it has looked
+        close_indexes()
+        rig = host.start(sets=(2,), kind=Ending)
+        ended(rig)
+    for _ in range(2):
+        rig = started(host)
+        assert said(rig, content) == NOWHERE
+        ended(rig)
+
+
+def test_a_crash_is_made_up_for_once(quick_path):
+    """Also where nothing is stored in the starts that follow, none of which ends as it should."""
+    host = Host(quick_path)
+    crashed(host, sample(1000), ("before", "after"))
+    synced = []
+    for _ in range(4):
+        close_indexes()
+        rig = host.start(sets=(2,), kind=Ending)
+        synced.append(sum(call.name == "sync_all" for _, call in rig.log))
+        rig.clock.pump([0.1] * 20)
+        rig.rounds(3)
+    assert synced[0] > 0
+    assert synced[2:] == [0, 0]

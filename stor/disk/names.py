@@ -47,6 +47,8 @@ class Proof:
     inodes: int | None = None
     #: Tells this journal from another one that the disk had, or has later; 0: it has none.
     identity: int = 0
+    #: Of records with lower numbers it is known whether their samples were stored.
+    low: int = 0
 
     @classmethod
     def parse(cls, data: bytes) -> "Proof":
@@ -60,6 +62,7 @@ class Proof:
                 None if cursor is None else str(cursor),
                 None if inodes is None else int(inodes),
                 int(value.get("identity", 0)),
+                int(value.get("low", 0)),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadProof(f"{PROOF_PATH} is damaged: {error!r}") from error
@@ -74,6 +77,7 @@ class Proof:
             "cursor": self.cursor,
             "inodes": self.inodes,
             "identity": self.identity,
+            "low": self.low,
         }
         return json.dumps(value).encode() + b"\n"
 
@@ -102,8 +106,10 @@ class DiskNames:
         self.founding = False
         #: Why the disk is walked although what is known of it holds.
         self.strange: str | None = None
-        #: From where on names may be missing that there are records of, after a crash.
-        self.doubtful: Position | None = None
+        #: See `Proof`, once what happened to these samples is known here.
+        self.low = 0
+        #: From which number on names may be missing that there are records of.
+        self.doubtful: int | None = None
         self._kept: Proof | None = None
         self._keeping = Lock()
 
@@ -137,6 +143,7 @@ class DiskNames:
                 f"come to {tuple(least)}, or was another one: the disk was set back"
             )
         names.cursor, names.identity, names._kept = proof.cursor, proof.identity, proof
+        names.low = proof.low
         used = None if proof.inodes is None else used_inodes(disk, root_fd)
         if used != proof.inodes:
             names.strange = (
@@ -195,8 +202,9 @@ class DiskNames:
     def outdated(self) -> bool:
         """Whether what was noted last holds no longer."""
         kept = self._kept
-        now = (self.durable, self.cursor)
-        return self.written and (kept is None or (kept.journal, kept.cursor) != now)
+        if kept is None or (kept.journal, kept.cursor) != (self.durable, self.cursor):
+            return self.written
+        return self.written and kept.low <= self.highest < self.low
 
     @property
     def damage(self) -> str | None:
@@ -229,7 +237,8 @@ class DiskNames:
         A crash leaves what was noted before. Raises `OSError`.
         """
         with self._keeping:
-            proof = Proof(self.uuid, self.durable, self.cursor, inodes, self.identity)
+            what = self.durable, self.cursor, inodes, self.identity, self.low
+            proof = Proof(self.uuid, *what)
             if self.written and proof != self._kept:
                 self._replace(proof, root_fd)
                 self._kept = proof
@@ -306,10 +315,11 @@ def open_names(
     with disk.entered() as root_fd:
         names = DiskNames.open(disk, uuid, root_fd, noted)
         if writable:
-            if names.journal.end > names.durable:
-                # Of an end that was a crash: names may be there that nobody has synced.
+            if names.journal.end > names.durable or names.highest >= names.low:
+                # After a crash, or a failure: names may be there that nobody has synced.
                 disk.files.sync_all(root_fd)
-                names.doubtful = names.durable
+                names.journal.synced(names.journal.end)
+                names.doubtful = names.low
             names.begin(root_fd)
         return names
 
@@ -333,22 +343,22 @@ def found_names(disk: Disk, names: DiskNames, batch: Batch, sequence: int, low: 
         names.walked(batch.cursor, root_fd)
 
 
-def unnamed_samples(disk: Disk, names: DiskNames) -> set[bytes]:
-    """After a crash, the samples whose records came last and that have no name on the disk.
+def unnamed_samples(disk: Disk, names: DiskNames) -> dict[bytes, int]:
+    """Samples whose uploads a crash or a failure has ended, and that have no name on the disk.
 
-    Raises `DiskAway`, `OSError`.
+    With the numbers of their records. Raises `DiskAway`, `OSError`.
     """
-    doubtful, newest = names.doubtful, dict[bytes, Kind]()
+    doubtful, newest = names.doubtful, dict[bytes, Record]()
     if doubtful is None:
-        return set()
+        return {}
     with disk.entered() as root_fd:
-        begin = doubtful.records
-        for segment in range(doubtful.segment, names.journal.end.segment + 1):
-            for record in names.journal.segment(segment, root_fd)[begin:]:
-                newest[record.sha] = record.kind
-            begin = 0
-        stored = [sha for sha, kind in newest.items() if kind is Kind.STORED]
-        unnamed = {sha for sha in stored if not _has_name(disk, sha, root_fd)}
+        for record in names.journal.records(root_fd, doubtful - 1):
+            newest[record.sha] = record
+        unnamed = {
+            sha: record.sequence
+            for sha, record in newest.items()
+            if record.kind is Kind.STORED and not _has_name(disk, sha, root_fd)
+        }
     names.doubtful = None
     return unnamed
 

@@ -30,7 +30,7 @@ from stor.mirror.listing import Listings
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.names import Names
-from stor.mirror.walking import DiskState, NotKnown, Walking, as_long_as, note_ends, on_disk
+from stor.mirror.walking import DiskState, NotKnown, Walking, as_long_as, on_disk
 from stor.threads import Busy, Pool
 
 T = TypeVar("T")
@@ -125,8 +125,8 @@ class LearningNames(Names):
         self._last_number: dict[tuple[Member, ...], int] = {}
         self._next_audit = 0.0
         self._listings = Listings(self.known, self.held, self._in_thread)
-        #: Samples of which the disks of a mirror may have records and no copies.
-        self.doubted: defaultdict[Mirror, set[Digest]] = defaultdict(set)
+        #: Samples of which the disks of a mirror may have records and no copies; their numbers.
+        self.doubted: defaultdict[Mirror, dict[Digest, int]] = defaultdict(dict)
         #: The mirrors of which a "no" was wrong, and how that showed.
         self._wrong: dict[Mirror, str] = {}
         self.audits_total = 0
@@ -164,7 +164,7 @@ class LearningNames(Names):
         if held:
             self.stored(digest, mirror)
         else:  # there may be records of it
-            self.doubted[mirror].add(digest)
+            self.doubted[mirror].setdefault(digest, event.sequence)
         self._arriving[mirror.members] -= 1
         self.numbers.end(event.sequence)
         if size is not None and event.kind is Kind.STORED:
@@ -191,12 +191,9 @@ class LearningNames(Names):
         self._listings.left(digest, size)
 
     def quiet(self, mirror: Mirror, since: int) -> bool:
-        """Whether nothing was on its way to a mirror since the number `since` was the next one.
-
-        Only then do its disks and the index have to agree.
-        """
-        last = self._last_number.get(mirror.members, -1)
-        return not self._arriving[mirror.members] and last < since
+        """Whether nothing was on its way since then: only then disks and index have to agree."""
+        members = mirror.members
+        return not self._arriving[members] and self._last_number.get(members, -1) < since
 
     def lost(self, digest: Digest, mirror: Mirror, since: int) -> None:
         """See `Names.lost`: strike it, unless it is on its way there."""
@@ -205,7 +202,7 @@ class LearningNames(Names):
             return
         if self._writing.remove(digest.raw, number):
             self.lost_total += 1
-            self.doubted[mirror].add(digest)
+            self.doubted[mirror].setdefault(digest, self.numbers.next)
             said = f"{digest} is on no disk of {mirror}: somebody removed it, or a disk failed"
             self.log.warn("{said}", said=said)
 
@@ -262,6 +259,7 @@ class LearningNames(Names):
             self._load()
             return
         for mirror in self._mirrors:
+            self._walking.tell_low(mirror, self._states, self.doubted.get(mirror, {}))
             for member in mirror.members:
                 self._look_after(member, mirror)
             self._weigh(mirror)
@@ -311,8 +309,9 @@ class LearningNames(Names):
 
         To be called when nothing is written any more. Takes two seconds at most. Never raises.
         """
-        members = [member for mirror in self._mirrors for member in mirror.members]
-        await note_ends(members, self._in_thread, self._clock)
+        for mirror in self._mirrors:
+            self._walking.tell_low(mirror, self._states, self.doubted.get(mirror, {}))
+        await self._walking.note_ends(self._mirrors, self._clock)
 
     def stop(self) -> None:
         """Let the threads end once they are idle, and give the memory back."""
@@ -479,9 +478,9 @@ class LearningNames(Names):
             in_base = first is None and names.base.entries > 0
             state.left = set()
             unnamed = await self._in_thread(member.root, unnamed_samples, member.disk, names)
-            self.doubted[mirror] |= set(map(Digest, unnamed))
+            self.doubted[mirror] |= {Digest(sha): number for sha, number in unnamed.items()}
             if not all(one.health.readable for one in mirror.members):
-                unnamed = set()  # a disk that is away may have them
+                unnamed = {}  # a disk that is away may have them
             for segment in range(begin, names.journal.end.segment + 1):
                 reading = partial(names.journal.segment, segment)
                 records = await self._in_thread(member.root, on_disk, member, reading)

@@ -72,7 +72,8 @@ class Unstored:
                 settled = await self._settle(mirror, digests[begin : begin + _BATCH])
                 if settled is None or mirror not in doubted:
                     break  # at the next look
-                doubted[mirror] -= settled
+                for digest in settled:
+                    doubted[mirror].pop(digest, None)
             if not doubted.get(mirror, True):
                 del doubted[mirror]
 

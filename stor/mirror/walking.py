@@ -1,6 +1,6 @@
 """Walking a disk, and telling its journal and the index of what is there."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from stor.digest import Digest
 from stor.disk.journal import Kind, Record
 from stor.disk.names import DiskNames, found_names
 from stor.disk.walk import Batch, walk
@@ -143,6 +144,27 @@ class Walking:
         finally:
             state.running = False
 
+    def tell_low(
+        self, mirror: Mirror, states: Mapping[Member, DiskState], doubted: Mapping[Digest, int]
+    ) -> None:
+        """Tell the disks below which number nothing is in flight, nor is of those `doubted`."""
+        low = min([self._numbers.low, *doubted.values()])
+        for member in mirror.members:
+            names = member.names
+            if names is not None and names is states[member].learnt:
+                names.low = low
+
+    async def note_ends(self, mirrors: Sequence[Mirror], clock: IReactorTime) -> None:
+        """Have each disk that is written note how it was left. Never raises."""
+        noting = [
+            self._in_thread(member.root, on_disk, member, member.names.end)
+            for mirror in mirrors
+            for member in mirror.members
+            if member.names is not None and member.names.written and member.writable
+        ]
+        if noting:
+            await settle_within(clock, _END_SECONDS, noting)
+
 
 def as_long_as(holds: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     """What `Walking.walk` asks before each batch, if that takes no time to say."""
@@ -157,19 +179,6 @@ def on_disk(member: Member, act: Callable[[int], T]) -> T:
     """What is done on a disk, given its root. Raises `DiskAway`, `OSError`."""
     with member.disk.entered() as root_fd:
         return act(root_fd)
-
-
-async def note_ends(
-    members: Sequence[Member], in_thread: Callable[..., Deferred[Any]], clock: IReactorTime
-) -> None:
-    """Have each disk that is written note how it was left. Never raises."""
-    noting = [
-        in_thread(member.root, on_disk, member, member.names.end)
-        for member in members
-        if member.names is not None and member.names.written and member.writable
-    ]
-    if noting:
-        await settle_within(clock, _END_SECONDS, noting)
 
 
 def _next(batches: Iterator[Batch]) -> Batch | None:
