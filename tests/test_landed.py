@@ -17,6 +17,7 @@ from tests.support.host import Host
 from tests.support.http import AUTHORIZED, assert_one_line, no_bug_logged
 from tests.support.pools import HeldPool, InlinePool
 from tests.support.rig import close_indexes, digest_of, request_bytes
+from tests.test_unstored import Ending
 
 
 @pytest.fixture(autouse=True)
@@ -340,3 +341,14 @@ def test_strangers_are_told_nothing(host):
     rig.reconfigure(public_listing=True)
     assert rig.request("GET", "/landed").status == 200
     assert rig.request("HEAD", "/landed").body == b""
+
+
+@pytest.mark.parametrize("size", [0, 1000, MIB], ids=["empty", "small", "large"])
+def test_what_a_crash_has_ended_before_its_name_is_not_told(host, size):
+    rig = settle(host.start(sets=(2,), kind=Ending))
+    cursor = begin(rig)
+    shas = put(rig, b"stored before")
+    for files in rig.disks.values():
+        files.ends = "before"
+    assert rig.put(sample(size)).status == 503
+    assert follow(settle(host.start(sets=(2,))), cursor)[0] == shas
