@@ -1743,6 +1743,19 @@ EXACT = (
     ),
 )
 
+EXACT += (
+    Mutation(
+        "a failed upload is doubted by the next start, too",
+        "stor/disk/names.py",
+        "what = self.durable, self.cursor, inodes, self.identity, self.low",
+        "what = self.durable, self.cursor, inodes, self.identity, self.highest + 1",
+        (
+            "tests/test_unstored.py"
+            "::test_what_a_failed_upload_has_recorded_just_before_the_end_is_denied_ever_after",
+        ),
+    ),
+)
+
 MUTATIONS = SYNCS + CHECKS + HANDOVER + INDEX + CLIENT + EXACT
 
 
