@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from stor.digest import Digest
 from stor.disk.disk import DiskAway
 from stor.disk.journal import Record
 from stor.disk.names import DiskNames
@@ -47,13 +46,8 @@ class Landed:
         numbers: Numbers,
         clock: IReactorTime,
         read: Callable[..., Deferred[Any]],
-        held: Callable[[Digest], bool | None],
     ) -> None:
-        """`read` calls a function in a disk's thread: `read(member, function)`, given its root.
-
-        `held` says whether a sample is stored, as the index knows: records may be of none.
-        """
-        self._held = held
+        """`read` calls a function in a disk's thread: `read(member, function)`, given its root."""
         self._numbers = numbers
         self._clock = clock
         self._read = read
@@ -125,15 +119,13 @@ class Landed:
         reading = [
             Deferred.fromCoroutine(self._of(mirror, number, end, limit)) for mirror in mirrors
         ]
-        for answer in await settle(reading):
-            if isinstance(answer, Failure):
-                answer.raiseException()
-            page: Page = answer
+        for told in await settle(reading):
+            if isinstance(told, Failure):
+                told.raiseException()
+            page: Page = told
             records += page.records
             end = min(end, page.end)
-        told = [one for one in records if one.sequence <= end]
-        told = [one for one in told if self._held(Digest(one.sha)) is not False]
-        return _page(told, end, len(records))
+        return _page([one for one in records if one.sequence <= end], end, len(records))
 
     async def _of(self, mirror: Mirror, number: int, end: int, limit: int) -> Page:
         silent = [member.root for member in mirror.members if not _can_tell(member)]

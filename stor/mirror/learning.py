@@ -111,7 +111,7 @@ class LearningNames(Names):
         #: The numbers of what happens to names.
         self.numbers = Numbers(0, clean=True)
         #: What clients have stored.
-        self.landed = Landed(self.numbers, clock, self._on, self.held)
+        self.landed = Landed(self.numbers, clock, self._on)
         #: Whether disks are walked here, however long it takes; else jobs do that (`walk`).
         self.walks_by_itself = True
         self._walking = Walking(self.numbers, self._in_thread, self._take)
