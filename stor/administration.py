@@ -13,7 +13,7 @@ from stor.config import Config
 from stor.digest import Digest
 from stor.explain import Explainer
 from stor.http.admin import Admin
-from stor.http.explanation import Explanation
+from stor.http.page import Explanation
 from stor.http.status import Overview
 from stor.jobs.jobs import JOBS_FILE
 from stor.jobs.long_work import LongWork

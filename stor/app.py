@@ -9,18 +9,16 @@ import attrs
 
 from stor.config import Config
 from stor.http.access import Observer
-from stor.http.accounts import Accounts
 from stor.http.api import Api, Budgets
-from stor.http.auth import Attempts, Authenticator, Rules
-from stor.http.explanation import Explanation
+from stor.http.auth import Accounts, Attempts, Authenticator, Rules
 from stor.http.fast_path import FastPath
+from stor.http.page import Explanation
 from stor.http.proxies import Proxies
 from stor.http.request import Serving
 from stor.http.status import Overview
 from stor.http.upload import SmallBodies, Uploads
 from stor.location import S3 as S3_PLACE
-from stor.location import Locations, mirror_place
-from stor.memcached import Memcached, connected
+from stor.location import Locations, Memcached, connected, mirror_place
 from stor.metrics import Metrics
 from stor.s3.body import http_client
 from stor.s3.bucket import Bucket

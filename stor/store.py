@@ -25,9 +25,8 @@ from stor.mirror.learning import LearningNames
 from stor.mirror.member import Member
 from stor.mirror.mirror import Mirror
 from stor.mirror.mirrors import Mirrors
-from stor.s3.bucket import Bucket
+from stor.s3.bucket import Bucket, S3Search
 from stor.s3.queue import CopyQueue
-from stor.s3.search import S3Search
 from stor.status import (
     DiskStatus,
     PartialUploads,

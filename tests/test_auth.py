@@ -10,13 +10,16 @@ from twisted.internet.task import Clock
 
 from stor.errors import Unauthorized, Unavailable
 from stor.htpasswd import HtpasswdError, read_htpasswd
-from stor.http.accounts import ANSWER_SECONDS, LOOK_SECONDS, REMEMBERED_SECONDS, Accounts
 from stor.http.auth import (
     ADDRESSES,
+    ANSWER_SECONDS,
     FORGOTTEN_SECONDS,
     FREE_FAILURES,
     LONGEST_DELAY_SECONDS,
+    LOOK_SECONDS,
+    REMEMBERED_SECONDS,
     WAITING_CHECKS,
+    Accounts,
     Attempts,
     Authenticator,
 )

@@ -18,8 +18,15 @@ from twisted.internet.defer import CancelledError, ensureDeferred, fail
 from twisted.internet.task import Clock
 
 from stor.digest import Digest
-from stor.location import S3, Locations, mirror_place
-from stor.memcached import LIFETIME_SECONDS, REST_SECONDS, WAIT_SECONDS, Memcached
+from stor.location import (
+    LIFETIME_SECONDS,
+    REST_SECONDS,
+    S3,
+    WAIT_SECONDS,
+    Locations,
+    Memcached,
+    mirror_place,
+)
 from stor.threads import Busy
 from tests.conformance import result_of, start
 from tests.support.memcached import MemoryClient

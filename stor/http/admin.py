@@ -15,7 +15,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from stor import __version__
 from stor.digest import Digest, MalformedDigest
-from stor.http.explanation import Explanation
+from stor.http.page import Explanation
 from stor.http.status import Overview, picture
 from stor.jobs.job import Job, Rate
 from stor.jobs.kind import Refused

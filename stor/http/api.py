@@ -44,9 +44,8 @@ from stor.http.conditions import (
     select_range,
 )
 from stor.http.download import Sender
-from stor.http.explanation import Explanation
 from stor.http.feed import Following, LandedAnswer
-from stor.http.page import Asked, page, wants_page
+from stor.http.page import Asked, Explanation, page, wants_page
 from stor.http.request import PAGES, Intake, StorRequest, route_of
 from stor.http.resumable import UPLOADING, Resumable
 from stor.http.site import shield

@@ -6,20 +6,23 @@ that `/status` does not tell.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from html import escape
 from typing import Any
 
 import attrs
 
 from stor import __version__
+from stor.digest import Digest
+from stor.errors import StorError
 from stor.explained import conclusion, places
 from stor.http.access import PerSecond
-from stor.http.answer import Answer
+from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.http.page_style import STYLE
 from stor.paths import printable
 from stor.quantities import duration, size
 from stor.status import DiskStatus, JobStatus, MemcachedStatus, S3Status, Status
+from stor.store import Found
 
 REFRESH_SECONDS = 15
 
@@ -532,3 +535,29 @@ def _days(days: float) -> str:
 
 def _text(value: object) -> str:
     return escape(str(value))
+
+
+class Explanation:
+    """What is found out about samples."""
+
+    def __init__(
+        self,
+        places: Callable[[Digest], Awaitable[list[dict[str, Any]]]],
+        find: Callable[[Digest], Awaitable[Found]],
+    ) -> None:
+        """`places` asks every disk; `find` finds a sample for a client, as `Store.find` does."""
+        self._places = places
+        self._find = find
+
+    async def of(self, digest: Digest) -> dict[str, Any]:
+        """All of it, for JSON."""
+        places = await self._places(digest)
+        answer: dict[str, Any]
+        try:
+            found = await self._find(digest)
+        except StorError as error:
+            refused = answer_to(error) or INTERNAL_ERROR
+            answer = {"status": refused.status, "reason": str(error)}
+        else:
+            answer = {"status": 200, "reason": f"from {found.storage}", "size": found.size}
+        return {"sha": str(digest), "answer": answer, "places": places}

@@ -12,8 +12,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from stor.digest import Digest
-from stor.location import Locations, mirror_place
-from stor.memcached import REST_SECONDS, WAIT_SECONDS, Memcached, connected
+from stor.location import REST_SECONDS, WAIT_SECONDS, Locations, Memcached, connected, mirror_place
 from stor.threads import Outcomes, ThreadPool
 from tests.engines.memcached import Memcached as Server
 

@@ -21,8 +21,8 @@ from stor.gauges import ConnectionGauges, DiskGauges, JobGauges, LogGauges, Relo
 from stor.http.access import Rates, together
 from stor.http.api import Api, Budgets
 from stor.http.auth import Attempts, Authenticator, Rules
-from stor.http.explanation import Explanation
 from stor.http.fast_path import FastPath
+from stor.http.page import Explanation
 from stor.http.proxies import Proxies
 from stor.http.request import Serving
 from stor.http.site import StorSite
