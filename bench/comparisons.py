@@ -114,12 +114,12 @@ def get(size: int, setup: Setup, go: bool = False) -> Comparison:
     return _compare(workload, [*servers, *(_go(setup) if go else ())], NGINX)
 
 
-def any_of_many(size: int, setup: Setup, *, missing: bool = False) -> Comparison:
+def any_of_many(size: int, setup: Setup, *, missing: bool = False, go: bool = False) -> Comparison:
     """Fetching any of many samples, none of which Stor has in its own memory."""
     bodies = list(islice(Bodies(size), SAMPLES))
     clients = CLIENTS * len(setup.cores.client)
     place = (setup.directory, setup.programs, setup.cores)
-    return _beside_nginx(ManyWrk(*place, bodies, clients, missing=missing), setup)
+    return _beside_nginx(ManyWrk(*place, bodies, clients, missing=missing), setup, go=go)
 
 
 def head_of_many(size: int, setup: Setup) -> Comparison:
@@ -269,10 +269,11 @@ class Plan:
     cores: Callable[[], Cores] = Cores.one_each
 
     def comparison(self, name: str, setup: Setup) -> Comparison:
-        """The comparison. Memory has a target everywhere."""
+        """The comparison. Memory has a target everywhere: so much, and more a further process."""
         built = self.build(setup)
         title = f"{name}: {built.title}, {setup.cores.title}"
-        return attrs.evolve(built, title=title, targets=[*self.targets, at_most(PSS, 150)])
+        memory = at_most(PSS, 150 + 60 * (len(setup.cores.server) - 1))
+        return attrs.evolve(built, title=title, targets=[*self.targets, memory])
 
 
 ALL = Cores.all_for_both
@@ -306,6 +307,11 @@ COMPARISONS: dict[str, Plan] = {
     "get-4k-all": Plan(
         partial(get, 4 * KIB, go=True),
         [at_least(RATE, 1, REGISTRY), at_least(RATE, 2, RCLONE)],
+        ALL,
+    ),
+    "any-4k-all": Plan(
+        partial(any_of_many, 4 * KIB, go=True),
+        [at_least(RATE, 2, REGISTRY), at_least(RATE, 2, RCLONE)],
         ALL,
     ),
     "get-64k-all": Plan(partial(get, 64 * KIB, go=True), cores=ALL),
@@ -357,10 +363,11 @@ def _compare(workload: Workload, servers: Sequence[Server], reference: str) -> C
     return Comparison(workload.title, subjects, reference)
 
 
-def _beside_nginx(workload: Workload, setup: Setup) -> Comparison:
-    """All write their access logs, and Stor keeps no samples."""
+def _beside_nginx(workload: Workload, setup: Setup, *, go: bool = False) -> Comparison:
+    """Stor, which keeps no samples, and nginx, both with access logs, and bare Twisted or Go."""
     stor = setup.stor(cache_bytes=0)
-    return _compare(workload, [stor, setup.nginx(stor, logs=True), *setup.bare(stor)], NGINX)
+    others = _go(setup) if go else setup.bare(stor)
+    return _compare(workload, [stor, setup.nginx(stor, logs=True), *others], NGINX)
 
 
 def _go(setup: Setup) -> list[Server]:
