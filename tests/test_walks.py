@@ -1,5 +1,7 @@
 """The index's walks as jobs: shown, paused, kept over restarts, asked for."""
 
+import errno
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -108,6 +110,44 @@ def test_a_walk_is_paused_and_goes_on_where_it_was_after_a_restart(quick_path):
     release(again, jobs, threads, known(again))
     release(again, jobs, threads, lambda: walk(jobs)[0]["state"] == "done")
     assert len(SAMPLES) * 0.6 < walk(jobs)[0]["samples_done"] <= len(SAMPLES)  # none twice
+
+
+def fails(rig):
+    """Every call on the disk fails; what heals it."""
+    disk = rig.disks["set0/disk0"]
+    disk.fail_always("*", errno.EIO)
+    return disk.heal
+
+
+def is_lost(rig):
+    """Nothing is mounted at its root; what brings it back."""
+    root = rig.roots[0]
+    away = root.rename(root.with_name("away"))
+    return lambda: away.rename(root)
+
+
+@pytest.mark.parametrize("trouble", [fails, is_lost])
+def test_the_first_walk_waits_for_a_disk_in_trouble_and_learns_every_name(quick_path, trouble):
+    threads = Threads()
+    rig, jobs = older(quick_path, threads)
+    release(rig, jobs, threads, lambda: any(one["samples_done"] > 100 for one in walk(jobs)))
+    over = trouble(rig)
+    for _ in range(20):
+        threads.held.release(1)
+        rig.probe()
+        rig.clock.advance(1)
+        jobs.resume()
+    assert walk(jobs)[0]["state"] == "waiting"
+    assert not known(rig)()
+    assert walk(jobs)[0]["samples_done"] < len(SAMPLES)
+    over()
+    for _ in range(30):
+        threads.held.release(1)
+        rig.probe()
+        rig.clock.advance(1)
+    release(rig, jobs, threads, known(rig))
+    release(rig, jobs, threads, lambda: walk(jobs)[-1]["state"] == "done")
+    assert rig.mirrors.names.samples(rig.mirrors.mirrors[0]) == len(SAMPLES)
 
 
 def test_a_walk_that_is_asked_for_finds_what_was_put_there_by_hand(quick_path):
