@@ -130,9 +130,8 @@ class Stor(FaultyRig):
         for client in list(self.open):
             connection, content = client
             connection.settle()
-            if connection.received:
+            for response in connection.responses(["POST"]):  # not one that is interim
                 self.open.remove(client)
-                (response,) = connection.responses(["POST"])
                 self.statuses[response.status] += 1
                 if response.status in (200, 201):
                     self.acknowledged[digest_of(content)] = content
@@ -214,8 +213,8 @@ def play(path, happenings):
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_every_name_has_its_bytes(quick_path, figures, soak, part):
-    for seed in range(part, 1600 if soak else 160, 4):
+def test_every_name_has_its_bytes(quick_path, figures, part):
+    for seed in range(part, 160, 4):
         with no_bug_logged():
             stor = play(quick_path / str(seed), happenings(random.Random(seed)))
         close_indexes()
