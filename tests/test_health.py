@@ -6,10 +6,11 @@ import os
 import shutil
 
 import pytest
+from twisted.logger import LogLevel, formatEvent
 
-from stor.mirror.health import State
+from stor.mirror.health import AGAIN_SECONDS, State
 from tests.conformance import MIB, QuickFiles, sample
-from tests.support.http import assert_one_line, no_bug_logged
+from tests.support.http import assert_one_line, logged_events, no_bug_logged
 from tests.support.rig import FaultyRig, digest_of
 
 BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.EUCLEAN)
@@ -240,6 +241,39 @@ def test_a_sample_directory_that_refuses_names_is_an_error_about_that_place(quic
     assert refused in response.text
     assert rig.request("GET", "/status").body == b"OK\n"
     assert rig.put(b"stored too").status == 201
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM])
+def test_what_is_wrong_with_one_file_is_told_once_an_hour_however_often_it_is_asked_for(
+    quick_path, error
+):
+    refused = set()
+
+    class Refusing(QuickFiles):
+        def _before(self, name, args):
+            if name == "open_to_read" and args[0] in refused:
+                raise OSError(error, os.strerror(error), args[0])
+
+    rig = FaultyRig(quick_path, (2,), kind=Refusing)
+    contents = [b"one", b"another"]
+    for content in contents:
+        assert rig.put(content).status == 201
+    refused.update(digest_of(content).disk_path for content in contents)
+
+    def told_of():
+        """How often it is told of each while all are asked for."""
+        with logged_events(LogLevel.warn) as events:
+            for _ in range(10):
+                for content in contents:
+                    assert rig.get(content).status == 503
+        lines = [formatEvent(event) for event in events]
+        lines = [line for line in lines if os.strerror(error) in line]
+        return [sum(digest_of(content).disk_path in line for line in lines) for content in contents]
+
+    assert told_of() == [2, 2]  # on each of two disks
+    assert told_of() == [0, 0]
+    rig.clock.advance(AGAIN_SECONDS)
+    assert told_of() == [2, 2]
 
 
 def test_without_a_writable_set_there_is_no_room(quick_path):

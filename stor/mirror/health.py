@@ -1,6 +1,8 @@
 """A disk's state, and what moves it; which of its copies are known to be bad."""
 
 import enum
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 import attrs
@@ -15,6 +17,9 @@ from stor.quantities import duration
 
 #: I/O errors over this many different files, with no success between them, make a disk suspect.
 ERRORS_UNTIL_SUSPECT = 3
+
+#: What is wrong with one file is told again after an hour, and remembered of so many of a disk's.
+AGAIN_SECONDS, MOST_TOLD = 3600.0, 1000
 
 
 class State(enum.StrEnum):
@@ -236,6 +241,22 @@ class Reports:
     def __init__(self) -> None:
         self._said: tuple[State, str | None] = (State.ONLINE, None)
         self._ailing_since: float | None = None
+        #: When what is wrong with a file was told last, the earliest first.
+        self._told: OrderedDict[tuple[Digest | None, str], float] = OrderedDict()
+
+    def is_news(self, error: OSError, about: Digest | None, now_seconds: float) -> bool:
+        """Whether what is wrong with one file was not told within an hour: clients may ask often.
+
+        What is not remembered any more is told once more.
+        """
+        what = about, str(error)
+        if now_seconds - self._told.get(what, -math.inf) < AGAIN_SECONDS:
+            return False
+        self._told[what] = now_seconds
+        self._told.move_to_end(what)
+        if len(self._told) > MOST_TOLD:
+            self._told.popitem(last=False)
+        return True
 
     def news(self, health: Health, now_seconds: float) -> News | None:
         """What has not been said yet; `now_seconds` is of the clock of `health`."""

@@ -364,7 +364,8 @@ class Member:
         fault = fault_of(error)
         if fault in (Fault.ROOM, Fault.PROCESS):
             return
-        self.log.warn("{root}: {error}", root=self.root, error=str(error))
+        if fault is not Fault.FILE or self._reports.is_news(error, about, self.clock.seconds()):
+            self.log.warn("{root}: {error}", root=self.root, error=str(error))
         if fault is Fault.FILE:
             if kind == "write" and about is not None and error.errno in _CLOSED:
                 self._doubtful.add(about.directories[0])
