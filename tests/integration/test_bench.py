@@ -12,6 +12,7 @@ import pytest
 
 from bench.clients import Clients, Task, one_request, request_head
 from bench.device_reads import Bodies, count_reads
+from bench.many import from_memory
 from bench.process import Failed, cpu_seconds, memory, process_tree
 from bench.rooms import count, table
 from tests.integration.process import REPOSITORY
@@ -131,3 +132,11 @@ def test_reads_of_cold_disks_are_counted(tmp_path):
     assert floor["404"] == 0
     assert stor["GET"] >= 1
     assert floor["GET"] >= 1
+
+
+def test_a_batch_is_compared_with_gets_of_the_same_samples(tmp_path):
+    header, *rows = from_memory(tmp_path, samples=40, rounds=1).splitlines()
+    assert header.split() == ["samples", "a", "second", "us", "of", "a", "core", "times", "GET"]
+    assert [row.split()[0] for row in rows] == ["GET", "/batch", "floor"]
+    for row in rows:
+        assert float(row.split()[1].replace(",", "")) > 0
