@@ -18,6 +18,7 @@ from stor.http.status import Overview
 from stor.jobs.jobs import JOBS_FILE
 from stor.jobs.long_work import LongWork
 from stor.mirror.mirrors import Mirrors
+from stor.s3.bucket import Bucket
 from stor.sockets import CannotListen, Ports
 from stor.state import StateDirectory
 from stor.store import Found
@@ -48,6 +49,7 @@ class Administration:
         chosen: Config,
         mirrors: Mirrors,
         find: Callable[[Digest], Awaitable[Found]],
+        bucket: Callable[[], Bucket | None],
         overview: Overview,
         reactor: Any,
         outcomes: Outcomes,
@@ -64,7 +66,7 @@ class Administration:
         self._chosen = chosen
         self._state = state
         self._state_pool = state_pool
-        places = Explainer(mirrors, lambda: self.work.scrubs.scrubbed).places
+        places = Explainer(mirrors, bucket, lambda: self.work.scrubs.scrubbed).places
         self.explanation = Explanation(places, find)
         resource = Admin(self.work, overview, self.explanation).resource()
         self._ports = Ports(_Site(resource, reactor), reactor)

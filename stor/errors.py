@@ -12,11 +12,14 @@ class StorError(Exception):
 
 
 class NotFound(StorError):
-    """Every place that could hold the sample answered, and none does."""
+    """Every place that could hold the sample answered, and none does.
 
-    def __init__(self, tiers: Sequence[str] = ()) -> None:
+    Or, with another `reason`, what is asked for is nothing that this Stor has.
+    """
+
+    def __init__(self, tiers: Sequence[str] = (), reason: str = "") -> None:
         """`tiers` are the kinds of places that were asked."""
-        super().__init__("not found: no storage holds this sample")
+        super().__init__(f"not found: {reason or 'no storage holds this sample'}")
         self.tiers = tuple(tiers)
 
 

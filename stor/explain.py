@@ -3,25 +3,63 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from stor.digest import Digest
 from stor.disk.copy import Copy
+from stor.errors import Unavailable
 from stor.mirror.member import ANSWER_SECONDS, Member
 from stor.mirror.mirrors import Mirrors
+from stor.s3.bucket import Bucket
+from stor.s3.client import Stat
 from stor.threads import settle
 
 
 class Explainer:
-    """Asks every disk of a sample, also those that a request would not ask."""
+    """Asks every disk of a sample, and S3, also those that a request would not ask."""
 
-    def __init__(self, mirrors: Mirrors, scrubbed: Callable[[], Mapping[str, float]]) -> None:
-        """`scrubbed` says when each disk was scrubbed whole, in seconds since the epoch."""
+    def __init__(
+        self,
+        mirrors: Mirrors,
+        bucket: Callable[[], Bucket | None],
+        scrubbed: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """`bucket` is what is asked now, where S3 is.
+
+        `scrubbed` says when each disk was scrubbed whole, in seconds since the epoch.
+        """
         self._mirrors = mirrors
+        self._bucket = bucket
         self._scrubbed = scrubbed
 
     async def places(self, digest: Digest) -> list[dict[str, Any]]:
-        """What each disk says, for JSON. Takes `ANSWER_SECONDS` at most."""
+        """What each disk and S3 say, for JSON. Each has some seconds for its answer."""
+        of_s3 = Deferred.fromCoroutine(self._s3(digest))  # beside the disks
+        return [*await self._disks(digest), *await of_s3]
+
+    async def _s3(self, digest: Digest) -> list[dict[str, Any]]:
+        bucket = self._bucket()
+        if bucket is None:
+            return []
+        place: dict[str, Any] = {
+            "root": "s3",
+            "state": "available" if bucket.fault is None else "not available",
+            "complete": True,
+            "index": None,
+            "scrubbed": None,
+        }
+        if bucket.fault is not None:
+            return [{**place, "says": f"not asked: {bucket.fault}"}]
+        try:
+            found = await bucket.look(digest)
+        except Unavailable as error:
+            return [{**place, "says": f"cannot be used: {error}"}]
+        if found is None:
+            return [{**place, "says": "has nothing under its name"}]
+        return [{**place, **_has(bucket.place(digest), found)}]
+
+    async def _disks(self, digest: Digest) -> list[dict[str, Any]]:
         mirrors, names = self._mirrors.mirrors, self._mirrors.names
         known = None if names is None else names.find(digest)
         members = [member for mirror in mirrors for member in mirror.members]
@@ -59,10 +97,13 @@ def _said(member: Member, answer: Copy | Failure | None, digest: Digest) -> dict
     if isinstance(answer, Failure):
         return {"says": f"cannot be used: {answer.value}"}
     verified = answer.mark is not None and member.disk.verified.knows(digest, answer.mark)
+    return {**_has(answer.path, answer), "verified_lately": verified}
+
+
+def _has(path: str, found: Copy | Stat) -> dict[str, Any]:
     return {
         "says": "has it",
-        "path": answer.path,
-        "size": answer.size,
-        "modified": answer.modified_ns / 1e9,
-        "verified_lately": verified,
+        "path": path,
+        "size": found.size,
+        "modified": found.modified_ns / 1e9,
     }

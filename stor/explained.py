@@ -8,7 +8,7 @@ from stor.quantities import size
 
 
 class Place(NamedTuple):
-    """What is said of one disk: how it is, and what it says of the sample.
+    """What is said of one disk, or of S3: how it is, and what it says of the sample.
 
     It `matters` unless it has nothing of the sample and is in order so.
     """
@@ -34,6 +34,9 @@ def places(found: Any) -> Iterator[Place]:
         if "repair" in place:
             says = f"{says}; at risk: {place['repair']}"
         state = place["state"] if place["complete"] else f"{place['state']}, not complete"
+        if place["index"] is None:  # S3
+            yield Place(place["root"], state, says, matters=True)
+            continue
         expected = place["index"] == "does not have it" and place["state"] == "online"
         matters = "path" in place or "repair" in place or not (expected and place["complete"])
         yield Place(place["root"], f"{state}; the index {place['index']}", says, matters)

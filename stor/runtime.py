@@ -163,8 +163,9 @@ class Runtime:
     def _administer(self, chosen: Config) -> Administration | None:
         if not self._writes:
             return None
-        parts = (self.mirrors, self._find, self.overview, self._reactor, self._outcomes)
-        return Administration(chosen, *parts, self._state, self._state_pool)
+        parts = (self.mirrors, self._find, lambda: self.app.tiers.bucket, self.overview)
+        threads = (self._reactor, self._outcomes, self._state, self._state_pool)
+        return Administration(chosen, *parts, *threads)
 
     def _put_together(self) -> Parts:
         admin = self._administration

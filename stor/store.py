@@ -51,6 +51,8 @@ CachedCopy = page_cache.CachedCopy
 #: What a sample that is kept in memory takes there beside its content.
 _HOT_OVERHEAD_BYTES = 1000
 
+_NOT_LISTED = "samples are listed where disks keep them, and here S3 alone does"
+
 #: A small sample that is put in one go.
 SmallPut = puts_to_disks.SmallPut
 
@@ -400,19 +402,26 @@ class Store:
     async def listed(self, begin: bytes, limit: int) -> list[tuple[bytes, int]] | None:
         """Samples with their sizes, sorted, from `begin` on; fewer than `limit` only at the end.
 
-        `None`: a set has no complete disk that can be read.
+        `None`: a set has no complete disk that can be read. Raises `NotFound`: samples are on none.
         """
         names = self._mirrors.learning
-        if names is None or not self._on_disks:
+        if not self._on_disks:
+            raise NotFound(reason=_NOT_LISTED)
+        if names is None:
             return None
         return await names.listed(begin, limit)
 
     async def feed(self) -> Feed:
-        """What clients have stored, in order. Raises `Unavailable`: the disks do not tell."""
+        """What clients have stored, in order.
+
+        Raises `Unavailable`: the disks do not tell; `NotFound`: samples are on none.
+        """
         await self._ready
         learning = self._mirrors.learning
-        if learning is None or not self._on_disks:
-            raise Unavailable("what lands is told where samples are kept on disks")
+        if not self._on_disks:
+            raise NotFound(reason=_NOT_LISTED)
+        if learning is None:
+            raise Unavailable("what landed is told by the process that writes")
         return Feed(learning, self._mirrors)
 
     def status(self) -> Status:

@@ -79,6 +79,15 @@ def test_all_that_it_understood_is_said_but_for_what_is_secret(check):
     assert not [line for line in output for secret in ("pass", "SK", "AK") if secret in line]
 
 
+def test_without_disks_only_s3_is_asked_and_no_disk_is_spoken_of(check):
+    s3 = {"access_key": "AK", "secret_key": "SK", "host": "https://s3.example"}
+    alone = {"s3_enabled": True, "s3_write": "only", "s3_credentials": s3}
+    _, status, output, _ = check({"basic_auth": GOOD["basic_auth"], **alone})
+    assert status == 0
+    assert "  S3: bucket samples at https://s3.example, written: only, asked: s3" in output
+    assert not [line for line in output if "each disk" in line]
+
+
 def test_a_good_one_with_something_to_think_of(check):
     _, status, output, errors = check({**GOOD, "log": "/var/log/stor"})
     assert (status, errors) == (0, [])

@@ -22,6 +22,7 @@ from stor.status import (
     Unwritable,
     Work,
 )
+from tests.support.bucket import MemoryBucket
 from tests.support.http import AUTHORIZED, HeldPools, no_bug_logged, upload_head
 from tests.support.rig import Rig, digest_of, request_bytes
 
@@ -187,6 +188,25 @@ class TestRequests:
         found = Words(rig.request("GET", f"/?explain={sha}", [("Accept", FIREFOX)]).text)
         assert found.words.count("has nothing under its name") == 4
         assert any(word.startswith("A GET is answered 404: ") for word in found.words)
+
+    @pytest.mark.parametrize(
+        ("fault", "sample", "status", "says"),
+        [
+            (None, b"in s3", 200, "has it: 5 B, stored "),
+            (None, b"nowhere", 404, "has nothing under its name"),
+            ("s3: no answer", b"in s3", 503, "not asked: s3: no answer"),
+        ],
+    )
+    def test_s3_is_one_of_the_places(self, rig, fault, sample, status, says):
+        bucket = MemoryBucket(b"in s3")
+        bucket.fault = fault
+        rig.reconfigure(explained=True, bucket=bucket, order=("disk", "s3"))
+        path = f"/?explain={digest_of(sample)}"
+        words = Words(rig.request("GET", path, [("Accept", FIREFOX)]).text).words
+        assert any(word.startswith(f"A GET is answered {status}: ") for word in words)
+        in_list = words[words.index("s3") + 1 :]
+        assert in_list[0].startswith(says)
+        assert in_list[1] == ("available" if fault is None else "not available")
 
     @pytest.mark.parametrize("text", ["abc", "%3Cb%3E", "%00", "%ff", "0" * 65, "0" * 5000])
     def test_what_is_no_sha_is_said_to_be_none(self, rig, text):

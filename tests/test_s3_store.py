@@ -28,6 +28,7 @@ from tests.conformance import (
     sample,
     start,
 )
+from tests.support.http import AUTHORIZED, assert_one_line
 from tests.support.pools import InlinePool
 from tests.support.rig import FaultyRig, Rig
 from tests.support.s3 import MemoryResponse, MemoryS3
@@ -60,6 +61,18 @@ class TestS3Alone(WritableStoreConformance):
             return into_s3(tmp_path, filled(contents))
 
         return build
+
+
+@pytest.mark.parametrize("path", ["/index", "/landed", "/landed?wait=1"])
+def test_what_s3_alone_keeps_is_not_listed_and_nobody_asks_again(tmp_path, path):
+    bucket = MemoryS3().bucket_over(Clock())
+    rig = Rig(tmp_path, ())
+    spool = Spool(str(tmp_path / "spool"), 100 * MIB, InlinePool())
+    rig.reconfigure(bucket=bucket, order=("s3",), puts=S3Puts(bucket, spool))
+    response = rig.request("GET", path, [AUTHORIZED])
+    assert_one_line(response, 404)
+    assert "retry-after" not in response.headers
+    assert "S3 alone" in response.text
 
 
 class TestPairWithSamplesInS3(StoreConformance):

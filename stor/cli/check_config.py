@@ -53,13 +53,14 @@ def _understood(config: Config) -> Iterator[str]:
     yield f"may see /, /status and /metrics: {_users(config.status_auth)}"
     if config.trusted_proxies:
         yield f"says who the client is: {', '.join(config.trusted_proxies)}"
-    yield f"kept free on each disk: {size(config.reserve_bytes)}"
+    if config.sets:
+        yield f"kept free on each disk: {size(config.reserve_bytes)}"
     most = config.max_upload_bytes
     yield f"largest upload: {'no limit' if most is None else size(most)}"
     yield f"at once: {config.max_connections} connections, {config.max_uploads} uploads"
     if config.s3 is not None:
         s3, write = config.s3, config.s3_write
-        order = " and then ".join(config.lookup_order)
+        order = " and then ".join(config.lookup_order) if config.sets else "s3"
         yield f"S3: bucket {s3.bucket} at {s3.endpoint}, written: {write}, asked: {order}"
     if config.memcached_servers:
         servers = ", ".join(f"{host}:{port}" for host, port in config.memcached_servers)

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "explain",
-        "say what every disk has to say of a sample, and why the answer is what it is",
+        "say what every disk, and S3, has to say of a sample, and why the answer is what it is",
         "stor explain 2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
         _run,
     )

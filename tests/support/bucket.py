@@ -17,6 +17,9 @@ class MemoryBucket:
         self.client = self
         self.bucket = "samples"
 
+    def place(self, digest):
+        return f"s3://{self.bucket}/{digest.s3_key}"
+
     async def look(self, digest):
         content = self._asked(digest)
         return None if content is None else Stat(len(content), 0)

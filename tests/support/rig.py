@@ -184,8 +184,8 @@ class Rig:
         """
         self._work = work or self._work
         if explained:
-            places = Explainer(self.mirrors, dict).places
-            self._explanation = Explanation(places, self.store.find)
+            places = Explainer(self.mirrors, lambda: self._tiers.bucket, dict).places
+            self._explanation = Explanation(places, self._find)
         self._tiers = _evolved(self._tiers, changes)
         self._rules = _evolved(self._rules, changes)
         self.budgets = _evolved(self.budgets, changes)
@@ -193,6 +193,9 @@ class Rig:
         before = self.site.serving
         most = before.max_connections if max_connections is None else max_connections
         self.site.serve(self._serving(proxies or before.proxies, most))
+
+    async def _find(self, digest):
+        return await self.store.find(digest)
 
     def _serving(self, proxies, max_connections):
         self.store = self._store_class(self.disk_tier, self.metrics, self._tiers, work=self._work)
