@@ -159,6 +159,10 @@ class TestRefusals:
     def test_an_order_that_is_not_known(self, rig):
         assert ask(rig, SHAS, "/batch?order=asked").status == 200
         assert_one_line(ask(rig, SHAS, "/batch?order=size"), 400)
+        assert_one_line(ask(rig, SHAS, "/batch?order=disk&order=disk"), 400)
+        misspelt = ask(rig, SHAS, "/batch?ordr=disk")
+        assert_one_line(misspelt, 400)
+        assert misspelt.text == 'unknown parameter "ordr": expected order\n'
 
     def test_strangers_with_read_auth(self, rig):
         rig.reconfigure(read_auth=True)

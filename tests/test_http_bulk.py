@@ -334,7 +334,9 @@ FAULTS = {
     f"limit={MAX_LISTED + 1}": "limit",
     f"limit={'9' * 5000}": "limit",
     "limit=1&limit=2": "limit",
-    "prefx=ab": "unknown parameter",
+    "prefx=ab": 'unknown parameter "prefx": expected prefix, after or limit',
+    "p%0A%ff=": 'unknown parameter "p\\n\\u00ff": expected prefix, after or limit',
+    f"{'x' * 5000}=": 'unknown parameter "xxx',
 }
 
 

@@ -300,6 +300,7 @@ def test_who_waits_does_not_hold_up_the_end(host):
         ("?after=00000000-1&after=00000000-1", 400),
         ("?wait=-1", 400),
         ("?wait=61", 400),
+        ("?wait=0.5", 400),
         ("?limit=1", 400),
         ("?after=00000000-1", 410),
     ],

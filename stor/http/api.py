@@ -35,6 +35,7 @@ from stor.http.bulk import (
     Lists,
     MissingAnswer,
     ShaList,
+    check_parameters,
 )
 from stor.http.conditions import (
     Conditions,
@@ -262,8 +263,12 @@ class Api:
         if not isinstance(request.intake, ListBody):
             raise TypeError("the list was not received")
         order = request.args.get(b"order", [b"asked"])
-        if order not in ([b"asked"], [b"disk"]):
-            return request.apply(Answer.line(400, "order: expected asked or disk"))
+        try:
+            check_parameters(request.args, "order")
+            if order not in ([b"asked"], [b"disk"]):
+                raise BadRequest("order: expected asked or disk")
+        except BadRequest as error:
+            return request.apply(Answer.line(400, str(error)))
         now_ns = int(self._wall_seconds() * 1e9)
         told = BatchAnswer(
             request.intake.shas,

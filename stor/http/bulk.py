@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from stor.errors import Unavailable
 from stor.http.answer import INTERNAL_ERROR, Answer, answer_to
 from stor.http.upload import ClientGone, Flow, Head, Intake
+from stor.reader import show
 
 #: How many shas one list may have.
 MAX_SHAS = 1_000_000
@@ -324,11 +325,7 @@ class Listing:
     @classmethod
     def parse(cls, given: Mapping[bytes, list[bytes]]) -> "Listing":
         """Read the parameters of a query. Raises `BadRequest`."""
-        for name, values in given.items():
-            if name not in (b"prefix", b"after", b"limit"):
-                raise BadRequest("unknown parameter: expected prefix, after or limit")
-            if len(values) > 1:
-                raise BadRequest(f"{name.decode('ascii')}: expected it once")
+        check_parameters(given, "prefix", "after", "limit")
         prefix = given.get(b"prefix", [b""])[0]
         if not re.fullmatch(rb"[0-9a-fA-F]{0,64}", prefix):
             raise BadRequest("prefix: expected 0 to 64 hexadecimal digits")
@@ -341,6 +338,18 @@ class Listing:
         if not re.fullmatch(rb"[0-9]{1,9}", limit) or not 1 <= int(limit) <= MAX_LISTED:
             raise BadRequest(f"limit: expected a number from 1 to {MAX_LISTED}")
         return cls(begin, end, int(limit))
+
+
+def check_parameters(given: Mapping[bytes, list[bytes]], *known: str) -> None:
+    """Raise `BadRequest` for a parameter that is none of those `known`, or given twice."""
+    for encoded, values in given.items():
+        name = encoded.decode("latin-1")
+        if name not in known:
+            *most, last = known
+            expected = f"{', '.join(most)} or {last}" if most else last
+            raise BadRequest(f"unknown parameter {show(name)}: expected {expected}")
+        if len(values) > 1:
+            raise BadRequest(f"{name}: expected it once")
 
 
 Listed = Callable[[bytes, int], Awaitable[list[tuple[bytes, int]] | None]]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from stor.errors import Gone, Unavailable
-from stor.http.bulk import BadRequest, Made
+from stor.http.bulk import BadRequest, Made, check_parameters
 from stor.store import Feed
 
 #: How long a client may wait for the first sample.
@@ -29,11 +29,7 @@ class Following:
     @classmethod
     def parse(cls, given: Mapping[bytes, list[bytes]]) -> "Following":
         """Read the parameters of a query. Raises `BadRequest`."""
-        for name, values in given.items():
-            if name not in (b"after", b"wait"):
-                raise BadRequest("unknown parameter: expected after or wait")
-            if len(values) > 1:
-                raise BadRequest(f"{name.decode('ascii')}: expected it once")
+        check_parameters(given, "after", "wait")
         cursor = None
         if b"after" in given:
             match = _CURSOR.fullmatch(given[b"after"][0])
@@ -42,7 +38,7 @@ class Following:
             cursor = match[1].decode("ascii"), int(match[2])
         wait = given.get(b"wait", [b"0"])[0]
         if not re.fullmatch(rb"[0-9]{1,3}", wait) or int(wait) > MAX_WAIT_SECONDS:
-            raise BadRequest(f"wait: expected seconds from 0 to {MAX_WAIT_SECONDS:.0f}")
+            raise BadRequest(f"wait: expected whole seconds from 0 to {MAX_WAIT_SECONDS:.0f}")
         return cls(cursor, float(wait))
 
     def begin(self, feed: Feed) -> int:
