@@ -35,7 +35,8 @@ TIERS = ("disk", "s3")
 LOG_FORMATS = ("text", "journal", "json")
 
 #: The port of an endpoint that has one.
-_PORT = re.compile(r"(?:haproxy:)?(?:tcp6?|ssl|tls):(?:port=)?(\d{1,9})(?=:|$)")
+_PORT = re.compile(r"(?:haproxy:)?(?:tcp6?|ssl|tls):(?:port=)?(-?\d+)(?=:|$)")
+_UNIX = re.compile(r"(?:haproxy:)?unix:(?:address=)?((?:\\.|[^:\\])*)")
 
 #: Keys of the older Stor that have no meaning any more.
 RETIRED = ("log", "cleanup_tempdir_period", "rabbitmq_uri")
@@ -324,13 +325,19 @@ class _Reader(Reader):
             text("access_key"),
             text("secret_key"),
             self._s3_endpoint(host) if host else "",
-            text("bucket", default="samples"),
+            self._bucket(text("bucket", default="samples")),
             text("region", default="") or None,
             text("ca_file", default="") or None,
         )
         if enabled and s3.ca_file is not None:
             self._ca_file(s3.ca_file)
         return s3 if enabled else None
+
+    def _bucket(self, name: str) -> str:
+        # What boto3 takes; engines allow less, each in its own way.
+        if not re.fullmatch(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}", name):
+            self.fault("s3_credentials.bucket", "the name of a bucket", name)
+        return name
 
     def _ca_file(self, path: str) -> None:
         try:
@@ -425,8 +432,11 @@ class _Reader(Reader):
         for index, endpoint in enumerate(listen):
             if not isinstance(endpoint, str) or not re.match(r"[a-z][a-z0-9-]*:.", endpoint):
                 self.fault(f"listen[{index}]", expected, endpoint)
-            elif (port := _PORT.match(endpoint)) is not None and int(port[1]) > 65535:
+            elif (port := _PORT.match(endpoint)) is not None and not _is_port(port[1]):
                 self.fault(f"listen[{index}]", f"{expected}, with a port up to 65535", endpoint)
+            elif (unix := _UNIX.match(endpoint)) is not None and not _is_socket_path(unix[1]):
+                most = f"{expected}, with a path of at most {MOST_SOCKET_BYTES} bytes"
+                self.fault(f"listen[{index}]", most, endpoint)
             elif (reason := self.endpoint_fault(endpoint)) is not None:
                 self.fault(f"listen[{index}]", f"{expected} ({reason})", endpoint)
         return tuple(str(endpoint) for endpoint in listen)
@@ -525,7 +535,12 @@ def _access_warnings(found: Config) -> Iterator[str]:
 
 
 def _tier_warnings(found: Config) -> Iterator[str]:
-    """An S3 that nobody asks."""
+    """An S3 that nobody asks, and figures that nobody can read."""
+    if found.statsite is not None and re.search(r"[^A-Za-z0-9._-]", found.statsite.prefix):
+        yield (
+            f"statsite.prefix: {show(found.statsite.prefix)} means something else to statsd: "
+            "expected letters, digits, and any of . _ -"
+        )
     if found.s3 is not None and found.s3_write == "never" and "s3" not in found.lookup_order:
         yield 'lookup_order: S3 is enabled and never asked: expected "s3" in it'
 
@@ -545,6 +560,16 @@ def _authority(text: str) -> tuple[str, int | None] | None:
     except UnicodeError:  # no name (RFC 3490)
         return None
     return found[1] or found[2], port
+
+
+def _is_port(digits: str) -> bool:
+    return re.fullmatch(r"\d{1,5}", digits) is not None and int(digits) <= 65535
+
+
+def _is_socket_path(quoted: str) -> bool:
+    """Whether the system takes the path of an endpoint, in which a backslash quotes a colon."""
+    path = re.sub(r"\\(.)", r"\1", quoted)
+    return len(path.encode("utf-8", "surrogatepass")) <= MOST_SOCKET_BYTES
 
 
 def _is_ipv6(text: str) -> bool:

@@ -40,8 +40,9 @@ class Reader:
         """Note every key that is not known, with the nearest one that is."""
         for key in found:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-                self.faults.append(f'{path}{key}: unknown key, did you mean "{near[0]}"?')
+                near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)
+                shown = show(key).replace('"', "")
+                self.faults.append(f'{path}{shown}: unknown key, did you mean "{near[0]}"?')
 
     def regex(self, key: str) -> re.Pattern[str]:
         """Read a regular expression, `.*` when there is none."""

@@ -606,9 +606,75 @@ def test_what_makes_no_sense_is_a_warning(changes, warning):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["tcp:65536", "tcp:port=70000", "ssl:99999:privateKey=k", "haproxy:tcp:65536"]
+    "endpoint",
+    [
+        *("tcp:65536", "tcp:port=70000", "ssl:99999:privateKey=k", "haproxy:tcp:65536"),
+        *("tcp:-1", f"tcp:{'9' * 10}:interface=127.0.0.1"),
+    ],
 )
 def test_a_port_that_there_is_not_is_a_fault(endpoint):
     (fault,) = faults({**LEAST, "listen": ["tcp:65535", endpoint]})
     expected = 'a Twisted endpoint such as "tcp:8080", with a port up to 65535'
     assert fault == f'listen[1]: expected {expected}, found "{endpoint}"'
+
+
+@pytest.mark.parametrize("prefix", ["unix:", "unix:address=", "haproxy:unix:"])
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        *(("/" + "a" * 106, True), ("/" + "a" * 107, False)),
+        *(("/" + "\u00e9" * 53, True), ("/" + "\u00e9" * 54, False)),
+        *((r"/\:" + "a" * 105, True), (r"/\:" + "a" * 106, False)),
+    ],
+)
+def test_a_unix_socket_whose_path_the_system_does_not_take_is_a_fault(prefix, path, known):
+    data = {**LEAST, "listen": [f"{prefix}{path}:mode=660"], "trusted_proxies": ["unix"]}
+    if known:
+        assert parse(json.dumps(data)).listen == tuple(data["listen"])
+    else:
+        (fault,) = faults(data)
+        assert fault.startswith(
+            'listen[0]: expected a Twisted endpoint such as "tcp:8080", with a path of at most 107 '
+            f'bytes, found "{prefix}/'
+        )
+
+
+@pytest.mark.parametrize("bucket", ["", "A B", "a/b", "..", ".", "a" * 256, "a\nb", "\u00e9"])
+def test_what_cannot_be_a_bucket_is_a_fault(bucket):
+    data = LEAST | WITH_S3 | {"s3_credentials": {**S3_KEYS, "bucket": bucket}}
+    (fault,) = faults(data)
+    assert fault.startswith("s3_credentials.bucket: expected the name of a bucket, found ")
+
+
+@pytest.mark.parametrize("bucket", ["samples", "Samples_2.old-x", "7"])
+def test_what_engines_call_their_buckets_is_none(bucket):
+    data = LEAST | WITH_S3 | {"s3_credentials": {**S3_KEYS, "bucket": bucket}}
+    assert parse(json.dumps(data)).s3.bucket == bucket
+
+
+@pytest.mark.parametrize("prefix", ["a b", "a:b", "a|c", "a@1", "a\nb", "a#b"])
+def test_a_prefix_that_statsd_takes_apart_is_a_warning(prefix):
+    (warning,) = configured(statsite={"host": "h", "prefix": prefix}).warnings
+    assert warning == (
+        f"statsite.prefix: {json.dumps(prefix)} means something else to statsd: expected letters, "
+        "digits, and any of . _ -"
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "stor", "stor.dev.", "Host-7_a"])
+def test_a_prefix_of_plain_words_is_none(prefix):
+    assert configured(statsite={"host": "h", "prefix": prefix}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("STORAGE_PAIRS", 'STORAGE_PAIRS: unknown key, did you mean "storage_pairs"?'),
+        ("Basic_Auth", 'Basic_Auth: unknown key, did you mean "basic_auth"?'),
+        ("work\ners", 'work\\ners: unknown key, did you mean "workers"?'),
+        ("x" * 5000, "x" * 76 + "...: unknown key, did you mean "),
+    ],
+)
+def test_a_key_is_one_line_and_its_case_does_not_matter_to_what_is_near(key, said):
+    (fault,) = faults({**LEAST, key: 1})
+    assert fault.startswith(said)
