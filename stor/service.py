@@ -103,6 +103,8 @@ class StorService(Service):
         self.name = "stor"
         self._options = options
         self._config = chosen
+        #: As of the start: what no reload changes.
+        self._begun_with = chosen
         self._reactor = reactor
         self._notifier = notifier
         self._stopping = False
@@ -194,7 +196,7 @@ class StorService(Service):
         else:
             self._server.reloads.note(good=True)
             for key in ("workers", "log_format", "state_directory"):
-                if getattr(chosen, key) != getattr(self._config, key):
+                if getattr(chosen, key) != getattr(self._begun_with, key):
                     self.log.warn("{key} is in force after the next start", key=key)
             self._config = chosen
             self._warn(chosen)

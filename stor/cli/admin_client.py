@@ -65,12 +65,18 @@ class Stor:
                 f"{self.path}: no Stor listens there: start it, or name the socket with --socket "
                 "or $STOR_ADMIN_SOCKET (admin_socket in the configuration)"
             ) from error
-        except (OSError, HTTPException, ValueError) as error:
+        except (HTTPException, ValueError, RecursionError) as error:
+            raise Failed(
+                f"{self.path}: no answer of a Stor to its operator: expected its admin_socket, "
+                "not one for clients or of another program"
+            ) from error
+        except OSError as error:
             raise Failed(f"{self.path}: no answer of a Stor: {error}") from error
         finally:
             connection.close()
         if response.status != 200:
-            raise Failed(value.get("error", f"status {response.status}"))
+            said = value.get("error") if isinstance(value, dict) else None
+            raise Failed(said or f"{self.path}: status {response.status}")
         return value
 
 

@@ -45,8 +45,8 @@ def require_roots(targets: Sequence[str], roots: Iterable[str]) -> None:
     """Raise `ConfigError` for a target that is none of the roots."""
     for root in targets:
         if root not in roots:
-            known = ", ".join(roots)
-            fault = f"{root}: expected a storage root of the configuration, one of {known}"
+            known = f"one of {', '.join(roots)}" if roots else "which has none"
+            fault = f"{root}: expected a storage root of the configuration, {known}"
             raise ConfigError([fault])
 
 

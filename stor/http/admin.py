@@ -1,6 +1,8 @@
 """What operators ask a running Stor for, over a socket of its own: JSON in, JSON out."""
 
 import json
+import re
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -76,7 +78,7 @@ class Admin:
         number, after = _given(request, b"set"), _given(request, b"after")
         if not number:
             return self._work.at_risk.view()
-        if not number.isdecimal():
+        if re.fullmatch("[0-9]{1,9}", number) is None:
             raise BadOrder(f"set: expected a number, found {number!r}")
         behind = Digest.parse(after).raw if after else None
         return await self._work.at_risk.of_set(int(number), behind)
@@ -237,7 +239,7 @@ def _rate(given: dict[str, Any]) -> Rate:
         if key not in ("bytes_per_second", "samples_per_second"):
             raise BadOrder(f"rate.{key}: unknown key")
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and 0 < value < float("inf")):
+        if value is not None and not (number and 0 < value <= sys.float_info.max):
             raise BadOrder(
                 f"rate.{key}: expected a number above 0, found {value!r}: to have a job rest, "
                 "pause it"

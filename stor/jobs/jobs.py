@@ -98,9 +98,8 @@ class Jobs:
         known = [member.root for member in self._mirrors.members]
         for root in roots:
             if root not in known:
-                raise Refused(
-                    f"{root}: in no set: expected a storage root, one of {', '.join(known)}"
-                )
+                expected = f"expected a storage root, one of {', '.join(known)}"
+                raise Refused(f"{root}: in no set: {expected if known else 'there are no disks'}")
 
     def ask(self, kind: Kind, scopes: Iterable[Scope], rate: Rate | None = None) -> list[Job]:
         """Have done what somebody asks for: a job for each scope, or the one that does it already.

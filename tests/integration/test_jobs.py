@@ -12,7 +12,15 @@ import pytest
 
 from stor.cli.admin_client import Failed
 from stor.cli.admin_client import Stor as Admin
-from tests.integration.process import Stor, environment, poll, sample_path, sha_of
+from tests.integration.process import (
+    Stor,
+    endpoint,
+    environment,
+    free_port,
+    poll,
+    sample_path,
+    sha_of,
+)
 
 COMMAND = "import sys; from stor.cli.main import main; sys.exit(main())"
 SAMPLES = [random.Random(n).randbytes(20_000) for n in range(40)]
@@ -42,7 +50,13 @@ def asked(stor, *words):
 
 @pytest.fixture
 def stor(tmp_path):
-    stor = Stor.configured(tmp_path, admin_socket=str(tmp_path / "admin.sock"))
+    port = free_port()
+    stor = Stor.configured(
+        tmp_path,
+        port=port,
+        listen=[endpoint(port), f"unix:{tmp_path / 'clients.sock'}"],
+        admin_socket=str(tmp_path / "admin.sock"),
+    )
     for content in SAMPLES:
         assert stor.put(content).status == 201
     yield stor
@@ -184,6 +198,35 @@ def test_a_stor_that_does_not_run_is_one_line(stor):
         assert (ended, output) == (1, "")
         assert errors.startswith(f"stor: {path}: no Stor listens there: start it, or name ")
         assert errors.count("\n") == 1
+
+
+def test_a_socket_that_is_not_the_operator_s_is_one_line(stor):
+    for command in ("status", "jobs", "at-risk"):
+        ended, output, errors = run(stor, command, socket=str(stor.directory / "clients.sock"))
+        assert (ended, output, errors.count("\n")) == (1, "", 1)
+        assert "expected its admin_socket, not one for clients" in errors
+
+
+BAD_ORDERS = [
+    *(("scrub", {"rate": {"bytes_per_second": rate}}) for rate in (0, -1, True, "1", 10**400)),
+    ("rate", {"job": 1, "rate": {"samples_per_second": 10**400}}),
+    ("scrub", {"roots": "x"}),
+    ("pause", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "order"), BAD_ORDERS)
+def test_what_an_operator_s_program_asks_in_vain_begins_no_job(stor, name, order):
+    admin = Admin(str(stor.directory / "admin.sock"))
+    with pytest.raises(Failed, match="expected"):
+        admin.post(name, **order)
+    assert admin.get("jobs") == []
+
+
+@pytest.mark.parametrize("number", ["x", "-1", "9" * 5000])
+def test_a_set_is_a_number(stor, number):
+    with pytest.raises(Failed, match="set: expected a number, found "):
+        Admin(str(stor.directory / "admin.sock")).get("at-risk", set=number)
 
 
 def test_what_is_no_command_is_answered_in_json(stor):

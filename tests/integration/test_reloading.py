@@ -152,6 +152,21 @@ def test_threads_do_not_add_up(start, tmp_path):
     assert threads() <= before + 4
 
 
+def test_what_waits_for_the_next_start_is_said_as_long_as_it_does(start, tmp_path):
+    stor, other = start(workers=1), str(tmp_path / "other")
+
+    def waiting(**changes):
+        said = stor.reload(**{"workers": 1} | changes)
+        keys = ("workers", "log_format", "state_directory")
+        return [key for key in keys if f"{key} is in force after the next start" in said]
+
+    assert waiting(workers=2) == ["workers"]
+    assert waiting(workers=2, max_uploads=7) == ["workers"]
+    assert waiting(workers=2, state_directory=other) == ["workers", "state_directory"]
+    assert waiting(state_directory=other) == ["state_directory"]
+    assert waiting() == []
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_prometheus_is_told_of_a_reload_that_was_refused(start, workers):
     stor = start(workers=workers)
