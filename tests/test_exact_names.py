@@ -16,7 +16,7 @@ import pytest
 from stor.disk.syscalls import Syscalls
 from stor.mirror.group_commit import Alone, GroupCommit
 from tests.conformance import MIB, QuickFiles, descriptors, sample
-from tests.support.files import CALLS
+from tests.support.files import CALLS, replace_calls
 from tests.support.http import AUTHORIZED, CHUNKED, no_bug_logged, upload_head
 from tests.support.pools import InlineOutcomes
 from tests.support.rig import FaultyRig, close_indexes, digest_of, request_bytes
@@ -66,12 +66,10 @@ def _owned(name):
             self._opened.add(result)
         return result
 
-    call.__name__ = name
     return call
 
 
-for _name in CALLS:
-    setattr(Owned, _name, _owned(_name))
+replace_calls(Owned, _owned)
 
 
 class Stor(FaultyRig):

@@ -71,6 +71,16 @@ def said(rig, content):
 NOWHERE, STORED = (False,) * 3, (True,) * 3
 
 
+def failed(host, content):
+    """A Stor whose upload has just failed for want of a name on one of two disks."""
+    rig = started(host)
+    failing = rig.disks["set0/disk1"]
+    failing.fail_always("name", errno.EIO)
+    assert rig.put(content).status == 503
+    failing.heal()
+    return rig
+
+
 @SIZES
 def test_an_upload_that_a_crash_has_ended_before_its_name_is_denied_ever_after(quick_path, size):
     host, content = Host(quick_path), sample(size)
@@ -104,11 +114,7 @@ def test_what_has_a_name_on_one_disk_is_there(quick_path, size, ends):
 @pytest.mark.parametrize("end", ["stop", "crash"])
 def test_what_a_failed_upload_has_recorded_is_denied_ever_after(quick_path, size, end):
     host, content = Host(quick_path), sample(size)
-    rig = started(host)
-    failing = rig.disks["set0/disk1"]
-    failing.fail_always("name", errno.EIO)
-    assert rig.put(content).status == 503
-    failing.heal()
+    rig = failed(host, content)
     assert said(rig, content) == NOWHERE
     rig.clock.pump([0.1] * 20)
     rig.rounds(3)
@@ -154,11 +160,7 @@ def test_what_a_failed_upload_has_recorded_just_before_the_end_is_denied_ever_af
 ):
     """No look at the disks comes between: it is made up for by the next start, or a later one."""
     host, content = Host(quick_path), sample(size)
-    rig = started(host)
-    failing = rig.disks["set0/disk1"]
-    failing.fail_always("name", errno.EIO)
-    assert rig.put(content).status == 503
-    failing.heal()
+    rig = failed(host, content)
     ended(rig)
     if later:  # one that ends before it has looked
         close_indexes()

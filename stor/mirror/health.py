@@ -18,7 +18,7 @@ from stor.quantities import duration
 #: I/O errors over this many different files, with no success between them, make a disk suspect.
 ERRORS_UNTIL_SUSPECT = 3
 
-#: What is wrong with one file is told again after an hour, and remembered of so many of a disk's.
+#: How long a fault of one file is not logged again, and how many faults of a disk are remembered.
 AGAIN_SECONDS, MOST_TOLD = 3600.0, 1000
 
 
@@ -241,13 +241,13 @@ class Reports:
     def __init__(self) -> None:
         self._said: tuple[State, str | None] = (State.ONLINE, None)
         self._ailing_since: float | None = None
-        #: When what is wrong with a file was told last, the earliest first.
+        #: When each fault of a file was logged last, the earliest first.
         self._told: OrderedDict[tuple[Digest | None, str], float] = OrderedDict()
 
     def is_news(self, error: OSError, about: Digest | None, now_seconds: float) -> bool:
-        """Whether what is wrong with one file was not told within an hour: clients may ask often.
+        """Whether this fault of one file was not logged within the hour: clients may ask often.
 
-        What is not remembered any more is told once more.
+        A fault that has been forgotten is logged again.
         """
         what = about, str(error)
         if now_seconds - self._told.get(what, -math.inf) < AGAIN_SECONDS:

@@ -67,6 +67,14 @@ class RecordingFiles(Syscalls):
             self.log.append((self.label, call))
 
 
+def replace_calls(files, replacement):
+    """Have each call of a class of files be `replacement(name)`."""
+    for name in CALLS:
+        call = replacement(name)
+        call.__name__ = name
+        setattr(files, name, call)
+
+
 def _recorded(name):
     def call(self, *args):
         args = self._before(name, args) or args
@@ -74,12 +82,10 @@ def _recorded(name):
         self._record(name, args, result)
         return result
 
-    call.__name__ = name
     return call
 
 
-for _name in CALLS:
-    setattr(RecordingFiles, _name, _recorded(_name))
+replace_calls(RecordingFiles, _recorded)
 
 
 class FaultyFiles(RecordingFiles):
@@ -90,8 +96,8 @@ class FaultyFiles(RecordingFiles):
     `fail_file(path, error)`: every call about that file raises, by its path or its descriptor.
     `short_write_at(n)`: the n-th call, if it is a write, writes only half.
     `hang_at(n, hang)`: the n-th call and all that follow wait in `hang()`, until `heal`.
-    `full`: nothing is left of its room, though nothing fails. `rots`: the first byte that is read
-    of a sample, or of what is to be one, is wrong.
+    `full`: no room is left, though no call fails. `rots`: reads of samples and of staged files get
+    a wrong first byte.
 
     `failed` is the name of the last call that was hit, `failed_args` its arguments, `failed_after`
     the number of calls that were made before it.
